@@ -1,0 +1,80 @@
+# Every target sets up what it needs: `make demo` works in a fresh clone with Python, make and git.
+#
+# The environment is .venv, made with the system's Python. uv, pinned and hash-checked like everything else,
+# is put inside it and installs requirements.lock: pip would do, at several times the wait.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+BIN := $(CURDIR)/.venv/bin
+STAMP := .venv/.stamp
+SYSTEM_PATH := $(PATH)
+# nproc would answer OMP_NUM_THREADS where that is set, which says nothing about the machine.
+CORES ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+# Tried in this order; the lock has ready-made wheels for these versions.
+PYTHON ?= python3 python3.13 python3.12 python3.11
+SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+
+# Recipes, and the shell commands of Snakemake's rules below them, find the environment's programs.
+export PATH := $(BIN):$(PATH)
+# Some wheels weigh hundreds of megabytes: allow a slow line five minutes of silence.
+export UV_HTTP_TIMEOUT ?= 300
+# Without bytecode every process compiles torch afresh, which takes longer than many a job.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help env demo test lint bench lock clean distclean
+
+help: ## say what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "CORES=4 sets the number of cores, PYTHON=python3.12 the Python behind .venv;"
+	@echo "ARGS='...' is handed on, e.g. make test ARGS='-k house', make demo ARGS='--dry-run'."
+
+env: $(STAMP) ## set up .venv with the locked packages and this project
+	@echo "The environment is ready: . .venv/bin/activate"
+
+demo: $(STAMP) ## make every table and figure at a small scale, in minutes on two cores
+	$(BIN)/snakemake --configfile config/demo.yaml --cores $(CORES) $(ARGS)
+	@printf '\n%s\n' "Look at results/demo/tables and results/demo/figures (demo scale: the numbers are not the paper's)."
+
+test: $(STAMP) ## run the tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile $(ARGS)
+
+lint: $(STAMP) ## check style, types and the workflow's rules
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/snakefmt --quiet --check $(wildcard Snakefile) workflow
+	$(BIN)/snakemake --lint
+	$(BIN)/mypy
+
+bench: $(STAMP) ## measure speed and memory against a straightforward script
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+lock: $(STAMP) ## resolve requirements.lock anew; ARGS=--upgrade moves to the newest versions
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes --no-annotate \
+	  pyproject.toml requirements.in --output-file requirements.lock $(ARGS)
+
+clean: ## remove the demo's results and every cache; keep other results and .venv
+	rm -rf results/demo build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+distclean: clean ## clean, and remove .venv too
+	rm -rf .venv
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+	  export PATH="$(SYSTEM_PATH)"; \
+	  for python in $(PYTHON); do \
+	    if $$python -c '$(SUITABLE)' 2>/dev/null; then $$python -m venv --clear .venv; exit; fi; \
+	  done; \
+	  echo "make env: found no Python 3.11, 3.12 or 3.13 with venv; install one (Debian: apt-get install python3-venv)" \
+	    "or name it: make env PYTHON=/path/to/python3" >&2; \
+	  exit 1; }
+	@# With setuptools there first, nothing is built with anything but what the lock pins.
+	sed -nE '/^(uv|setuptools)==/,/[^\\]$$/p' requirements.lock > .venv/first.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement .venv/first.txt
+	$(BIN)/uv pip install --python $(BIN)/python --no-build-isolation --require-hashes --requirements requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --no-build-isolation --no-deps --editable .
+	@touch $@

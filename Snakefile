@@ -1,0 +1,2 @@
+# Lets `snakemake` work from here; everything is in workflow/.
+include: "workflow/Snakefile"

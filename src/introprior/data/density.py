@@ -1,0 +1,217 @@
+"""The four two-dimensional distributions of the density-estimation benchmark: endless streams of fresh samples.
+
+They go back to the toy data of FFJORD (Grathwohl et al., 2019), as Soft-IntroVAE (Daniel and Tamar, 2021) and then the
+paper's authors use them; constants and quirks are those of the authors' code. Training and evaluation draw from the
+same distribution. All that is random comes from the generators given, so a batch is a function of their states, and a
+member gets the same batch alone and in company. CPU and CUDA generators of one seed give different numbers.
+
+To add a distribution, write one function ``(n, streams) -> Tensor[S, n, 2]`` and decorate it with `register`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from introprior.errors import UserError, unknown
+
+
+class Streams:
+    """S independent random streams drawn from side by side; row s of every result comes from generator s alone.
+
+    One kernel per stream and draw; whatever is computed from the draws is then one kernel for all streams.
+    """
+
+    def __init__(self, generators: Sequence[torch.Generator]) -> None:
+        """Use ``generators``, at least one, all on one device."""
+        self.generators = tuple(generators)
+        self.device = self.generators[0].device
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform numbers in [0, 1): float32 ``[S, *shape]``."""
+        return self._filled(shape, torch.float32, lambda row, generator: row.uniform_(generator=generator))
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal numbers: float32 ``[S, *shape]``."""
+        return self._filled(shape, torch.float32, lambda row, generator: row.normal_(generator=generator))
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        """Uniform integers in [0, high): int64 ``[S, *shape]``."""
+        return self._filled(shape, torch.int64, lambda row, generator: row.random_(0, high, generator=generator))
+
+    def _filled(
+        self, shape: Sequence[int], dtype: torch.dtype, fill: Callable[[Tensor, torch.Generator], Tensor]
+    ) -> Tensor:
+        rows = torch.empty(len(self.generators), *shape, dtype=dtype, device=self.device)
+        for row, generator in zip(rows.unbind(), self.generators, strict=True):
+            fill(row, generator)
+        return rows
+
+
+Sampler = Callable[[int, Streams], Tensor]
+
+
+@dataclass(frozen=True)
+class DensityDataset:
+    """A distribution on the plane.
+
+    Attributes:
+        name: the paper's name, also in paths and configurations.
+        title: name for headings.
+        limit: half-width of the square window [-limit, limit]² of histograms and grids: 2s with the grid scale s.
+        multiple: batches are made of this many equal parts, so their size must be a multiple of it.
+        sampler: ``(n, streams) -> [S, n, 2]``, float32.
+    """
+
+    name: str
+    title: str
+    limit: float
+    multiple: int
+    sampler: Sampler
+
+
+DATASETS: dict[str, DensityDataset] = {}
+"""All distributions by name, in the order of the paper's tables."""
+
+
+def register(name: str, title: str, limit: float, multiple: int = 1) -> Callable[[Sampler], Sampler]:
+    """Decorate a sampler to make it known as ``name``; the arguments are those of `DensityDataset`."""
+
+    def enter(sampler: Sampler) -> Sampler:
+        DATASETS[name] = DensityDataset(name, title, limit, multiple, sampler)
+        return sampler
+
+    return enter
+
+
+def dataset(name: str, where: str = "") -> DensityDataset:
+    """The distribution called ``name``; ``where`` is the place to blame in the error.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in DATASETS:
+        raise unknown("dataset", name, DATASETS, where)
+    return DATASETS[name]
+
+
+def limit(name: str) -> float:
+    """Half-width of the window of the histograms and of the grid: 2 for 8Gaussian, 4 for the others."""
+    return dataset(name).limit
+
+
+def batch_multiple(name: str) -> int:
+    """The number that every batch size must be a multiple of: 4 for Rings, 2 for 2Spirals, otherwise 1."""
+    return dataset(name).multiple
+
+
+def check_size(name: str, n: int, where: str = "number of samples") -> None:
+    """Refuse numbers of samples that cannot be drawn at once; ``where`` is the place to blame.
+
+    Raises:
+        UserError: unknown dataset; ``n`` below 1 or not a multiple of `batch_multiple`.
+    """
+    multiple = batch_multiple(name)
+    if n < 1 or n % multiple:
+        below = n - n % multiple
+        near = f"{below} or {below + multiple}" if below >= multiple else f"{multiple}"
+        needed = f"a positive multiple of {multiple}" if multiple > 1 else "positive"
+        raise UserError(f"{where}: {name} needs it to be {needed}, got {n}; use for example {near}")
+
+
+def sample(name: str, n: int, generator: torch.Generator) -> Tensor:
+    """Draw ``n`` points at once.
+
+    Args:
+        name: a key of `DATASETS`.
+        n: number of points; Rings and 2Spirals share random numbers or positions between the points of one call.
+        generator: the source of all randomness, advanced by the call.
+
+    Returns:
+        float32 ``[n, 2]`` on the generator's device. The rows are in no useful order, nor are they shuffled.
+
+    Raises:
+        UserError: unknown dataset, or a number that it cannot draw (`check_size`).
+    """
+    return sample_members(name, n, [generator])[0]
+
+
+def sample_members(name: str, n: int, generators: Sequence[torch.Generator]) -> Tensor:
+    """Draw ``n`` points for each of S members, as `sample` does with each member's generator, in far fewer kernels.
+
+    Returns:
+        float32 ``[S, n, 2]`` on the generators' common device; row s is bitwise what ``sample(name, n, generators[s])``
+        gives.
+
+    Raises:
+        UserError: as `sample`.
+    """
+    check_size(name, n)
+    return DATASETS[name].sampler(n, Streams(generators))
+
+
+@register("8Gaussian", title="8 Gaussians", limit=2.0)
+def eight_gaussians(n: int, streams: Streams) -> Tensor:
+    """Eight equally likely Gaussians of σ 0.02 on a circle of radius 2, all divided by 1.414 (not by √2)."""
+    return _scattered(_circle_of_eight(streams.device), n, 0.02 / 1.414, streams)
+
+
+@register("2Spirals", title="2 Spirals", limit=4.0, multiple=2)
+def two_spirals(n: int, streams: Streams) -> Tensor:
+    """Two arms of 540 degrees, each point followed half a batch later by its mirror image with noise of its own.
+
+    With U, V, W uniform in [0, 1) and t = 3π √U: ±(-t cos t + V/2, t sin t + W/2)/3 + 0.1 N(0, I). The jitter V, W
+    makes an arm a band, and is mirrored along with it.
+    """
+    uniform = streams.uniform(n // 2, 3)
+    turn = uniform[..., 0].sqrt() * (3 * math.pi)
+    curve = torch.view_as_real(torch.polar(turn, math.pi - turn))  # (-t cos t, t sin t)
+    arm = torch.add(curve, uniform[..., 1:], alpha=0.5)
+    return torch.cat((arm, -arm), dim=-2).div_(3).add_(streams.normal(n, 2), alpha=0.1)
+
+
+@register("Checkerboard", title="Checkerboard", limit=4.0)
+def checkerboard(n: int, streams: Streams) -> Tensor:
+    """Uniform on the eight squares of side 2 that have the colour of the lower left one, in [-4, 4]²."""
+    uniform = streams.uniform(n, 2)
+    x = uniform[..., 0] * 4 - 2
+    y = torch.sub(uniform[..., 1], streams.integers(2, n), alpha=2) + x.floor().remainder_(2)
+    return torch.stack((x, y), dim=-1).mul_(2)
+
+
+@register("Rings", title="Rings", limit=4.0, multiple=4)
+def rings(n: int, streams: Streams) -> Tensor:
+    """Four rings of radii 0.75, 1.5, 2.25 and 3 with noise of σ 0.08.
+
+    Before the noise there are n points, n/4 equally spaced ones a ring, the first at angle 0; the batch draws n times
+    from them with replacement (FFJORD permutes them; the authors' code resamples).
+    """
+    return _scattered(_concentric(n, streams.device), n, 0.08, streams)
+
+
+def _scattered(centres: Tensor, n: int, sigma: float, streams: Streams) -> Tensor:
+    """Points of N(c, σ² I) with c uniform among ``centres [C, 2]``."""
+    chosen = centres[streams.integers(len(centres), n)]
+    return chosen.add_(streams.normal(n, 2), alpha=sigma)
+
+
+# The tables are kept: a copy to a GPU in every iteration would wait for it.
+@functools.lru_cache(maxsize=8)
+def _circle_of_eight(device: torch.device) -> Tensor:
+    return _on_circle(8, 2 / 1.414).to(device, torch.float32)
+
+
+@functools.lru_cache(maxsize=32)
+def _concentric(n: int, device: torch.device) -> Tensor:
+    return torch.cat([_on_circle(n // 4, radius) for radius in (0.75, 1.5, 2.25, 3.0)]).to(device, torch.float32)
+
+
+def _on_circle(n: int, radius: float) -> Tensor:
+    """``n`` equally spaced points, the first at angle 0: float64 ``[n, 2]``."""
+    angles = torch.arange(n, dtype=torch.float64) * (2 * math.pi / n)
+    return radius * torch.stack((angles.cos(), angles.sin()), dim=-1)

@@ -1,0 +1,19 @@
+"""The one exception that users see: a single line that says what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something that the person at the keyboard can mend; commands print it as one line and exit with 2."""
+
+
+def unknown(kind: str, name: object, known: Iterable[str], where: str = "") -> UserError:
+    """An error for a name that is not among the known ones, with the nearest known name as a suggestion."""
+    known = list(known)
+    near = difflib.get_close_matches(str(name), known, n=1)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    place = f"{where}: " if where else ""
+    return UserError(f"{place}unknown {kind} {str(name)!r}; {guess}known: {', '.join(known)}")

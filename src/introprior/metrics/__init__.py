@@ -1,0 +1,1 @@
+"""Metrics: pure functions of arrays; those of the density-estimation benchmark are in `introprior.metrics.density`."""

@@ -1,0 +1,171 @@
+"""Metrics of the density-estimation benchmark: gnELBO, histogram KL and "JSD", as the paper's tables report them.
+
+They follow the authors' code, which takes them from Soft-IntroVAE. Two of its conventions matter when numbers are
+compared with others' (docs/fidelity.md):
+
+* the sums run over histogram *densities* and are divided by the number of bins per axis, so that the KL is
+  bins/(2·limit)² times the KL divergence of the bins' probabilities, in nats: 6.25 times for a window of half-width 2,
+  1.5625 times for 4;
+* what is called JSD has the arguments of its two KL divergences exchanged (M against P and Q rather than P and Q
+  against M), and is therefore not bounded by log 2. `jsd_nats` is the textbook divergence.
+
+Everything is computed in float64.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from introprior.data.density import sample
+from introprior.errors import UserError
+
+_TINY = 1e-14  # the authors' guard inside the logarithms
+
+Array = NDArray[np.float64]
+
+
+def histogram_kl(real: ArrayLike, generated: ArrayLike, limit: float, bins: int = 100) -> float:
+    """Forward KL divergence of two histograms, in density units: Σ P (log P - log(Q + 1e-14)) / bins.
+
+    Args:
+        real: samples of the data, ``[N, 2]``, giving the densities P.
+        generated: samples of the model, ``[N', 2]``, giving Q. Points outside the window, among them all that are not
+            finite, are dropped and the rest normalised.
+        limit: half-width of the window [-limit, limit]², positive.
+        bins: bins per axis.
+
+    Returns:
+        The divergence, or NaN where every generated point lies outside the window.
+
+    Raises:
+        UserError: wrong shapes or window, real points that are not finite or all outside the window.
+    """
+    densities = _densities(real, generated, limit, bins)
+    return math.nan if densities is None else _guarded_kl(*densities) / bins
+
+
+def histogram_jsd(real: ArrayLike, generated: ArrayLike, limit: float, bins: int = 100) -> float:
+    """The tables' "JSD", in density units: ½ Σ [M (log M - log(P + 1e-14)) + M (log M - log(Q + 1e-14))] / bins.
+
+    M = (P + Q)/2. Arguments, NaN and errors as in `histogram_kl`.
+    """
+    densities = _densities(real, generated, limit, bins)
+    if densities is None:
+        return math.nan
+    p, q = densities
+    m = (p + q) / 2
+    return (_guarded_kl(m, p) + _guarded_kl(m, q)) / 2 / bins
+
+
+def jsd_nats(real: ArrayLike, generated: ArrayLike, limit: float, bins: int = 100) -> float:
+    """Jensen-Shannon divergence of the bins' probabilities: ½ KL(P‖M) + ½ KL(Q‖M), in nats, from 0 to log 2.
+
+    Arguments, NaN and errors as in `histogram_kl`.
+    """
+    densities = _densities(real, generated, limit, bins)
+    if densities is None:
+        return math.nan
+    p, q = (density / density.sum() for density in densities)
+    m = (p + q) / 2
+    return (_kl(p, m) + _kl(q, m)) / 2
+
+
+def gnelbo(grid_nelbo: ArrayLike, data_nelbo: ArrayLike) -> float:
+    """Grid-normalised ELBO: 1e7 · mean(data) / (Σ grid + Σ data), lower is better.
+
+    A model that gives every point the same ELBO scores 1e7/(number of values): 9.42 with the authors' sizes.
+
+    Args:
+        grid_nelbo: negative ELBOs (β = 1) of the points of a regular grid over the window, any shape; the authors take
+            1024².
+        data_nelbo: negative ELBOs of samples of the data, any shape; the authors take 12,800.
+
+    Returns:
+        The ratio, or NaN where it is not defined, as with values that are not finite. The factor 1e7 is that of the
+        tables.
+
+    Raises:
+        UserError: no values.
+    """
+    grid, data = (np.asarray(values, dtype=np.float64) for values in (grid_nelbo, data_nelbo))
+    for what, values in (("grid", grid), ("data", data)):
+        if values.size == 0:
+            raise UserError(f"gnELBO: no negative ELBOs of the {what}; give at least one")
+    total = grid.sum() + data.sum()
+    return float(1e7 * data.mean() / total) if np.isfinite(total) and total != 0 else math.nan
+
+
+def floors(name: str, n: int, limit: float, repeats: int, seed: int) -> dict[str, float]:
+    """What the data itself scores: the metrics between two fresh samples of it, which a perfect model would reach.
+
+    Args:
+        name: a dataset of `introprior.data.density`.
+        n: points per sample.
+        limit: half-width of the window.
+        repeats: number of pairs to average over.
+        seed: of the samples.
+
+    Returns:
+        ``KL_floor``, ``JSD_floor``, ``JSD_nats_floor``: means over the pairs.
+
+    Raises:
+        UserError: unknown dataset, a number of points that it cannot draw, fewer than 1 repeat.
+    """
+    if repeats < 1:
+        raise UserError(f"floors of {name}: repeats must be at least 1, got {repeats}")
+    generator = torch.Generator().manual_seed(seed)
+    metrics = {"KL_floor": histogram_kl, "JSD_floor": histogram_jsd, "JSD_nats_floor": jsd_nats}
+    values = {metric: np.empty(repeats) for metric in metrics}
+    for repeat in range(repeats):
+        first, second = (sample(name, n, generator).numpy() for _ in range(2))
+        for metric, function in metrics.items():
+            values[metric][repeat] = function(first, second, limit)
+    return {metric: float(of_pairs.mean()) for metric, of_pairs in values.items()}
+
+
+def _densities(real: ArrayLike, generated: ArrayLike, limit: float, bins: int) -> tuple[Array, Array] | None:
+    """Histogram densities of both samples, ``[bins, bins]``; None where no generated point is inside the window."""
+    if not (math.isfinite(limit) and limit > 0):
+        raise UserError(f"histogram: the half-width of the window must be positive and finite, got {limit}")
+    if bins < 1:
+        raise UserError(f"histogram: bins must be at least 1, got {bins}")
+    real, generated = _points(real, "real"), _points(generated, "generated")
+    if not np.isfinite(real).all():
+        raise UserError("histogram: real points must be finite; check the data")
+    p, q = _counts(real, limit, bins), _counts(generated[np.isfinite(generated).all(axis=1)], limit, bins)
+    if not p.any():
+        raise UserError(f"histogram: no real point within [-{limit:g}, {limit:g}]²; give the dataset's own limit")
+    if not q.any():
+        return None
+    area = (2 * limit / bins) ** 2
+    return p / (p.sum() * area), q / (q.sum() * area)
+
+
+def _points(values: ArrayLike, what: str) -> Array:
+    points = np.asarray(values, dtype=np.float64)
+    if points.ndim != 2 or points.shape[1] != 2 or not len(points):
+        raise UserError(f"histogram: {what} points must have shape [N, 2] with N at least 1, got {list(points.shape)}")
+    return points
+
+
+def _counts(points: Array, limit: float, bins: int) -> Array:
+    """Points per bin; a bin holds its lower edges, the last one of an axis its upper edge too."""
+    window = (-limit, limit)
+    return np.histogram2d(points[:, 0], points[:, 1], bins=bins, range=(window, window))[0]
+
+
+def _guarded_kl(target: Array, other: Array) -> float:
+    """Σ a (log a - log(b + 1e-14)), with 0 log 0 = 0."""
+    there = target > 0
+    a = target[there]
+    return float((a * (np.log(a) - np.log(other[there] + _TINY))).sum())
+
+
+def _kl(p: Array, m: Array) -> float:
+    """Σ p log(p/m) of probabilities, where m > 0 wherever p > 0."""
+    there = p > 0
+    return float((p[there] * np.log(p[there] / m[there])).sum())

@@ -1,0 +1,144 @@
+"""Every table beside the paper's: published value, ours, the difference, and whether chance explains it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from introprior import cells as naming
+from introprior import paper
+from introprior.reporting import results
+from introprior.reporting.layout import CROSS, TICK, Entry, Heading, Row, Table
+from introprior.reporting.tables import METRICS, Request, density_columns, headings, labelled, measured, plain, shown
+
+COLUMNS = (
+    *("dataset", "cell", "metric", "paper_mean", "paper_spread", "paper_sem"),
+    *("mean", "std", "sem", "n", "diverged", "difference", "tolerance", "within"),
+)
+
+_MARKS = {"yes": f" {TICK}", "no": f" {CROSS}", "NA": ""}
+
+
+def compare(tidy: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a tidy table that the paper has too, columns :data:`COLUMNS`.
+
+    ``difference`` is ours minus the paper's. ``within`` is ``yes`` where its size is at most ``tolerance``, twice the
+    combined standard error ``sqrt(sem_ours^2 + sem_paper^2)``; the paper's spread is read as a standard deviation over
+    five seeds. ``NA`` where fewer than two of our seeds gave a number, or the paper has no value.
+    """
+    table = tidy[tidy["n"].notna() & tidy["paper_mean"].notna()].copy()
+    table["paper_sem"] = table["paper_spread"] / math.sqrt(paper.SEEDS)
+    table["difference"] = table["mean"] - table["paper_mean"]
+    table["tolerance"] = 2 * (table["sem"] ** 2 + table["paper_sem"] ** 2) ** 0.5
+    table["within"] = [
+        _answer(abs(row.difference) <= row.tolerance, row.n >= 2 and not math.isnan(row.tolerance))
+        for row in table.itertuples()
+    ]
+    return table[list(COLUMNS)].reset_index(drop=True)
+
+
+def density_comparison(number: str, tidy: pd.DataFrame, request: Request) -> tuple[pd.DataFrame, Table]:
+    """Table 1 or 4 beside the paper's.
+
+    Args:
+        number: ``1`` or ``4``.
+        tidy: from :func:`introprior.reporting.tables.density_table`.
+        request: the same as there.
+
+    Returns:
+        :func:`compare`'s rows, and a table with three lines per metric: the paper's, ours, and the difference.
+    """
+    compared = compare(tidy)
+    rows = {(row.dataset, row.metric, row.cell): row for row in compared.itertuples()}
+    ours = {(row.dataset, row.metric, row.cell): row for row in tidy.itertuples()}
+    columns = density_columns(number, request.cells)
+    blocks = []
+    for dataset in request.datasets:
+        block = []
+        for metric in METRICS:
+            keys = [(dataset, metric, column.cell) for column in columns]
+            lines = {
+                "paper": [Entry(shown(rows[k].paper_mean, rows[k].paper_spread) if k in rows else "–") for k in keys],
+                "ours": [measured(ours[k], request.spread) for k in keys],
+                "ours − paper": [_difference(rows.get(k)) for k in keys],
+            }
+            block += [Row((dataset, labelled(metric), name), tuple(line)) for name, line in lines.items()]
+        blocks.append(tuple(block))
+    shown_rows = compared[compared["metric"].isin(METRICS)]
+    caption = (
+        f"Table {number} beside the published one. {_spreads(request.spread)} {TICK}: the difference is at most twice "
+        f"the combined standard error √(sem² of ours + sem² of the paper), {CROSS}: it's larger; unmarked: fewer than "
+        "two seeds gave a number. The paper's ± is read as the standard deviation over five seeds. "
+        f"{_tally(shown_rows)} {request.scale}"
+    ).strip()
+    stubs = ("", "", "")
+    return compared, Table(number, f"table{number}_vs_paper", caption, stubs, headings(number, columns), tuple(blocks))
+
+
+def hyperparameter_comparison(tidy: pd.DataFrame, request: Request) -> tuple[pd.DataFrame, Table]:
+    """Table 3 beside the paper's: a grid has no uncertainty, so ``within`` says whether a search found the same value.
+
+    Args:
+        tidy: from :func:`introprior.reporting.tables.hyperparameter_table`.
+        request: the same as there.
+
+    Returns:
+        Rows with the columns :data:`COLUMNS` and ``source``; ``within`` is ``NA`` for values that were not searched;
+        and a table with three lines per dataset: the paper's optimum, ours, and the difference.
+    """
+    compared = tidy[tidy["paper_mean"].notna()].copy()
+    compared["paper_sem"] = compared["tolerance"] = math.nan
+    compared["difference"] = compared["mean"] - compared["paper_mean"]
+    compared["within"] = [
+        _answer(math.isclose(row.mean, row.paper_mean), row.source == "search" and not math.isnan(row.mean))
+        for row in compared.itertuples()
+    ]
+    compared = compared[[*COLUMNS, "source"]].reset_index(drop=True)
+    blocks = []
+    for (dataset, cell), group in compared.groupby(["dataset", "cell"], sort=False):
+        by_name = {row.metric: row for row in group.itertuples()}
+        betas = [by_name[name] for name in paper.HYPERPARAMETERS]
+        origin = results.SOURCES[betas[0].source]
+        lines = {
+            "paper": [*(Entry(plain(row.paper_mean)) for row in betas), Entry("grid search")],
+            "ours": [*(Entry(plain(row.mean)) for row in betas), Entry(origin)],
+            "ours − paper": [*(_difference(row, "+g") for row in betas), Entry("")],
+        }
+        label = naming.parse(cell).label
+        blocks.append(tuple(Row((dataset, label, name), tuple(line)) for name, line in lines.items()))
+    caption = (
+        "Table 3 beside the published one. "
+        f"{TICK}: our search chose the same value, {CROSS}: another one; unmarked: not searched here, hence nothing to "
+        f"judge. {_tally(compared)} {request.scale}"
+    ).strip()
+    names = tuple(f"β_{name.removeprefix('beta_')}" for name in paper.HYPERPARAMETERS)
+    heads = (Heading("", (*names, "origin")),)
+    return compared, Table("3", "table3_vs_paper", caption, ("2D dataset", "prior", ""), heads, tuple(blocks))
+
+
+def _answer(yes: bool, known: bool) -> str:
+    return ("yes" if yes else "no") if known else "NA"
+
+
+def _difference(row: Any, style: str = "+.2f") -> Entry:
+    if row is None or math.isnan(row.difference):
+        return Entry("–")
+    value = format(round(row.difference, 10) + 0.0, style).replace("-", "−")
+    return Entry(value + _MARKS[row.within])
+
+
+def _tally(compared: pd.DataFrame) -> str:
+    """``Of 72 published values 60 can be judged; 41 are met.``"""
+    answers: Sequence[str] = compared["within"].tolist()
+    judged = [answer for answer in answers if answer != "NA"]
+    if not judged:
+        return f"None of {len(answers)} published values can be judged."
+    return f"Of {len(answers)} published values {len(judged)} can be judged; {judged.count('yes')} are met."
+
+
+def _spreads(spread: str) -> str:
+    ours = {"std": "standard deviation (ddof = 0)", "sem": "standard error of the mean"}[spread]
+    return f"Ours is the mean over all seeds that finished, never the best one, ± {ours}."

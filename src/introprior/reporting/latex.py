@@ -1,0 +1,192 @@
+"""Tables in LaTeX (booktabs, amssymb) and, where ``pdflatex`` exists, in one PDF.
+
+Only packages of Debian's texlive-latex-recommended are used.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from introprior.errors import UserError
+from introprior.files import written
+from introprior.reporting.layout import Entry, Table
+
+TIMEOUT = 120
+"""Seconds after which a compilation is given up."""
+
+_PHRASES = {
+    "β_rec": r"$\beta_{\mathrm{rec}}$",
+    "β_kl": r"$\beta_{\mathrm{kl}}$",
+    "β_neg": r"$\beta_{\mathrm{neg}}$",
+}
+_CHARACTERS = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "_": r"\_",
+    "%": r"\%",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
+    "✓": r"$\checkmark$",
+    "✗": r"$\times$",
+    "×": r"$\times$",
+    "−": r"$-$",
+    "≤": r"$\leq$",
+    "√": r"$\surd$",
+    "²": r"$^2$",
+    "β": r"$\beta$",
+    "†": r"\dag{}",
+    "–": "--",
+    "“": "``",
+    "”": "''",
+    "’": "'",
+    "\n": " ",
+}
+
+_PREAMBLE = r"""\documentclass{article}
+\usepackage[landscape,margin=0.5in]{geometry}
+\usepackage{booktabs,amssymb,caption}
+\captionsetup{width=0.92\linewidth}
+\pagestyle{empty}
+\begin{document}
+"""
+
+
+def escape(text: str) -> str:
+    """``text`` so that LaTeX prints it as it reads; what no font here has is shown as its code point."""
+    for phrase, command in _PHRASES.items():
+        head, found, tail = text.partition(phrase)
+        if found:
+            return escape(head) + command + escape(tail)
+    return "".join(_CHARACTERS.get(c, c if ord(c) < 0x100 else f"U+{ord(c):04X}") for c in text)
+
+
+def fragment(table: Table) -> str:
+    """A ``table*`` float with caption and label, ready for \\input; needs booktabs and amssymb."""
+    stubs, columns = len(table.stubs), len(table.headings[-1].texts)
+    lines = []
+    for index, heading in enumerate(table.headings):
+        last = index == len(table.headings) - 1
+        stub = [escape(text) if last else "" for text in table.stubs]
+        if heading.title:
+            stub[-1] = escape(heading.title)
+        cells, rules, position = [], [], stubs + 1
+        for text, width in table.spans(index):
+            cells.append(escape(text) if width == 1 else rf"\multicolumn{{{width}}}{{c}}{{{escape(text)}}}")
+            if width > 1 and not last:
+                rules.append(rf"\cmidrule(lr){{{position}-{position + width - 1}}}")
+            position += width
+        lines.append(_line([*stub, *cells]) + (" " + "".join(rules) if rules else ""))
+    for block in table.blocks:
+        lines.append(r"\midrule")
+        for labels, row in zip(table.labels(block), block, strict=True):
+            lines.append(_line([*map(escape, labels), *map(_entry, row.entries)]))
+    body = "\n".join(lines)
+    return rf"""% Needs \usepackage{{booktabs,amssymb}}
+\begin{{table*}}[p]
+\centering
+\footnotesize
+\setlength{{\tabcolsep}}{{4pt}}
+\begin{{tabular}}{{@{{}}{"l" * stubs}{"c" * columns}@{{}}}}
+\toprule
+{body}
+\bottomrule
+\end{{tabular}}
+\caption{{{escape(table.caption)}}}
+\label{{tab:{table.label}}}
+\end{{table*}}
+"""
+
+
+def document(fragments: Mapping[str, str]) -> str:
+    """A document of one table a page.
+
+    Args:
+        fragments: LaTeX of each table under the number that it carries, e.g. ``{"1": ..., "1, set beside ours": ...}``.
+    """
+    pages = [
+        f"\\renewcommand{{\\thetable}}{{{escape(number)}}}\n{text}\\clearpage\n" for number, text in fragments.items()
+    ]
+    return _PREAMBLE + "\n".join(pages) + "\\end{document}\n"
+
+
+def pdflatex_available() -> bool:
+    """Whether this machine can make ``tables.pdf``."""
+    return shutil.which("pdflatex") is not None
+
+
+def compile_tables(paths: Iterable[str | Path], output: str | Path) -> None:
+    """Compile the tables in ``paths`` (files of :func:`fragment`, numbered by their names) into the PDF ``output``.
+
+    Raises:
+        UserError: pdflatex is missing or refuses a table, a file cannot be read, or the PDF cannot be written.
+    """
+    fragments = {}
+    for path in map(Path, paths):
+        try:
+            fragments[_number(path)] = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: cannot read ({error}); run again to make it anew") from error
+    if not fragments:
+        raise UserError(f"{output}: no tables to compile; name at least one")
+    compile_document(document(fragments), output)
+
+
+def compile_document(text: str, output: str | Path) -> None:
+    """Compile LaTeX ``text`` into the PDF ``output``; the same text gives the same bytes.
+
+    Raises:
+        UserError: pdflatex is missing, fails or takes longer than :data:`TIMEOUT` seconds.
+    """
+    if not pdflatex_available():
+        raise UserError(
+            f"{output}: pdflatex not found; install a TeX system (Debian: texlive-latex-recommended), or read the "
+            "tables in Markdown"
+        )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "tables.tex"]
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "tables.tex").write_text(text)
+        fixed_date = {**os.environ, "SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1"}
+        try:
+            run = subprocess.run(
+                command, cwd=folder, env=fixed_date, capture_output=True, text=True, errors="replace", timeout=TIMEOUT
+            )
+        except subprocess.TimeoutExpired:
+            raise UserError(f"{output}: pdflatex took longer than {TIMEOUT} s; look for what it waits for") from None
+        if run.returncode:
+            complaints = [line for line in run.stdout.splitlines() if line.startswith("!")]
+            complaint = complaints[0].removeprefix("! ") if complaints else f"exit status {run.returncode}"
+            raise UserError(f"{output}: pdflatex failed ({complaint}); delete the .tex files and run again")
+        with written(output) as temporary:
+            shutil.copyfile(Path(folder, "tables.pdf"), temporary)
+
+
+def _number(path: Path) -> str:
+    """What a table's file name says about its number: ``table1_vs_paper.tex`` is ``1, beside the paper``."""
+    name = path.stem.removeprefix("table")
+    return name.removesuffix("_vs_paper") + ", beside the paper" * name.endswith("_vs_paper")
+
+
+def _line(cells: list[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _entry(entry: Entry) -> str:
+    text = escape(entry.text)
+    if entry.bold:
+        text = rf"\textbf{{\boldmath {text}}}"
+    return rf"{text} {{\scriptsize ({escape(entry.note)})}}" if entry.note else text

@@ -1,0 +1,299 @@
+"""Tables 1, 3 and 4 of the paper from result files: tidy numbers, and the table as the paper lays it out.
+
+Table 1 compares the six cells, Table 4 the baseline under several settings, two of them quoted, and Table 3 lists the
+hyperparameters. Tables 1 and 4 are :func:`density_table`, Table 3 is :func:`hyperparameter_table`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from introprior import cells as naming
+from introprior import paper
+from introprior.errors import UserError, unknown
+from introprior.files import write_text, written
+from introprior.reporting import latex, results
+from introprior.reporting.captions import spread_sentence
+from introprior.reporting.layout import CROSS, TICK, Entry, Heading, Row, Table, markdown
+
+METRICS = ("gnELBO", "KL", "JSD")
+"""The rows of the paper's 2D tables; the tidy files hold the other metrics too."""
+
+TIDY_COLUMNS = (*results.SUMMARY_COLUMNS, "paper_mean", "paper_spread")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a table shows.
+
+    Attributes:
+        datasets: its blocks, in order.
+        cells: its measured columns, in order.
+        seeds: the seeds that must be there.
+        spread: what follows the plus-minus sign, ``std`` or ``sem``.
+        scale: a sentence for the caption, see :func:`introprior.reporting.captions.scale_sentence`.
+    """
+
+    datasets: tuple[str, ...]
+    cells: tuple[str, ...]
+    seeds: tuple[int, ...] = ()
+    spread: str = "std"
+    scale: str = ""
+
+    def __post_init__(self) -> None:
+        if self.spread not in ("std", "sem"):
+            raise unknown("spread", self.spread, ("std", "sem"))
+        if not self.datasets or not self.cells:
+            raise UserError("tables: nothing to show; name at least one dataset and one cell in the configuration")
+        for cell in self.cells:
+            naming.parse(cell)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: the cell behind it, what stands above it from top to bottom, and whether it's quoted."""
+
+    cell: str
+    head: tuple[str, ...]
+    quoted: bool = False
+
+
+_QUOTED = (
+    Column("reported", ("quoted from the paper", "reported", "c"), quoted=True),
+    Column("official_reproduced", ("quoted from the paper", "official (reproduced)", "c"), quoted=True),
+)
+
+
+def density_table(number: str, paths: Iterable[str | Path], request: Request) -> tuple[pd.DataFrame, Table]:
+    """Table ``1`` or ``4``.
+
+    Args:
+        number: which one.
+        paths: ``metrics.csv`` files that hold every dataset, cell and seed of the request; more does no harm.
+        request: what to show.
+
+    Returns:
+        The tidy table, columns :data:`TIDY_COLUMNS`, all metrics (quoted columns have only the published values);
+        and the table laid out as in the paper.
+    """
+    if number not in ("1", "4"):
+        raise unknown("table", number, ("1", "4"))
+    summary = results.summarise(results.read_metrics(paths), request.datasets, request.cells, request.seeds)
+    absent = [metric for metric in METRICS if metric not in set(summary["metric"])]
+    if absent:
+        raise UserError(f"table {number}: no {absent[0]} in the results; delete the metrics.csv files and run again")
+    published = (paper.table1() if number == "1" else _settings_as_cells()).rename(
+        columns={"mean": "paper_mean", "spread": "paper_spread"}
+    )[["dataset", "cell", "metric", "paper_mean", "paper_spread"]]
+    tidy = summary.merge(published, how="left", on=["dataset", "cell", "metric"])
+    columns = [Column(cell, _head(number, naming.parse(cell))) for cell in request.cells]
+    if number == "4":
+        columns = [*_QUOTED, *columns]
+        quoted = published[published["cell"].isin(paper.QUOTED_SETTINGS) & published["dataset"].isin(request.datasets)]
+        tidy = pd.concat([quoted.reindex(columns=tidy.columns).astype({"n": "Int64", "diverged": "Int64"}), tidy])
+    tidy = tidy[list(TIDY_COLUMNS)].reset_index(drop=True)
+    entries = {(row.dataset, row.metric, row.cell): row for row in tidy.itertuples()}
+    blocks = tuple(
+        tuple(
+            Row((dataset, labelled(metric)), _entries(entries, dataset, metric, columns, request.spread))
+            for metric in METRICS
+        )
+        for dataset in request.datasets
+    )
+    caption = _density_caption(number, tidy, request)
+    return tidy, Table(number, f"table{number}", caption, ("", ""), headings(number, columns), blocks)
+
+
+def hyperparameter_table(paths: Iterable[str | Path], request: Request) -> tuple[pd.DataFrame, Table]:
+    """Table ``3``: the hyperparameters in use, Daniel and Tamar's in parentheses, and where they came from.
+
+    Args:
+        paths: ``hyperparameters.json`` files that hold every dataset and cell of the request.
+        request: what to show; seeds and spread don't matter.
+
+    Returns:
+        The tidy table (:data:`TIDY_COLUMNS`, ``metric`` being the hyperparameter, ``paper_mean`` the optimum of
+        Table 3; then daniel_tamar, source, settings, settings_diverged, KL), and the table laid out.
+    """
+    found = results.read_hyperparameters(paths)
+    choices: dict[tuple[str, str], Any] = {}
+    for row in found.itertuples():
+        if (row.dataset, row.cell) in choices:
+            raise UserError(f"table 3: hyperparameters of {row.dataset}, {row.cell} given twice; name each file once")
+        choices[row.dataset, row.cell] = row
+    published = paper.table3().set_index(["dataset", "cell", "hyperparameter"])
+    records, blocks = [], []
+    for dataset in request.datasets:
+        rows = []
+        for cell in request.cells:
+            choice = choices.get((dataset, cell))
+            if choice is None:
+                raise UserError(
+                    f"table 3: no hyperparameters of {dataset}, {cell}; run again, or drop them from the configuration"
+                )
+            entries = []
+            for name in paper.HYPERPARAMETERS:
+                theirs = published.loc[(dataset, cell, name)] if (dataset, cell, name) in published.index else None
+                optimum = math.nan if theirs is None else float(theirs["grid_search_optimum"])
+                default = math.nan if theirs is None else float(theirs["daniel_tamar_2021"])
+                value = float(getattr(choice, name))
+                entries.append(Entry(plain(value) + ("" if math.isnan(default) else f" ({plain(default)})")))
+                records.append(
+                    {
+                        **{"dataset": dataset, "cell": cell, "metric": name, "mean": value, "std": math.nan},
+                        **{"sem": math.nan, "n": 1, "diverged": 0, "paper_mean": optimum, "paper_spread": math.nan},
+                        **{"daniel_tamar": default, "source": choice.source, "settings": choice.settings},
+                        **{"settings_diverged": choice.diverged, "KL": choice.KL},
+                    }
+                )
+            rows.append(Row((dataset, naming.parse(cell).label), (*entries, Entry(_origin(choice)))))
+        blocks.append(tuple(rows))
+    tidy = pd.DataFrame(records).astype({"n": "Int64", "settings": "Int64", "settings_diverged": "Int64"})
+    names = tuple(f"β_{name.removeprefix('beta_')}" for name in paper.HYPERPARAMETERS)
+    caption = (
+        "Hyperparameters of the 2D experiments, chosen by the histogram KL of one run per setting where searched; in "
+        "parentheses those of Daniel and Tamar (2021), which exist for the standard Gaussian prior alone. "
+        f"{request.scale}"
+    ).strip()
+    heads = (Heading("", (*names, "origin")),)
+    return tidy, Table("3", "table3", caption, ("2D dataset", "prior"), heads, tuple(blocks))
+
+
+def write(tidy: pd.DataFrame, table: Table, csv: str | Path, md: str | Path, tex: str | Path) -> None:
+    """Write a table as tidy CSV, Markdown and LaTeX."""
+    with written(csv) as temporary:
+        tidy.to_csv(temporary, index=False)
+    write_text(md, markdown(table))
+    write_text(tex, latex.fragment(table))
+
+
+def headings(number: str, columns: Sequence[Column]) -> tuple[Heading, ...]:
+    """The head of Table 1 (model, prior, LC, IP) or of Table 4 (whose numbers, setting, KL computation)."""
+    titles = ("", "", "LC", "IP") if number == "1" else ("", "", "KL calculation")
+    return tuple(Heading(title, tuple(column.head[i] for column in columns)) for i, title in enumerate(titles))
+
+
+def density_columns(number: str, cells: Sequence[str]) -> list[Column]:
+    """The measured columns of Table 1 or 4."""
+    return [Column(cell, _head(number, naming.parse(cell))) for cell in cells]
+
+
+def labelled(metric: str) -> str:
+    """``KL ↓``."""
+    return f"{metric} {results.ARROWS[metric]}".strip()
+
+
+def shown(mean: float, spread: float) -> str:
+    """``0.51 ± 0.15``, or the mean alone."""
+    return f"{mean:.2f}" if math.isnan(spread) else f"{mean:.2f} ± {spread:.2f}"
+
+
+def plain(value: float) -> str:
+    """A hyperparameter: ``0.05``, ``1``, or a dash where there is none."""
+    return "–" if math.isnan(value) else f"{value:g}"
+
+
+def measured(row: Any, spread: str, bold: bool = False) -> Entry:
+    """A measured mean and spread; says how many seeds are behind it when some diverged, ``diverged`` when all did.
+
+    Args:
+        row: of a tidy table.
+        spread: ``std`` or ``sem``.
+        bold: whether it's the best of its row.
+    """
+    if row.n == 0:
+        return Entry("diverged")
+    note = f"{row.n}/{row.n + row.diverged} seeds" if row.diverged else ""
+    return Entry(shown(row.mean, getattr(row, spread)), bold, note)
+
+
+def _entries(
+    rows: dict[tuple[str, str, str], Any], dataset: str, metric: str, columns: Sequence[Column], spread: str
+) -> tuple[Entry, ...]:
+    """One row of Table 1 or 4. The best is chosen among the measured means as printed, so that ties are seen as such."""
+    printed = {
+        column.cell: round(rows[dataset, metric, column.cell].mean, 2)
+        for column in columns
+        if not column.quoted and rows[dataset, metric, column.cell].n
+    }
+    best = (max if results.ARROWS[metric] == "↑" else min)(printed.values(), default=None)
+    entries = []
+    for column in columns:
+        row = rows.get((dataset, metric, column.cell))
+        if column.quoted:
+            entries.append(Entry("–" if row is None else f"{shown(row.paper_mean, row.paper_spread)} †"))
+        else:
+            entries.append(measured(row, spread, bold=column.cell in printed and printed[column.cell] == best))
+    return tuple(entries)
+
+
+def _head(number: str, cell: naming.Cell) -> tuple[str, ...]:
+    """What stands above a cell's column."""
+    if number == "4":
+        setting = "ours (reproduced)" if cell.published_betas else "ours (replicated)"
+        prior = "" if cell.prior == "sg" else f", MoG({cell.components})"
+        return ("measured here", setting + prior, "c" if cell.closed_form_kl else "s")
+    notes = [note for note, on in (("D&T", cell.published_betas), ("closed KL", cell.closed_form_kl)) if on]
+    prior = "SG" if cell.prior == "sg" else f"MoG({cell.components})"
+    return (
+        "S-IntroVAE" if cell.adversarial else "VAE",
+        prior + (f" ({', '.join(notes)})" if notes else ""),
+        TICK if cell.learnable_contributions else CROSS,
+        TICK if cell.intro_prior else CROSS,
+    )
+
+
+def _settings_as_cells() -> pd.DataFrame:
+    """Table 4 with the quoted settings standing in the column of cells under their own names."""
+    table = paper.table4()
+    table["cell"] = table["cell"].where(table["cell"] != "", table["setting"])
+    return table
+
+
+def _density_caption(number: str, tidy: pd.DataFrame, request: Request) -> str:
+    taken = tidy[tidy["metric"].isin(METRICS) & tidy["n"].notna()]
+    sentences = {
+        "1": ["Quantitative performance on the 2D datasets."],
+        "4": [
+            "Baseline performance (S-IntroVAE, standard Gaussian prior) across settings. Columns marked † are quoted "
+            "from the paper, not measured here; “reproduced” uses the hyperparameters of Daniel and Tamar (2021), "
+            "“replicated” those of Table 3; c and s: closed-form and sample-based KL divergence."
+        ],
+    }[number]
+    sentences.append(spread_sentence(request.spread, len(request.seeds)))
+    if request.scale:
+        sentences.append(request.scale)
+    sentences.append("Best measured mean of a row in bold.")
+    if (taken["diverged"] > 0).any():
+        sentences.append(
+            "Seeds that diverged are left out of the mean and counted beside it; “diverged” stands where all did."
+        )
+    floors = [
+        f"{dataset} {', '.join(parts)}"
+        for dataset in request.datasets
+        if (parts := [_floor(tidy, dataset, metric) for metric in ("KL", "JSD") if _floor(tidy, dataset, metric)])
+    ]
+    if floors:
+        sentences.append(f"Two samples of the data itself score on average: {'; '.join(floors)}.")
+    return " ".join(sentences)
+
+
+def _floor(tidy: pd.DataFrame, dataset: str, metric: str) -> str:
+    means = tidy.loc[(tidy["dataset"] == dataset) & (tidy["metric"] == f"{metric}_floor"), "mean"].dropna()
+    return f"{metric} {means.mean():.2f}" if len(means) else ""
+
+
+def _origin(choice: Any) -> str:
+    """``grid search, 210 settings, 3 diverged``."""
+    origin = results.SOURCES[choice.source]
+    if not math.isnan(choice.settings):
+        origin += f", {int(choice.settings)} settings"
+    if not math.isnan(choice.diverged) and choice.diverged:
+        origin += f", {int(choice.diverged)} diverged"
+    return origin

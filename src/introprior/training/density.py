@@ -1,0 +1,47 @@
+"""The 2D runs: their model and their data."""
+
+from __future__ import annotations
+
+import torch
+
+from introprior.data import density as data
+from introprior.model import IntroVAE
+from introprior.networks import MLPDecoder, MLPEncoder
+from introprior.priors import StandardGaussian, VampPrior
+from introprior.training.loop import Training, warmups
+from introprior.training.options import Run
+
+DATA_DIM = 2
+
+
+def begin(run: Run, device: torch.device) -> Training:
+    """A 2D run at its beginning: networks, pseudo-inputs and data for every distinct warm-up.
+
+    The members' networks, and the pseudo-inputs (samples of the data), depend on their seeds alone and are drawn on the
+    CPU, so that a member begins alike in any company and on any device.
+    """
+    data.check_size(run.dataset, run.training.batch_size, "training.batch_size")
+    seeds = [member.seed for member in warmups(run)]
+    return Training(
+        run,
+        _model(run, [torch.Generator().manual_seed(seed) for seed in seeds]),
+        lambda generators: data.sample_members(run.dataset, run.training.batch_size, generators),
+        device,
+    )
+
+
+def _model(run: Run, generators: list[torch.Generator]) -> IntroVAE:
+    options = run.training
+    sizes = (DATA_DIM, options.latent_dim, options.hidden_width, options.hidden_layers)
+    encoder, decoder = MLPEncoder(*sizes, generators), MLPDecoder(*sizes, generators)
+    if run.cell.prior == "sg":
+        return IntroVAE(encoder, decoder, StandardGaussian(options.latent_dim))
+    components = run.cell.components
+    rounded = -(-components // 4) * 4  # every dataset can draw a multiple of 4
+    inputs = data.sample_members(run.dataset, rounded, generators)[:, :components]
+    return IntroVAE(encoder, decoder, VampPrior(inputs, run.cell.learnable_contributions, members=1))
+
+
+def empty(run: Run) -> IntroVAE:
+    """A model of the run's shapes, to be filled from a checkpoint."""
+    return _model(run, [torch.Generator().manual_seed(member.seed) for member in run.members])

@@ -1,0 +1,332 @@
+"""The loop: an ensemble through warm-up, conversion and game, with checkpoints, one loop for every experiment."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from introprior.errors import UserError
+from introprior.model import IntroVAE
+from introprior.objectives import Betas
+from introprior.priors import LearnedMixture, VampPrior, to_mixture
+from introprior.training import checkpoints, steps
+from introprior.training.options import Member, Run
+from introprior.training.streams import Streams
+from introprior.training.watch import Watch
+
+PLAYERS = ("encoder", "decoder", "prior")
+
+
+class Interrupted(Exception):
+    """Training was told to stop (SIGINT, SIGTERM) and has saved where it stood."""
+
+    def __init__(self, number: int, message: str):
+        super().__init__(message)
+        self.number = number
+
+
+@dataclass
+class History:
+    """What happened: one row per member, quantity and logged iteration."""
+
+    rows: list[tuple[int, list[int], dict[str, list[float]]]]
+
+    def note(self, iteration: int, members: Sequence[int], values: dict[str, Tensor]) -> None:
+        """Keep the values ``[E]`` of this iteration. Waits for the device."""
+        self.rows.append((iteration, list(members), {name: value.tolist() for name, value in values.items()}))
+
+    def tidy(self) -> Iterator[dict[str, Any]]:
+        """Rows of iteration, member, quantity, value."""
+        for iteration, members, values in self.rows:
+            for name, row in values.items():
+                for member, value in zip(members, row, strict=True):
+                    yield {"iteration": iteration, "member": member, "quantity": name, "value": value}
+
+
+class Training:
+    """An ensemble in training.
+
+    Members that share seed, beta_rec and beta_kl share their warm-up, which ``beta_neg`` does not enter: until the game
+    begins the ensemble holds one of each, then as many as the run has members.
+
+    Args:
+        run: what to train.
+        model: the model, with one member per warm-up (``warmups(run)``).
+        batch: draws a batch of data with each of several generators, ``[S, B, *data]``.
+        device: where to train.
+    """
+
+    def __init__(
+        self, run: Run, model: IntroVAE, batch: Callable[[Sequence[torch.Generator]], Tensor], device: torch.device
+    ):
+        self.run, self.model, self.batch, self.device = run, model.to(device), batch, device
+        self.rules = run.rules
+        self.iteration = 0
+        self.fanned_out = False
+        self.history = History([])
+        shared = warmups(run)
+        self.streams = Streams([member.seed for member in shared], device)
+        self.watch = Watch(len(shared), device)
+        self.betas = _betas(shared, device)
+        self.optimizers = {player: self._adam(player) for player in PLAYERS}
+
+    # The schedule
+
+    @property
+    def game_start(self) -> int:
+        """The first iteration of the game; beyond the last for a VAE."""
+        return self.run.training.warmup_iterations if self.run.cell.adversarial else self.run.training.iterations
+
+    @property
+    def conversion(self) -> int:
+        """The iteration at whose start the VampPrior turns into a free mixture. A VAE keeps its VampPrior."""
+        early = self.run.protocol.conversion == "during-warmup" and self.run.cell.adversarial
+        return self.game_start - (self.run.training.mixture_warmup_iterations if early else 0)
+
+    def learning_rate(self, iteration: int) -> float:
+        """Of all players."""
+        passed = sum(iteration >= milestone for milestone in self.run.training.milestones)
+        return self.run.training.learning_rate * (0.1**passed if self.run.protocol.learning_rate_decay else 1.0)
+
+    def step(self) -> dict[str, Tensor]:
+        """One iteration, with the events that its number calls for; the history's values ``[E]``."""
+        iteration = self.iteration
+        if iteration == self.conversion and isinstance(self.model.prior, VampPrior) and self.run.cell.adversarial:
+            self._convert()
+        if iteration == self.game_start:
+            self._begin_game()
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate(iteration)
+        x = self.streams.draw(self.batch)
+        values = self._warmup_step(x) if iteration < self.game_start else self._game_step(x)
+        self.iteration += 1
+        return values
+
+    def _warmup_step(self, x: Tensor) -> dict[str, Tensor]:
+        loss, history = steps.warmup_loss(self.model, x, self.streams, self.betas, self.rules)
+        self._update(loss, "vae_loss", PLAYERS)
+        return history
+
+    def _game_step(self, x: Tensor) -> dict[str, Tensor]:
+        model, learns = self.model, self.run.cell.intro_prior
+        with steps.learning(model.encoder, among=model):
+            loss, carried, history = steps.encoder_loss(model, x, self.streams, self.betas, self.rules)
+            self._update(loss, "encoder_loss", ("encoder",))
+        players = ("decoder", "prior") if learns else ("decoder",)
+        with steps.learning(*(getattr(model, player) for player in players), among=model):
+            loss, more = steps.decoder_loss(model, x, carried, self.streams, self.betas, self.rules, learns)
+            self._update(loss, "decoder_loss", players)
+        return history | more
+
+    def _update(self, loss: Tensor, stage: str, players: Sequence[str]) -> None:
+        per_member = loss.mean(-1)
+        self.watch.see(self.iteration, stage, per_member.detach())
+        for player in players:
+            self.optimizers[player].zero_grad(set_to_none=True)
+        per_member.sum().backward()
+        for player in players:
+            self.optimizers[player].step()
+
+    # The events
+
+    def _convert(self) -> None:
+        options, protocol = self.run.training, self.run.protocol
+        prior = self.model.prior
+        assert isinstance(prior, VampPrior)
+        self.model.prior = to_mixture(
+            prior,
+            self.model.encoder,
+            logits=protocol.conversion_logits,
+            variance=protocol.component_variance,
+            steepness=options.clip_steepness,
+        )
+        anew = PLAYERS if protocol.conversion_resets_optimizers else ("prior",)
+        self.optimizers.update({player: self._adam(player) for player in anew})
+
+    def _begin_game(self) -> None:
+        shared = warmups(self.run)
+        index = torch.tensor([shared.index(member.warmup) for member in self.run.members], device=self.device)
+        self.fanned_out = True
+        self.select(index, self.run.members)
+        prior = self.model.prior
+        if self.run.cell.intro_prior and isinstance(prior, LearnedMixture):
+            prior.clip_to_present_range()
+
+    def select(self, index: Tensor, members: Sequence[Member]) -> None:
+        """Let the ensemble consist of the present members at ``index``, which from now on are ``members``."""
+        with torch.no_grad():
+            for optimizer in self.optimizers.values():
+                for state in optimizer.state.values():
+                    for name, value in state.items():
+                        if value.dim() > 0:
+                            state[name] = value[index]
+            for tensor in (*self.model.parameters(), *self.model.buffers()):
+                if tensor.dim() > 1 or tensor.requires_grad:  # all but the standard Gaussian's origin
+                    tensor.data, tensor.grad = tensor.data[index], None
+        self.watch.select(index)
+        self.streams.assign([member.seed for member in members])
+        self.betas = _betas(members, self.device)
+
+    def _adam(self, player: str) -> torch.optim.Optimizer | _Idle:
+        parameters = list(getattr(self.model, player).parameters())
+        if not parameters:
+            return _Idle()
+        return torch.optim.Adam(parameters, lr=self.run.training.learning_rate, fused=True)
+
+    # Progress
+
+    def advance(
+        self,
+        until: int,
+        *,
+        state: Path | None = None,
+        checkpoint_seconds: float = 300.0,
+        log_every: int = 100,
+        label: str = "",
+    ) -> None:
+        """Train up to iteration ``until``, with a progress bar on standard error.
+
+        Args:
+            until: where to stop; the run's end at most.
+            state: file for the resume state, written every ``checkpoint_seconds`` and on SIGINT or SIGTERM.
+            log_every: iterations between two rows of the history and two looks at who has diverged.
+
+        Raises:
+            Interrupted: after a signal; the state is saved by then.
+        """
+        saved = time.monotonic()
+        with (
+            _signals() as received,
+            tqdm(
+                total=until,
+                initial=self.iteration,
+                desc=label,
+                unit="it",
+                mininterval=2.0,
+                smoothing=0.1,
+                dynamic_ncols=True,
+            ) as bar,
+        ):
+            while self.iteration < until:
+                values = self.step()
+                bar.update()
+                if self.iteration % log_every == 0 or self.iteration == until:
+                    self.history.note(self.iteration, self.member_numbers(), values)
+                    alive = self.watch.alive()
+                    bar.set_postfix(alive=f"{alive}/{len(self.watch.iteration)}", refresh=False)
+                    if alive == 0:
+                        break
+                due = time.monotonic() - saved > checkpoint_seconds
+                if state is not None and (due or received) and self.iteration < until:
+                    checkpoints.save(state, self.state())
+                    saved = time.monotonic()
+                if received and self.iteration < until:
+                    where = f"saved to {state}: run the same command to go on" if state else "nothing was saved"
+                    raise Interrupted(received[0], f"{label}: stopped at iteration {self.iteration}; {where}")
+
+    def member_numbers(self) -> list[int]:
+        """Which members of the run the ensemble's rows stand for; in a shared warm-up, the first that shares it."""
+        if self.fanned_out:
+            return list(range(len(self.run.members)))
+        return [[m.warmup for m in self.run.members].index(shared) for shared in warmups(self.run)]
+
+    def records(self) -> list[dict[str, Any]]:
+        """Per member of the run: status, detail, iteration, last finite losses."""
+        rows = self.watch.records()
+        if self.fanned_out:
+            return rows
+        shared = warmups(self.run)
+        return [rows[shared.index(member.warmup)] for member in self.run.members]
+
+    # The state
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on, as tensors and plain values."""
+        return {
+            "run": self.run.as_dict(),
+            "iteration": self.iteration,
+            "fanned_out": self.fanned_out,
+            "model": checkpoints.model_state(self.model),
+            "optimizers": {player: optimizer.state_dict() for player, optimizer in self.optimizers.items()},
+            "streams": self.streams.state(),
+            "watch": self.watch.state(),
+            "history": self.history.rows,
+        }
+
+    def restore(self, state: dict[str, Any], where: Path) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            UserError: the state is of another run.
+        """
+        if state["run"] != self.run.as_dict():
+            raise UserError(f"{where}: this state belongs to another run; delete it, or choose another --state folder")
+        checkpoints.restore_model(self.model, state["model"], self.device)
+        members = self.run.members if state["fanned_out"] else warmups(self.run)
+        self.fanned_out = state["fanned_out"]
+        self.iteration = state["iteration"]
+        self.betas = _betas(members, self.device)
+        self.streams.assign([member.seed for member in members])
+        self.streams.restore(state["streams"])
+        self.watch.restore(state["watch"])
+        self.history = History(state["history"])
+        self.optimizers = {player: self._adam(player) for player in PLAYERS}
+        for player, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][player])
+
+
+class _Idle:
+    """The optimizer of a player without parameters."""
+
+    param_groups: tuple[()] = ()
+    state: dict[Any, Any] = {}
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Nothing to do."""
+
+    def step(self) -> None:
+        """Nothing to do."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to do."""
+
+
+def warmups(run: Run) -> list[Member]:
+    """The distinct warm-ups of a run's members, in order of appearance."""
+    return list(dict.fromkeys(member.warmup for member in run.members))
+
+
+def _betas(members: Sequence[Member], device: torch.device) -> Betas:
+    columns = zip(*(member.betas for member in members), strict=True)
+    return Betas(*(torch.tensor(column, device=device).unsqueeze(-1) for column in columns))
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM as notes in a list, to be acted on between two steps. In the main thread only."""
+    received: list[int] = []
+    try:
+        before = {
+            number: signal.signal(number, lambda n, _: received.append(n)) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+    except ValueError:  # not the main thread
+        before = {}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,167 @@
+"""What a training run is made of, as plain values: read from JSON, hashed, kept beside its results."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from introprior import cells, protocols
+from introprior.errors import UserError, unknown
+from introprior.objectives import Betas
+from introprior.training.steps import Rules
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """The numbers of a 2D training run; the defaults are the paper's.
+
+    Attributes:
+        iterations: all of them, warm-up included.
+        warmup_iterations: as a VAE, before the game; ignored by ``vae-`` cells, which stay one.
+        mixture_warmup_iterations: the last ones of the warm-up, with the converted, free mixture.
+        batch_size: fresh samples per iteration.
+        monte_carlo_samples: T of Eq. 99.
+        hidden_width, hidden_layers, latent_dim: the networks' sizes.
+        learning_rate: Adam's, for all players.
+        milestones: iterations at which the learning rate is divided by 10.
+        alpha, gamma, gamma_r: of Eq. 98.
+        clip_steepness: K of Eq. 93.
+        r_entropy: weight of the responsibility entropy.
+    """
+
+    iterations: int = 30_000
+    warmup_iterations: int = 2_000
+    mixture_warmup_iterations: int = 100
+    batch_size: int = 512
+    monte_carlo_samples: int = 100
+    hidden_width: int = 256
+    hidden_layers: int = 4
+    latent_dim: int = 2
+    learning_rate: float = 2e-4
+    milestones: tuple[int, ...] = (10_000, 15_000)
+    alpha: float = 2.0
+    gamma: float = 1.0
+    gamma_r: float = 1e-8
+    clip_steepness: float = 10.0
+    r_entropy: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            may_be_zero = field.name in (
+                "r_entropy",
+                "gamma_r",
+                "mixture_warmup_iterations",
+                "warmup_iterations",
+                "milestones",
+            )
+            if not may_be_zero and value <= 0:
+                raise UserError(f"training.{field.name}: {value} is not positive")
+        if self.warmup_iterations >= self.iterations:
+            raise UserError(
+                f"training.warmup_iterations: {self.warmup_iterations} leaves none of {self.iterations} iterations to "
+                "the game; lower it"
+            )
+        if self.mixture_warmup_iterations > self.warmup_iterations:
+            raise UserError(
+                f"training.mixture_warmup_iterations: {self.mixture_warmup_iterations} is more than the whole warm-up "
+                f"({self.warmup_iterations}); lower it"
+            )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainingOptions:
+        """From plain values; unknown keys are refused."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        for key in values:
+            if key not in known:
+                raise unknown("key", key, known, "training")
+        return cls(**{**values, "milestones": tuple(values.get("milestones", cls.milestones))})
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of an ensemble: its seed and its weights; ``beta_neg`` is None for a VAE."""
+
+    seed: int
+    beta_rec: float
+    beta_kl: float
+    beta_neg: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("beta_rec", "beta_kl", "beta_neg"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"{name}: {value} is not positive; every weight of a loss has to be above 0")
+
+    @property
+    def warmup(self) -> Member:
+        """The run as far as its warm-up goes, which knows nothing of beta_neg."""
+        return dataclasses.replace(self, beta_neg=None)
+
+    @property
+    def betas(self) -> Betas:
+        """As the losses take them."""
+        return Betas(self.beta_rec, self.beta_kl, self.beta_neg or 0.0)
+
+
+@dataclass(frozen=True)
+class Run:
+    """An ensemble to train: one dataset, one cell, several members."""
+
+    dataset: str
+    cell: cells.Cell
+    members: tuple[Member, ...]
+    training: TrainingOptions = TrainingOptions()
+    protocol: protocols.Protocol = protocols.Protocol()
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise UserError(f"{self.dataset}/{self.cell.name}: no member to train; give at least one seed")
+        if len(set(self.members)) < len(self.members):
+            raise UserError(f"{self.dataset}/{self.cell.name}: a member occurs twice; give each seed and setting once")
+        if self.cell.adversarial and any(member.beta_neg is None for member in self.members):
+            raise UserError(f"{self.dataset}/{self.cell.name}: beta_neg is missing; the game needs all three weights")
+
+    @property
+    def rules(self) -> Rules:
+        """The game's numbers; the loss scale is 1/2 in 2D where it is per element."""
+        options = self.training
+        return Rules(
+            scale=0.5 if self.protocol.loss_scale == "per-element" else 1.0,
+            alpha=options.alpha,
+            gamma=options.gamma,
+            gamma_r=options.gamma_r,
+            r_entropy=options.r_entropy,
+            monte_carlo_samples=0 if self.cell.closed_form_kl else options.monte_carlo_samples,
+            protocol=self.protocol,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "dataset": self.dataset,
+            "cell": self.cell.name,
+            "members": [dataclasses.asdict(member) for member in self.members],
+            "training": {**dataclasses.asdict(self.training), "milestones": list(self.training.milestones)},
+            "protocol": self.protocol.as_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Run:
+        """From what :meth:`as_dict` gave."""
+        return cls(
+            dataset=values["dataset"],
+            cell=cells.parse(values["cell"]),
+            members=tuple(Member(**member) for member in values["members"]),
+            training=TrainingOptions.from_dict(values["training"]),
+            protocol=protocols.Protocol(**values["protocol"]),
+        )
+
+    @property
+    def key(self) -> str:
+        """A hash of all that the outcome depends on; names the resume state."""
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:16]
