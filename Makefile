@@ -8,7 +8,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-BIN := $(CURDIR)/.venv/bin
+BIN := .venv/bin
 STAMP := .venv/.stamp
 SYSTEM_PATH := $(PATH)
 # nproc would answer OMP_NUM_THREADS where that is set, which says nothing about the machine.
@@ -18,7 +18,7 @@ PYTHON ?= python3 python3.13 python3.12 python3.11
 SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
 # Recipes, and the shell commands of Snakemake's rules below them, find the environment's programs.
-export PATH := $(BIN):$(PATH)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Some wheels weigh hundreds of megabytes: allow a slow line five minutes of silence.
 export UV_HTTP_TIMEOUT ?= 300
 # Without bytecode every process compiles torch afresh, which takes longer than many a job.
@@ -30,7 +30,7 @@ help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "CORES=4 sets the number of cores, PYTHON=python3.12 the Python behind .venv;"
-	@echo "ARGS='...' is handed on, e.g. make test ARGS='-k house', make demo ARGS='--dry-run'."
+	@echo "ARGS='...' is handed on, e.g. make test ARGS='-k house', make demo ARGS=table1."
 
 env: $(STAMP) ## set up .venv with the locked packages and this project
 	@echo "The environment is ready: . .venv/bin/activate"
@@ -45,7 +45,7 @@ test: $(STAMP) ## run the tests
 lint: $(STAMP) ## check style, types and the workflow's rules
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/snakefmt --quiet --check $(wildcard Snakefile) workflow
+	$(BIN)/snakefmt --check $(wildcard Snakefile) workflow
 	$(BIN)/snakemake --lint
 	$(BIN)/mypy
 

@@ -10,6 +10,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.spatial import KDTree
 from scipy.stats import ks_2samp, kstest
 from torch.overrides import TorchFunctionMode
 
@@ -163,10 +164,12 @@ def test_spirals_without_noise() -> None:
     x = density.two_spirals(2 * n, Noiseless([torch.Generator().manual_seed(0)]))[0].double().numpy()
     assert np.array_equal(x[n:], -x[:n])
     assert_moments(x[:n], *spiral_moments(noise=0))
-    t = np.linspace(0, 3 * math.pi, 3000)
-    middle = np.stack((-t * np.cos(t) + 0.25, t * np.sin(t) + 0.25), axis=1)
-    beyond = np.abs(3 * x[:1500, None] - middle).max(2).min(1)  # the jitter's square is a ball of the maximum norm
-    assert 0.245 < beyond.max() < 0.252
+    t = np.linspace(0, 3 * math.pi, 20_000)
+    curve = np.stack((-t * np.cos(t), t * np.sin(t)), axis=1)
+    # The jitter's square [0, ½]² is a ball of the maximum norm about each of its corners.
+    for corner in (0, 0.5):
+        beyond, _ = KDTree(curve + corner).query(3 * x[:100_000], p=math.inf)
+        assert 0.49 < beyond.max() < 0.501
 
 
 def test_spirals_are_mirrored_pairs_with_noise_of_their_own() -> None:

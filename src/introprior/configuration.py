@@ -76,6 +76,21 @@ def defaults(schema: str | os.PathLike[str]) -> dict[str, Any]:
     return of(_read(schema))
 
 
+def reference(schema: str | os.PathLike[str]) -> str:
+    """All keys with their defaults and descriptions, as the Markdown table of ``config/README.md``."""
+    lines = ["| key | default | |", "| --- | --- | --- |"]
+
+    def add(path: tuple[str, ...], rules: Mapping[str, Any]) -> None:
+        for key, part in rules.get("properties", {}).items():
+            default = f"`{_shown(part['default'])}`" if "default" in part else ""
+            choices = f" One of `{'`, `'.join(map(_shown, part['enum']))}`." if "enum" in part else ""
+            lines.append(f"| `{_dotted([*path, key])}` | {default} | {part['description']}{choices} |")
+            add((*path, key), part)
+
+    add((), _read(schema))
+    return "\n".join(lines) + "\n"
+
+
 def check_devices(device: str, asked: int | None, present: int) -> None:
     """Check that the device exists and that no more GPUs are to be used than there are.
 
@@ -137,9 +152,9 @@ def _explained(error: ValidationError) -> UserError:
             return _wrong([*path, missing], "is missing; copy it from the config/config.yaml of the project")
         case "type":
             names = " or ".join(_TYPES[name] for name in ([limit] if isinstance(limit, str) else limit))
-            problem = f"must be {names}, is {_shown(value)}"
+            problem = f"must be {names}, is {'the text ' * isinstance(value, str)}{_shown(value)}"
             if isinstance(value, str) and limit == "number":
-                problem += "; numbers have no quotes, and a point before the exponent: 1.0e-8"
+                problem += "; write numbers without quotes, and with a point before the exponent: 1.0e-8"
             return _wrong(path, problem)
         case "enum":
             return _wrong(path, f"must be one of {_listed(limit)}; is {_shown(value)}")
@@ -168,12 +183,15 @@ _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at mo
 
 def _shown(value: object) -> str:
     """A value as YAML would have it, shortened."""
-    text = "empty" if value is None else json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
+    import yaml
+
+    text = yaml.safe_dump(value, default_flow_style=True, width=math.inf).removesuffix("...\n").strip()
+    text = "empty" if value is None else text
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _listed(values: Iterable[object]) -> str:
-    return ", ".join(value if isinstance(value, str) else _shown(value) for value in values)
+    return ", ".join(map(_shown, values))
 
 
 def _gpus(count: int) -> str:
@@ -245,10 +263,10 @@ def _check_search(search: Config) -> None:
     if cuts != sorted(cuts):
         raise _wrong(["density", "search", "halving", "at"], f"must rise, are {_listed(cuts)}")
     for kl in search["beta_kl"]:
-        for multiple in search["beta_neg_multiples"]:
-            if round(multiple * kl, 3) <= 0:
-                problem = f"{multiple} x beta_kl {kl} is 0 when rounded to three decimals; leave it out"
-                raise _wrong(["density", "search", "beta_neg_multiples"], problem)
+        rounded = [_beta_neg(kl, multiple) for multiple in search["beta_neg_multiples"]]
+        if 0 in rounded or len(set(rounded)) < len(rounded):
+            problem = f"times beta_kl {kl}, rounded to three decimals: {_listed(rounded)}; use larger or fewer values"
+            raise _wrong(["density", "search", "beta_neg_multiples"], problem)
 
 
 # ---- Resolving ----
@@ -276,10 +294,14 @@ def grid(config: Config, cell: str) -> list[list[Betas]]:
         return [[[float(rec), float(kl), None]] for rec in vae["beta_rec"] for kl in vae["beta_kl"]]
     multiples = search["beta_neg_multiples"]
     return [
-        [[float(rec), float(kl), round(float(multiple * kl), 3)] for multiple in multiples]
+        [[float(rec), float(kl), _beta_neg(kl, multiple)] for multiple in multiples]
         for rec in search["beta_rec"]
         for kl in search["beta_kl"]
     ]
+
+
+def _beta_neg(beta_kl: float, multiple: float) -> float:
+    return round(float(multiple * beta_kl), 3)
 
 
 def slices(config: Config, cell: str) -> list[list[Betas]]:
@@ -297,14 +319,21 @@ def slices(config: Config, cell: str) -> list[list[Betas]]:
     return jobs
 
 
-def search_options(config: Config, dataset: str, cell: str, number: int) -> str:
-    """Options of ``introprior search`` for one slice of a cell's grid, as JSON."""
+def search_options(config: Config, dataset: str, cell: str, number: int | str) -> str:
+    """Options of ``introprior search`` for one slice of a cell's grid, as JSON.
+
+    Raises:
+        UserError: no such dataset, cell or slice.
+    """
     search = config["density"]["search"]
     halving = search["halving"]
+    jobs = slices(config, cell)
+    if int(number) >= len(jobs):
+        raise UserError(f"results: the grid of {cell} has no slice {number}, its last is {len(jobs) - 1}")
     return _json(
         **_run_options(config, dataset, cell),
         seed=search["seed"],
-        betas=slices(config, cell)[number],
+        betas=jobs[int(number)],
         samples=search["samples"],
         halving={"keep": halving["keep"], "at": halving["at"]} if halving["enabled"] else None,
     )

@@ -45,6 +45,18 @@ def written(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def check_writable(*paths: str | os.PathLike[str]) -> None:
+    """Find out before long work, not after it, that its results could not be written.
+
+    Raises:
+        UserError: a folder cannot be made or written.
+    """
+    for path in paths:
+        probe = Path(path).with_suffix(".probe")
+        write_text(probe, "")
+        probe.unlink()
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write ``text`` to ``path`` as a whole or not at all."""
     with written(path) as temporary:

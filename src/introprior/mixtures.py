@@ -18,7 +18,7 @@ LOG_2PI = math.log(2 * math.pi)
 
 @dataclass(frozen=True)
 class GaussianMixture:
-    """The density ``sum_k w_k N(z; mu_k, diag(sigma_k^2))`` (the paper's p_lambda, Section "Learning the optimal prior").
+    """The density ``sum_k w_k N(z; mu_k, diag(sigma_k^2))``, the paper's p_lambda ("Learning the optimal prior").
 
     Attributes:
         means: ``[..., M, D]``.
@@ -67,7 +67,7 @@ class GaussianMixture:
         return torch.logsumexp(self.log_joint(z), -1)
 
     def responsibilities(self, z: Tensor) -> Tensor:
-        """Posterior probability of each component (inside the expectation of Eq. 11): ``[..., N, D]`` to ``[..., N, M]``."""
+        """Posterior probability of each component, within the mean of Eq. 11: ``[..., N, D]`` to ``[..., N, M]``."""
         return torch.softmax(self.log_joint(z), -1)
 
     def sample(self, noise: Tensor, uniforms: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 
 class Linear(nn.Module):
-    """An affine map per member: ``[E, B, in]`` to ``[E, B, out]``, or plain ``[B, in]`` to ``[B, out]`` without members.
+    """An affine map per member: ``[E, B, in]`` to ``[E, B, out]``, or without members ``[B, in]`` to ``[B, out]``.
 
     Each member starts as ``torch.nn.Linear`` would: weights and biases uniform within 1/sqrt(in).
 
@@ -48,7 +49,7 @@ class MLP(nn.Sequential):
 
     def __init__(self, sizes: Sequence[int], generators: Sequence[torch.Generator] | torch.Generator):
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        for inputs, outputs in itertools.pairwise(sizes):
             layers += [Linear(inputs, outputs, generators), nn.ReLU(inplace=True)]
         super().__init__(*layers[:-1])
 

@@ -108,7 +108,7 @@ def cooperation_loss(
 
 
 def responsibility_entropy(responsibilities: Tensor) -> Tensor:
-    """H(C) of the mean responsibilities (Eq. 11) in nats: ``[..., M]`` to ``[...]``; 1e-8 inside the log, as published."""
+    """H(C) of mean responsibilities (Eq. 11) in nats: ``[..., M]`` to ``[...]``; 1e-8 in the log as in the code."""
     return -(responsibilities * torch.log(responsibilities + 1e-8)).sum(-1)
 
 

@@ -10,33 +10,36 @@ from introprior import configuration
 from introprior.cells import TABLE4_SETTINGS
 from introprior.errors import UserError
 
-
-def stop(error):
-    """End Snakemake with one line, without the traceback that every exception would bring."""
-    logger.error(f"introprior: {error}")
-    sys.exit(1)
+SCHEMA = workflow.source_path("../schemas/config.schema.yaml")
 
 
 def checked(function, *arguments):
-    """What the function returns; a UserError ends Snakemake."""
+    """What the function returns; its UserError ends Snakemake with one line, where other exceptions bring a traceback."""
     try:
         return function(*arguments)
     except UserError as error:
-        stop(error)
+        logger.error(f"introprior: {error}")
+        sys.exit(1)
 
 
-checked(configuration.validate, config, workflow.source_path("../schemas/config.schema.yaml"))
+checked(configuration.validate, config, SCHEMA)
 
-# ---- Device: an environment variable, so that no result depends on where it was computed ----
-LOCAL = workflow.resource_settings.nodes is None  # other executors have other machines' GPUs
+# ---- Device ----
+# Only this machine's GPUs can be counted; with another executor the jobs run elsewhere.
+LOCAL = workflow.resource_settings.nodes is None
+GPUS = configuration.gpus_present()
 if LOCAL and workflow.is_main_process:
     asked = workflow.global_resources.get("gpu")
-    asked = asked and asked.value
-    checked(configuration.check_devices, config["device"], asked, configuration.gpus_present())
-GPU = int(config["device"] != "cpu" and not (config["device"] == "auto" and LOCAL and not configuration.gpus_present()))
-os.environ["INTROPRIOR_DEVICE"] = config["device"]
-# The `introprior` of the environment that runs Snakemake, activated or not.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    checked(configuration.check_devices, config["device"], asked and asked.value, GPUS)
+GPU = 0 if config["device"] == "cpu" or (config["device"] == "auto" and LOCAL and not GPUS) else 1
+os.environ.update(
+    # Not an option of the jobs, so that no result is outdated by where it was computed.
+    INTROPRIOR_DEVICE=config["device"],
+    # The command `introprior` of the environment that Snakemake runs in, activated or not.
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+)
+
+ENVIRONMENT = "../../envs/introprior.yaml"
 
 # ---- Paths ----
 RESULTS = f"results/{config['experiment']}"
@@ -47,21 +50,18 @@ MODEL = f"{CELL}/ensemble.pt"
 HISTORY = f"{CELL}/history.csv"
 METRICS = f"{CELL}/metrics.csv"
 PANELS = f"{CELL}/panels.npz"
-TABLES = f"{RESULTS}/tables"
-FIGURES = f"{RESULTS}/figures"
+TABLE = f"{RESULTS}/tables/table"
+FIGURE = f"{RESULTS}/figures/figure"
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
-STATE = f"{RESULTS}/.state"  # of interrupted runs; not declared as output: Snakemake deletes that before it starts again
-
-ENVIRONMENT = "../../envs/introprior.yaml"
+# Of interrupted runs. No output: Snakemake deletes outputs before it starts a job again.
+STATE = f"{RESULTS}/.state"
 
 # ---- Cells ----
 DATASETS = config["density"]["datasets"]
-TABLE_CELLS = {
-    1: config["tables"]["table1"],
-    3: [configuration.TABLE3_CELL],
-    4: list(TABLE4_SETTINGS.values()),
-}
+TABLE1_CELLS = config["tables"]["table1"]
+TABLE3_CELLS = [configuration.TABLE3_CELL]
+TABLE4_CELLS = list(TABLE4_SETTINGS.values())
 
 
 def each(path, cells):
@@ -69,22 +69,32 @@ def each(path, cells):
     return expand(path, dataset=DATASETS, cell=cells)
 
 
-# ---- Sources: what a change of the code outdates ----
-# Left out on purpose: cli.py, errors.py, files.py, cells.py and protocols.py (names, checks and defaults; what they resolve to
-# is in the options, which Snakemake compares).
-_MODEL = ["mixtures.py", "priors.py", "divergences.py", "networks.py", "model.py", "data/density.py"]
-_TRAINING = [*_MODEL, "objectives.py", "training/*.py"]
+def slices(wildcards):
+    """The slices of a cell's grid."""
+    count = len(checked(configuration.slices, config, wildcards.cell))
+    return expand(SLICE, **dict(wildcards.items()), slice=range(count))
+
+
+def options(resolve):
+    """What a job is told, as JSON: all that its result depends on, in a form that Snakemake can compare."""
+    return lambda wildcards: checked(resolve, config, *wildcards)
+
+
+# ---- Sources: which change of the package outdates which results ----
+# Neither names, checks and messages (cells, protocols, errors, files) nor the command line (cli, configuration, devices): what
+# they come to is in the options. Modules that these import must be here as well, see tests/test_workflow_dag.py.
+_TRAIN = [f"training/{name}.py" for name in ("checkpoints", "density", "loop", "options", "steps", "streams", "watch")]
+_TRAIN += ["data/density.py", "divergences.py", "mixtures.py", "model.py", "networks.py", "objectives.py", "priors.py"]
+_EVALUATE = [*_TRAIN, "evaluation/density.py", "metrics/density.py"]
 SOURCES = {
-    "train": _TRAINING,
-    "search": [*_TRAINING, "search.py", "metrics/density.py"],
-    "select": ["search.py"],
-    "evaluate": [*_MODEL, "evaluation/density.py", "metrics/density.py"],
-    "table": ["reporting/tables.py", "paper/*"],
-    "figure": ["reporting/figures.py"],
+    "search": [*_EVALUATE, "search.py"],
+    "select": ["selection.py"],
+    "train": _TRAIN,
+    "evaluate": _EVALUATE,
 }
 
 
 def sources(kind):
-    """Files of the package that a kind of job depends on, relative to the working directory."""
+    """Files of the package that jobs of a kind depend on, relative to the working directory."""
     package = Path(introprior.__file__).parent
-    return sorted({os.path.relpath(path) for pattern in SOURCES[kind] for path in package.glob(pattern)})
+    return [os.path.relpath(package / name) for name in SOURCES[kind]]

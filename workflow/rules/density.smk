@@ -1,55 +1,140 @@
-# Two dimensions: hyperparameters (searched or published), training of all seeds as one ensemble, evaluation.
-
-
-wildcard_constraints:
-    dataset=r"[^/]+",
-    cell=r"[^/]+",
-    slice=r"\d+",
+# Two dimensions: hyperparameters, searched or published; training of all seeds as one ensemble; evaluation.
 
 
 rule search:
-    """Train and rank one slice of a cell's grid of hyperparameters."""
-    message:
-        "{wildcards.dataset} {wildcards.cell}: search, slice {wildcards.slice} (progress: {log})"
     input:
         sources("search"),
     output:
         SLICE,
-    params:
-        options=lambda wildcards: checked(
-            configuration.search_options, config, wildcards.dataset, wildcards.cell, int(wildcards.slice)
-        ),
     log:
         f"{LOGS}/density/{{dataset}}/{{cell}}/search-{{slice}}.log",
     benchmark:
         f"{BENCHMARKS}/density/{{dataset}}/{{cell}}/search-{{slice}}.tsv"
+    wildcard_constraints:
+        slice="[0-9]+",
+    retries: 0  # a job that was interrupted goes on from its state when Snakemake is started again
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         gpu=GPU,
         mem_mb=16000,
         runtime=1440,
-    retries: 0  # an interrupted search goes on from its state instead
-    conda:
-        ENVIRONMENT
+    params:
+        options=options(configuration.search_options),
+        state=STATE,
+    message:
+        "{wildcards.dataset} {wildcards.cell}: search, slice {wildcards.slice} (progress: {log})"
     shell:
-        "introprior search --options {params.options:q} --output {output:q} --state {STATE:q} > {log:q} 2>&1"
+        "introprior search --options {params.options:q} --output {output:q} --state {params.state:q} > {log:q} 2>&1"
 
 
 rule select:
-    """Choose the setting with the lowest histogram KL."""
-    message:
-        "{wildcards.dataset} {wildcards.cell}: hyperparameters from the search"
     input:
         sources("select"),
-        slices=lambda wildcards: checked(search_slices, wildcards.dataset, wildcards.cell),
+        slices=slices,
     output:
         HYPERPARAMETERS,
     log:
         f"{LOGS}/density/{{dataset}}/{{cell}}/hyperparameters.log",
+    wildcard_constraints:
+        cell=configuration.searched(config),
+    conda:
+        ENVIRONMENT
     resources:
         mem_mb=1000,
         runtime=10,
+    message:
+        "{wildcards.dataset} {wildcards.cell}: hyperparameters of the best setting"
+    shell:
+        "introprior select --dataset {wildcards.dataset:q} --cell {wildcards.cell:q}"
+        " --slices {input.slices:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule published:
+    output:
+        HYPERPARAMETERS,
+    log:
+        f"{LOGS}/density/{{dataset}}/{{cell}}/hyperparameters.log",
+    wildcard_constraints:
+        cell=f"(?!(?:{configuration.searched(config)})/)[^/]+",
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=100,
+        runtime=5,
+    params:
+        hyperparameters=options(configuration.hyperparameters),
+    message:
+        "{wildcards.dataset} {wildcards.cell}: published hyperparameters"
     shell:
-        "introprior select --slices {input.slices:q} --output {output:q} > {log:q} 2>&1"
+        "printf '%s\\n' {params.hyperparameters:q} > {output:q} 2> {log:q}"
+
+
+rule train:
+    input:
+        sources("train"),
+        hyperparameters=HYPERPARAMETERS,
+    output:
+        model=MODEL,
+        history=HISTORY,
+    log:
+        f"{LOGS}/density/{{dataset}}/{{cell}}/train.log",
+    benchmark:
+        f"{BENCHMARKS}/density/{{dataset}}/{{cell}}/train.tsv"
+    retries: 0  # as above
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=8000,
+        runtime=480,
+    params:
+        options=options(configuration.train_options),
+        state=STATE,
+    message:
+        "{wildcards.dataset} {wildcards.cell}: training (progress: {log})"
+    shell:
+        "introprior train --options {params.options:q} --hyperparameters {input.hyperparameters:q}"
+        " --output {output.model:q} --history {output.history:q} --state {params.state:q} > {log:q} 2>&1"
+
+
+rule evaluate:
+    input:
+        sources("evaluate"),
+        model=MODEL,
+    output:
+        metrics=METRICS,
+        panels=PANELS,
+    log:
+        f"{LOGS}/density/{{dataset}}/{{cell}}/evaluate.log",
+    benchmark:
+        f"{BENCHMARKS}/density/{{dataset}}/{{cell}}/evaluate.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=8000,
+        runtime=60,
+    params:
+        options=options(configuration.evaluate_options),
+    message:
+        "{wildcards.dataset} {wildcards.cell}: evaluation"
+    shell:
+        "introprior evaluate --model {input.model:q} --options {params.options:q}"
+        " --metrics {output.metrics:q} --panels {output.panels:q} > {log:q} 2>&1"
+
+
+localrules:
+    density,
+    published,
+    select,
+
+
+rule density:
+    input:
+        each(METRICS, configuration.cells(config)),
+    message:
+        "All cells are trained and measured."

@@ -1,7 +1,7 @@
 """The published numbers, as data: Tables 1 to 5 of the paper, transcribed into the CSV files beside this module.
 
-The paper prints mean ± standard deviation (Section "2D - Density estimation"), over five seeds in 2D. Each reader adds a
-column ``cell`` with the project's own name of a column of the paper, see :mod:`introprior.cells`.
+The paper prints mean ± standard deviation (Section "2D - Density estimation"), over five seeds in 2D. Each reader adds
+a column ``cell`` with the project's own name of a column of the paper, see :mod:`introprior.cells`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a table must say of itself: its scale, its plus-minus sign, its gaps. Plain Python, cheap to import."""
+"""What a table must say of itself: its scale and its plus-minus sign. Plain Python, cheap to import."""
 
 from __future__ import annotations
 
@@ -7,51 +7,75 @@ from typing import Any
 
 PAPER_SCALE = "Settings as in the paper."
 
-# Which rows and columns are shown changes no number in them.
-_SELECTION = frozenset({"datasets", "cells", "tables", "figures", "figure3"})
+LISTED = 6
+"""Differences that a caption names; further ones are counted."""
+
+# What matters most comes first.
+_PHRASES = {
+    "protocol": "protocol {}",
+    "training.iterations": "{} iterations",
+    "seeds": "{} seeds",
+    "training.batch_size": "batches of {}",
+    "training.hidden_width": "networks {} wide",
+    "training.monte_carlo_samples": "{} Monte Carlo samples",
+    "evaluation.samples": "histograms of {} points",
+    "search.enabled": "hyperparameter search {}",
+    "search.cells": "hyperparameters searched for {} cells",
+}
+# They choose what is shown or how work is cut up: no number changes with them.
+_IGNORED = frozenset({"datasets", "cells", "search.members_per_job"})
+# They change how well a number is known or tuned, not what it measures.
+_COMPARABLE = ("seeds", "search.")
 
 
-def scale_sentence(
-    experiment: str, density: Mapping[str, Any], paper: Mapping[str, Any], ignore: frozenset[str] = _SELECTION
-) -> str:
+def scale_sentence(experiment: str, density: Mapping[str, Any], paper: Mapping[str, Any]) -> str:
     """How a configuration differs from the paper's, in one sentence.
 
     Args:
         experiment: name of the experiment, which opens the sentence.
-        density: the resolved density configuration: nested mappings of numbers, strings, booleans, lists.
+        density: the resolved section ``density`` of the configuration: nested mappings of numbers, strings, booleans
+            and lists. It may have ``protocol`` added.
         paper: the same for the paper.
-        ignore: top-level keys that change no number, by default those that select what is shown.
 
     Returns:
-        :data:`PAPER_SCALE` where nothing differs, else for example ``Demo scale: iterations 300 instead of 30,000,
-        2 seeds instead of 5: not comparable with the paper.``
+        :data:`PAPER_SCALE` where nothing differs, else for example ``Demo scale: 300 iterations instead of 30,000 and
+        2 seeds instead of 5: not comparable with the paper.`` Where only the seeds or the hyperparameter search differ,
+        the numbers remain comparable and the sentence says just what differs.
     """
     ours, theirs = _leaves(density), _leaves(paper)
-    differences = [
-        _difference(key, ours.get(key), theirs.get(key))
-        for key in dict.fromkeys([*theirs, *ours])
-        if ours.get(key) != theirs.get(key) and key.split(".")[0] not in ignore
+    unsearched = ours.get("search.enabled") is False
+    keys = [
+        key
+        for key in dict.fromkeys([*_PHRASES, *theirs, *ours])
+        if ours.get(key) != theirs.get(key)
+        and key not in _IGNORED
+        and not (unsearched and key.startswith("search.") and key not in ("search.enabled", "search.published"))
     ]
-    if not differences:
+    if not keys:
         return PAPER_SCALE
+    parts = [_difference(key, ours.get(key), theirs.get(key)) for key in keys[:LISTED]]
+    if len(keys) > LISTED:
+        parts.append(f"{len(keys) - LISTED} more settings")
+    what = ", ".join(parts[:-1]) + " and " * (len(parts) > 1) + parts[-1]
+    if all(key.startswith(_COMPARABLE) for key in keys):
+        return f"Unlike the paper: {what}."
     opening = experiment.replace("-", " ").replace("_", " ")
-    opening = f"{opening[:1].upper()}{opening[1:]} scale"
-    return f"{opening}: {', '.join(differences)}: not comparable with the paper."
+    return f"{opening[:1].upper()}{opening[1:]} scale: {what}: not comparable with the paper."
 
 
 def spread_sentence(spread: str, seeds: int) -> str:
-    """What follows the sign ± in a table of ``seeds`` seeds."""
+    """What follows the sign ± in a table of ``seeds`` seeds; ``spread`` is ``std`` or ``sem``."""
     if seeds < 2:
         return "One seed, hence no spread."
     kinds = {
         "std": "standard deviation (ddof = 0)",
-        "sem": "standard error of the mean (standard deviation with ddof = 0, over √n)",
+        "sem": "standard error of the mean (standard deviation with ddof = 0, divided by √n)",
     }
     return f"Mean ± {kinds[spread]} over {seeds} seeds."
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``; lists and tuples are leaves and alike."""
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``; lists and tuples are leaves, and alike."""
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -62,13 +86,14 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _difference(key: str, ours: Any, theirs: Any) -> str:
-    """``iterations 300 instead of 30,000``; of lists of another length only the lengths are told."""
-    name = key.replace("_", " ").replace(".", " ")
-    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) != len(theirs):
-        noun = name.split(" ")[-1]
-        context = name.removesuffix(noun)
-        return f"{context}{len(ours)} {noun} instead of {len(theirs)}"
-    return f"{name} {_shown(ours)} instead of {_shown(theirs)}"
+    """``300 iterations instead of 30,000``; of seeds only the numbers are told where they differ."""
+    if key == "seeds":
+        if len(ours) == len(theirs):
+            return f"seeds {_shown(ours)} instead of {_shown(theirs)}"
+        ours, theirs = len(ours), len(theirs)
+        return f"{ours} seed{'s' * (ours != 1)} instead of {theirs}"
+    phrase = _PHRASES.get(key, f"{key} {{}}")
+    return f"{phrase.format(_shown(ours))} instead of {_shown(theirs)}"
 
 
 def _shown(value: Any) -> str:
@@ -77,7 +102,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, int):
-        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+        return f"{value:,}"
     if isinstance(value, list):
-        return "/".join(map(_shown, value))
+        return "/".join(map(_shown, value)) or "none"
     return str(value)

@@ -11,8 +11,17 @@ import pandas as pd
 from introprior import cells as naming
 from introprior import paper
 from introprior.reporting import results
-from introprior.reporting.layout import CROSS, TICK, Entry, Heading, Row, Table
-from introprior.reporting.tables import METRICS, Request, density_columns, headings, labelled, measured, plain, shown
+from introprior.reporting.layout import CROSS, TICK, Entry, Row, Table
+from introprior.reporting.tables import (
+    METRICS,
+    Request,
+    density_columns,
+    headings,
+    labelled,
+    measured,
+    plain,
+    shown,
+)
 
 COLUMNS = (
     *("dataset", "cell", "metric", "paper_mean", "paper_spread", "paper_sem"),
@@ -69,13 +78,20 @@ def density_comparison(number: str, tidy: pd.DataFrame, request: Request) -> tup
         blocks.append(tuple(block))
     shown_rows = compared[compared["metric"].isin(METRICS)]
     caption = (
-        f"Table {number} beside the published one. {_spreads(request.spread)} {TICK}: the difference is at most twice "
-        f"the combined standard error √(sem² of ours + sem² of the paper), {CROSS}: it's larger; unmarked: fewer than "
+        f"{_spreads(request.spread)} {TICK}: the difference is at most twice "
+        f"the combined standard error √(sem² of ours + sem² of the paper), {CROSS}: it is larger; unmarked: fewer than "
         "two seeds gave a number. The paper's ± is read as the standard deviation over five seeds. "
         f"{_tally(shown_rows)} {request.scale}"
     ).strip()
     stubs = ("", "", "")
-    return compared, Table(number, f"table{number}_vs_paper", caption, stubs, headings(number, columns), tuple(blocks))
+    return compared, Table(
+        f"{number}, beside the paper",
+        f"table{number}_vs_paper",
+        caption,
+        stubs,
+        headings(number, columns),
+        tuple(blocks),
+    )
 
 
 def hyperparameter_comparison(tidy: pd.DataFrame, request: Request) -> tuple[pd.DataFrame, Table]:
@@ -110,13 +126,30 @@ def hyperparameter_comparison(tidy: pd.DataFrame, request: Request) -> tuple[pd.
         label = naming.parse(cell).label
         blocks.append(tuple(Row((dataset, label, name), tuple(line)) for name, line in lines.items()))
     caption = (
-        "Table 3 beside the published one. "
         f"{TICK}: our search chose the same value, {CROSS}: another one; unmarked: not searched here, hence nothing to "
         f"judge. {_tally(compared)} {request.scale}"
     ).strip()
-    names = tuple(f"β_{name.removeprefix('beta_')}" for name in paper.HYPERPARAMETERS)
-    heads = (Heading("", (*names, "origin")),)
-    return compared, Table("3", "table3_vs_paper", caption, ("2D dataset", "prior", ""), heads, tuple(blocks))
+    stubs, heads = ("2D dataset", "prior", ""), (HYPERPARAMETER_HEADING,)
+    return compared, Table("3, beside the paper", "table3_vs_paper", caption, stubs, heads, tuple(blocks))
+
+
+def write_both(number: str, paths: Iterable[str | Path], request: Request, folder: str | Path) -> None:
+    """Write ``table<number>`` and ``table<number>_vs_paper`` into a folder, each as CSV, Markdown and LaTeX.
+
+    Args:
+        number: ``1``, ``3`` or ``4``.
+        paths: ``metrics.csv`` files, for Table 3 ``hyperparameters.json`` files.
+        request: what the table shows.
+        folder: where to write.
+    """
+    if number == "3":
+        tidy, table = hyperparameter_table(paths, request)
+        compared, beside = hyperparameter_comparison(tidy, request)
+    else:
+        tidy, table = density_table(number, paths, request)
+        compared, beside = density_comparison(number, tidy, request)
+    write(tidy, table, Path(folder))
+    write(compared, beside, Path(folder))
 
 
 def _answer(yes: bool, known: bool) -> str:
@@ -126,17 +159,17 @@ def _answer(yes: bool, known: bool) -> str:
 def _difference(row: Any, style: str = "+.2f") -> Entry:
     if row is None or math.isnan(row.difference):
         return Entry("–")
-    value = format(round(row.difference, 10) + 0.0, style).replace("-", "−")
+    value = format(round(row.difference, 2 if style.endswith("f") else 10) + 0.0, style).replace("-", "−")  # no −0.00
     return Entry(value + _MARKS[row.within])
 
 
 def _tally(compared: pd.DataFrame) -> str:
-    """``Of 72 published values 60 can be judged; 41 are met.``"""
+    """``Of 72 published values 60 can be judged; 41 of these are met.``"""
     answers: Sequence[str] = compared["within"].tolist()
     judged = [answer for answer in answers if answer != "NA"]
     if not judged:
         return f"None of {len(answers)} published values can be judged."
-    return f"Of {len(answers)} published values {len(judged)} can be judged; {judged.count('yes')} are met."
+    return f"Of {len(answers)} published values {len(judged)} can be judged; {judged.count('yes')} of these are met."
 
 
 def _spreads(spread: str) -> str:

@@ -60,9 +60,9 @@ _CHARACTERS = {
 _PREAMBLE = r"""\documentclass{article}
 \usepackage[landscape,margin=0.5in]{geometry}
 \usepackage{booktabs,amssymb,caption}
-\captionsetup{width=0.92\linewidth}
 \pagestyle{empty}
 \begin{document}
+\captionsetup{width=0.8\linewidth}
 """
 
 
@@ -93,7 +93,9 @@ def fragment(table: Table) -> str:
         lines.append(_line([*stub, *cells]) + (" " + "".join(rules) if rules else ""))
     for block in table.blocks:
         lines.append(r"\midrule")
-        for labels, row in zip(table.labels(block), block, strict=True):
+        for position, (labels, row) in enumerate(zip(table.labels(block), block, strict=True)):
+            if position and any(labels[:-1]):
+                lines.append(r"\addlinespace[2pt]")
             lines.append(_line([*map(escape, labels), *map(_entry, row.entries)]))
     body = "\n".join(lines)
     return rf"""% Needs \usepackage{{booktabs,amssymb}}

@@ -1,4 +1,4 @@
-"""A table as the reader sees it, written once in Unicode; Markdown is made here, LaTeX in :mod:`introprior.reporting.latex`."""
+"""A table as the reader sees it, written once in Unicode: Markdown is made here, LaTeX in ``reporting.latex``."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Table:
 
     Attributes:
         number: as in the paper, e.g. ``1``.
-        label: of LaTeX, e.g. ``table1``.
+        label: its name in files and LaTeX, e.g. ``table1``.
         caption: sentences that make the table readable by itself.
         stubs: heads of the label columns.
         headings: lines of the head; neighbours with the same text under the same text are one.

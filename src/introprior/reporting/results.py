@@ -126,7 +126,9 @@ def read_hyperparameters(paths: Iterable[str | Path]) -> pd.DataFrame:
         if record["source"] not in SOURCES:
             raise unknown("source of hyperparameters", record["source"], SOURCES, str(path))
         for name in (*HYPERPARAMETERS, "settings", "diverged", "KL"):
-            if record[name] is not None and (isinstance(record[name], bool) or not isinstance(record[name], int | float)):
+            if record[name] is not None and (
+                isinstance(record[name], bool) or not isinstance(record[name], int | float)
+            ):
                 raise UserError(f"{path}: {name} is {record[name]!r}, not a number; {_REMEDY}")
         rows.append({name: math.nan if record[name] is None else record[name] for name in fields})
     return pd.DataFrame(rows)

@@ -64,6 +64,8 @@ class Column:
     quoted: bool = False
 
 
+HYPERPARAMETER_HEADING = Heading("", ("β_rec", "β_kl", "β_neg", "origin"))
+
 _QUOTED = (
     Column("reported", ("quoted from the paper", "reported", "c"), quoted=True),
     Column("official_reproduced", ("quoted from the paper", "official (reproduced)", "c"), quoted=True),
@@ -92,7 +94,7 @@ def density_table(number: str, paths: Iterable[str | Path], request: Request) ->
         columns={"mean": "paper_mean", "spread": "paper_spread"}
     )[["dataset", "cell", "metric", "paper_mean", "paper_spread"]]
     tidy = summary.merge(published, how="left", on=["dataset", "cell", "metric"])
-    columns = [Column(cell, _head(number, naming.parse(cell))) for cell in request.cells]
+    columns = density_columns(number, request.cells)
     if number == "4":
         columns = [*_QUOTED, *columns]
         quoted = published[published["cell"].isin(paper.QUOTED_SETTINGS) & published["dataset"].isin(request.datasets)]
@@ -121,56 +123,37 @@ def hyperparameter_table(paths: Iterable[str | Path], request: Request) -> tuple
         The tidy table (:data:`TIDY_COLUMNS`, ``metric`` being the hyperparameter, ``paper_mean`` the optimum of
         Table 3; then daniel_tamar, source, settings, settings_diverged, KL), and the table laid out.
     """
-    found = results.read_hyperparameters(paths)
-    choices: dict[tuple[str, str], Any] = {}
-    for row in found.itertuples():
-        if (row.dataset, row.cell) in choices:
-            raise UserError(f"table 3: hyperparameters of {row.dataset}, {row.cell} given twice; name each file once")
-        choices[row.dataset, row.cell] = row
-    published = paper.table3().set_index(["dataset", "cell", "hyperparameter"])
-    records, blocks = [], []
+    choices = _choices(paths, request)
+    tidy = pd.DataFrame([record for choice in choices for record in _hyperparameter_records(choice)])
+    tidy = tidy.astype({"n": "Int64", "settings": "Int64", "settings_diverged": "Int64"})
+    defaults = {(row.dataset, row.cell, row.metric): row.daniel_tamar for row in tidy.itertuples()}
+    blocks = []
     for dataset in request.datasets:
         rows = []
-        for cell in request.cells:
-            choice = choices.get((dataset, cell))
-            if choice is None:
-                raise UserError(
-                    f"table 3: no hyperparameters of {dataset}, {cell}; run again, or drop them from the configuration"
+        for choice in choices:
+            if choice.dataset == dataset:
+                values = (
+                    _with_default(getattr(choice, name), defaults[dataset, choice.cell, name])
+                    for name in paper.HYPERPARAMETERS
                 )
-            entries = []
-            for name in paper.HYPERPARAMETERS:
-                theirs = published.loc[(dataset, cell, name)] if (dataset, cell, name) in published.index else None
-                optimum = math.nan if theirs is None else float(theirs["grid_search_optimum"])
-                default = math.nan if theirs is None else float(theirs["daniel_tamar_2021"])
-                value = float(getattr(choice, name))
-                entries.append(Entry(plain(value) + ("" if math.isnan(default) else f" ({plain(default)})")))
-                records.append(
-                    {
-                        **{"dataset": dataset, "cell": cell, "metric": name, "mean": value, "std": math.nan},
-                        **{"sem": math.nan, "n": 1, "diverged": 0, "paper_mean": optimum, "paper_spread": math.nan},
-                        **{"daniel_tamar": default, "source": choice.source, "settings": choice.settings},
-                        **{"settings_diverged": choice.diverged, "KL": choice.KL},
-                    }
-                )
-            rows.append(Row((dataset, naming.parse(cell).label), (*entries, Entry(_origin(choice)))))
+                label = naming.parse(choice.cell).label
+                rows.append(Row((dataset, label), (*map(Entry, values), Entry(_origin(choice)))))
         blocks.append(tuple(rows))
-    tidy = pd.DataFrame(records).astype({"n": "Int64", "settings": "Int64", "settings_diverged": "Int64"})
-    names = tuple(f"β_{name.removeprefix('beta_')}" for name in paper.HYPERPARAMETERS)
-    caption = (
-        "Hyperparameters of the 2D experiments, chosen by the histogram KL of one run per setting where searched; in "
-        "parentheses those of Daniel and Tamar (2021), which exist for the standard Gaussian prior alone. "
-        f"{request.scale}"
-    ).strip()
-    heads = (Heading("", (*names, "origin")),)
-    return tidy, Table("3", "table3", caption, ("2D dataset", "prior"), heads, tuple(blocks))
+    sentences = [
+        "Hyperparameters of the 2D experiments; a search takes those of the lowest histogram KL, one run per setting.",
+        "In parentheses those of Daniel and Tamar (2021), known for the standard Gaussian prior alone.",
+        request.scale,
+    ]
+    caption = " ".join(filter(None, sentences))
+    return tidy, Table("3", "table3", caption, ("2D dataset", "prior"), (HYPERPARAMETER_HEADING,), tuple(blocks))
 
 
-def write(tidy: pd.DataFrame, table: Table, csv: str | Path, md: str | Path, tex: str | Path) -> None:
-    """Write a table as tidy CSV, Markdown and LaTeX."""
-    with written(csv) as temporary:
+def write(tidy: pd.DataFrame, table: Table, folder: Path) -> None:
+    """Write a table into a folder as tidy CSV, Markdown and LaTeX."""
+    with written(folder / f"{table.label}.csv") as temporary:
         tidy.to_csv(temporary, index=False)
-    write_text(md, markdown(table))
-    write_text(tex, latex.fragment(table))
+    write_text(folder / f"{table.label}.md", markdown(table))
+    write_text(folder / f"{table.label}.tex", latex.fragment(table))
 
 
 def headings(number: str, columns: Sequence[Column]) -> tuple[Heading, ...]:
@@ -216,7 +199,7 @@ def measured(row: Any, spread: str, bold: bool = False) -> Entry:
 def _entries(
     rows: dict[tuple[str, str, str], Any], dataset: str, metric: str, columns: Sequence[Column], spread: str
 ) -> tuple[Entry, ...]:
-    """One row of Table 1 or 4. The best is chosen among the measured means as printed, so that ties are seen as such."""
+    """One row of Table 1 or 4; bold: the best of the measured means as printed, all of them where they tie."""
     printed = {
         column.cell: round(rows[dataset, metric, column.cell].mean, 2)
         for column in columns
@@ -287,6 +270,50 @@ def _density_caption(number: str, tidy: pd.DataFrame, request: Request) -> str:
 def _floor(tidy: pd.DataFrame, dataset: str, metric: str) -> str:
     means = tidy.loc[(tidy["dataset"] == dataset) & (tidy["metric"] == f"{metric}_floor"), "mean"].dropna()
     return f"{metric} {means.mean():.2f}" if len(means) else ""
+
+
+def _choices(paths: Iterable[str | Path], request: Request) -> list[Any]:
+    """The requested hyperparameters, in the order of the request."""
+    found: dict[tuple[str, str], Any] = {}
+    for row in results.read_hyperparameters(paths).itertuples():
+        if (row.dataset, row.cell) in found:
+            raise UserError(f"table 3: hyperparameters of {row.dataset}, {row.cell} given twice; name each file once")
+        found[row.dataset, row.cell] = row
+    wanted = [(dataset, cell) for dataset in request.datasets for cell in request.cells]
+    absent = [", ".join(key) for key in wanted if key not in found]
+    if absent:
+        raise UserError(f"table 3: no hyperparameters of {absent[0]}; run again, or drop it from the configuration")
+    return [found[key] for key in wanted]
+
+
+def _hyperparameter_records(choice: Any) -> Iterable[dict[str, Any]]:
+    """The rows of the tidy Table 3 that one choice gives."""
+    published = paper.table3().set_index(["dataset", "cell", "hyperparameter"])
+    for name in paper.HYPERPARAMETERS:
+        key = (choice.dataset, choice.cell, name)
+        theirs = published.loc[key] if key in published.index else {}
+        yield {
+            "dataset": choice.dataset,
+            "cell": choice.cell,
+            "metric": name,
+            "mean": getattr(choice, name),
+            "std": math.nan,
+            "sem": math.nan,
+            "n": 1,
+            "diverged": 0,
+            "paper_mean": theirs.get("grid_search_optimum", math.nan),
+            "paper_spread": math.nan,
+            "daniel_tamar": theirs.get("daniel_tamar_2021", math.nan),
+            "source": choice.source,
+            "settings": choice.settings,
+            "settings_diverged": choice.diverged,
+            "KL": choice.KL,
+        }
+
+
+def _with_default(value: float, default: float) -> str:
+    """``0.05 (0.5)``, or the value alone."""
+    return plain(value) if math.isnan(default) else f"{plain(value)} ({plain(default)})"
 
 
 def _origin(choice: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from introprior.errors import UserError
@@ -19,6 +20,7 @@ from introprior.model import IntroVAE
 from introprior.objectives import Betas
 from introprior.priors import LearnedMixture, VampPrior, to_mixture
 from introprior.training import checkpoints, steps
+from introprior.training.adam import Adam
 from introprior.training.options import Member, Run
 from introprior.training.streams import Streams
 from introprior.training.watch import Watch
@@ -31,7 +33,7 @@ class Interrupted(Exception):
 
     def __init__(self, number: int, message: str):
         super().__init__(message)
-        self.number = number
+        self.signal_number = number
 
 
 @dataclass
@@ -63,6 +65,10 @@ class Training:
         model: the model, with one member per warm-up (``warmups(run)``).
         batch: draws a batch of data with each of several generators, ``[S, B, *data]``.
         device: where to train.
+
+    Attributes:
+        members: those in training now.
+        notes: plain values that the caller wants kept with the resume state.
     """
 
     def __init__(
@@ -71,12 +77,12 @@ class Training:
         self.run, self.model, self.batch, self.device = run, model.to(device), batch, device
         self.rules = run.rules
         self.iteration = 0
-        self.fanned_out = False
+        self.members: list[Member] = warmups(run)
         self.history = History([])
-        shared = warmups(run)
-        self.streams = Streams([member.seed for member in shared], device)
-        self.watch = Watch(len(shared), device)
-        self.betas = _betas(shared, device)
+        self.notes: dict[str, Any] = {}
+        self.streams = Streams([member.seed for member in self.members], device)
+        self.watch = Watch(len(self.members), device)
+        self.betas = _betas(self.members, device)
         self.optimizers = {player: self._adam(player) for player in PLAYERS}
 
     # The schedule
@@ -105,8 +111,7 @@ class Training:
         if iteration == self.game_start:
             self._begin_game()
         for optimizer in self.optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate(iteration)
+            optimizer.learning_rate = self.learning_rate(iteration)
         x = self.streams.draw(self.batch)
         values = self._warmup_step(x) if iteration < self.game_start else self._game_step(x)
         self.iteration += 1
@@ -132,7 +137,7 @@ class Training:
         per_member = loss.mean(-1)
         self.watch.see(self.iteration, stage, per_member.detach())
         for player in players:
-            self.optimizers[player].zero_grad(set_to_none=True)
+            self.optimizers[player].zero_grad()
         per_member.sum().backward()
         for player in players:
             self.optimizers[player].step()
@@ -154,34 +159,30 @@ class Training:
         self.optimizers.update({player: self._adam(player) for player in anew})
 
     def _begin_game(self) -> None:
-        shared = warmups(self.run)
-        index = torch.tensor([shared.index(member.warmup) for member in self.run.members], device=self.device)
-        self.fanned_out = True
-        self.select(index, self.run.members)
+        self.select([self.members.index(member.warmup) for member in self.run.members], self.run.members)
         prior = self.model.prior
         if self.run.cell.intro_prior and isinstance(prior, LearnedMixture):
             prior.clip_to_present_range()
 
-    def select(self, index: Tensor, members: Sequence[Member]) -> None:
-        """Let the ensemble consist of the present members at ``index``, which from now on are ``members``."""
+    def select(self, rows: Sequence[int], members: Sequence[Member]) -> None:
+        """Let the ensemble consist of the present ``rows``, which from now on are ``members``."""
+        index = torch.tensor(rows, device=self.device)
         with torch.no_grad():
             for optimizer in self.optimizers.values():
-                for state in optimizer.state.values():
-                    for name, value in state.items():
-                        if value.dim() > 0:
-                            state[name] = value[index]
+                optimizer.select(index)
             for tensor in (*self.model.parameters(), *self.model.buffers()):
                 if tensor.dim() > 1 or tensor.requires_grad:  # all but the standard Gaussian's origin
                     tensor.data, tensor.grad = tensor.data[index], None
         self.watch.select(index)
+        self._appoint(members)
+
+    def _appoint(self, members: Sequence[Member]) -> None:
+        self.members = list(members)
         self.streams.assign([member.seed for member in members])
         self.betas = _betas(members, self.device)
 
-    def _adam(self, player: str) -> torch.optim.Optimizer | _Idle:
-        parameters = list(getattr(self.model, player).parameters())
-        if not parameters:
-            return _Idle()
-        return torch.optim.Adam(parameters, lr=self.run.training.learning_rate, fused=True)
+    def _adam(self, player: str) -> Adam:
+        return Adam(getattr(self.model, player).parameters(), self.run.training.learning_rate)
 
     # Progress
 
@@ -221,7 +222,7 @@ class Training:
                 values = self.step()
                 bar.update()
                 if self.iteration % log_every == 0 or self.iteration == until:
-                    self.history.note(self.iteration, self.member_numbers(), values)
+                    self.history.note(self.iteration, self.numbers(), values)
                     alive = self.watch.alive()
                     bar.set_postfix(alive=f"{alive}/{len(self.watch.iteration)}", refresh=False)
                     if alive == 0:
@@ -234,19 +235,14 @@ class Training:
                     where = f"saved to {state}: run the same command to go on" if state else "nothing was saved"
                     raise Interrupted(received[0], f"{label}: stopped at iteration {self.iteration}; {where}")
 
-    def member_numbers(self) -> list[int]:
-        """Which members of the run the ensemble's rows stand for; in a shared warm-up, the first that shares it."""
-        if self.fanned_out:
-            return list(range(len(self.run.members)))
-        return [[m.warmup for m in self.run.members].index(shared) for shared in warmups(self.run)]
+    def numbers(self) -> list[int]:
+        """Which members of the run are in training; of those that share a warm-up, the first."""
+        known = [member if member in self.members else member.warmup for member in self.run.members]
+        return [known.index(member) for member in self.members]
 
     def records(self) -> list[dict[str, Any]]:
-        """Per member of the run: status, detail, iteration, last finite losses."""
-        rows = self.watch.records()
-        if self.fanned_out:
-            return rows
-        shared = warmups(self.run)
-        return [rows[shared.index(member.warmup)] for member in self.run.members]
+        """Per member in training: status (ok or diverged), detail, iteration, last finite losses."""
+        return self.watch.records()
 
     # The state
 
@@ -255,12 +251,13 @@ class Training:
         return {
             "run": self.run.as_dict(),
             "iteration": self.iteration,
-            "fanned_out": self.fanned_out,
+            "members": [dataclasses.asdict(member) for member in self.members],
             "model": checkpoints.model_state(self.model),
-            "optimizers": {player: optimizer.state_dict() for player, optimizer in self.optimizers.items()},
+            "optimizers": {player: optimizer.state() for player, optimizer in self.optimizers.items()},
             "streams": self.streams.state(),
             "watch": self.watch.state(),
             "history": self.history.rows,
+            "notes": self.notes,
         }
 
     def restore(self, state: dict[str, Any], where: Path) -> None:
@@ -272,37 +269,14 @@ class Training:
         if state["run"] != self.run.as_dict():
             raise UserError(f"{where}: this state belongs to another run; delete it, or choose another --state folder")
         checkpoints.restore_model(self.model, state["model"], self.device)
-        members = self.run.members if state["fanned_out"] else warmups(self.run)
-        self.fanned_out = state["fanned_out"]
+        self._appoint([Member(**member) for member in state["members"]])
         self.iteration = state["iteration"]
-        self.betas = _betas(members, self.device)
-        self.streams.assign([member.seed for member in members])
         self.streams.restore(state["streams"])
         self.watch.restore(state["watch"])
-        self.history = History(state["history"])
+        self.history, self.notes = History(state["history"]), state["notes"]
         self.optimizers = {player: self._adam(player) for player in PLAYERS}
         for player, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][player])
-
-
-class _Idle:
-    """The optimizer of a player without parameters."""
-
-    param_groups: tuple[()] = ()
-    state: dict[Any, Any] = {}
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Nothing to do."""
-
-    def step(self) -> None:
-        """Nothing to do."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Empty."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to do."""
+            optimizer.restore(state["optimizers"][player])
 
 
 def warmups(run: Run) -> list[Member]:

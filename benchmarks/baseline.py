@@ -1,0 +1,208 @@
+"""What a straightforward script does: one model, the paper's equations as they stand, nothing shared, nothing skipped.
+
+This is the yardstick of ``benchmarks/run.py``, written in plain torch from Eq. 98-99 and without a line of the package,
+so that it serves as a check of it too: a test holds its losses against the package's, in float64 and on equal noise.
+It does what the authors' 2D script does: samples x components x dimensions in memory for every Monte Carlo KL; a pass of
+its own for every real, decoded and reconstructed batch; gradients for both networks in both steps, also for the one
+that does not learn; the gamma_r terms; the responsibilities of the real batch, whose weight is zero in 2D; one
+``item()`` per loss and iteration. It does not run the decoder's stack twice, as the authors' script happens to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+class Settings(NamedTuple):
+    """The numbers of Eq. 98 in the authors' 2D experiments; ``r_entropy`` is 0 there."""
+
+    beta_rec: float = 0.2
+    beta_kl: float = 0.3
+    beta_neg: float = 0.9
+    scale: float = 0.5
+    alpha: float = 2.0
+    gamma: float = 1.0
+    gamma_r: float = 1e-8
+    r_entropy: float = 0.0
+    samples: int = 100
+    learning_rate: float = 2e-4
+
+
+def log_normal(z: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
+    """Log-density of N(mean, diag(exp(logvar))), summed over the last dimension; everything broadcasts."""
+    return -0.5 * (LOG_2PI + logvar + (z - mean) ** 2 / logvar.exp()).sum(-1)
+
+
+def log_joint(z: Tensor, means: Tensor, logvars: Tensor, log_weights: Tensor) -> Tensor:
+    """log w_k + log N(z; mu_k, sigma_k^2): ``[..., D]`` to ``[..., M]`` by way of ``[..., M, D]``."""
+    return log_weights + log_normal(z.unsqueeze(-2), means, logvars)
+
+
+def kl(mean: Tensor, logvar: Tensor, prior: tuple[Tensor, Tensor, Tensor], noise: Tensor) -> Tensor:
+    """Monte Carlo KL of Eq. 99: mean and logvar ``[B, D]``, noise ``[T, B, D]``, result ``[B]``."""
+    z = mean + torch.exp(0.5 * logvar) * noise
+    log_prior = torch.logsumexp(log_joint(z, *prior), -1) if len(prior[2]) > 1 else log_normal(z, *prior[:2])
+    return (log_normal(z, mean, logvar) - log_prior).mean(0)
+
+
+def soft_clip(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Eq. 97 with K = 10."""
+    beta = 10 / (high - low)
+    return x - F.softplus(beta * (x - high)) / beta + F.softplus(beta * (low - x)) / beta
+
+
+def mlp(inputs: int, outputs: int, width: int, hidden_layers: int) -> nn.Sequential:
+    """The 2D networks: ``hidden_layers`` layers of ``width`` with ReLU, and a linear output."""
+    layers: list[nn.Module] = [nn.Linear(inputs, width), nn.ReLU()]
+    for _ in range(hidden_layers - 1):
+        layers += [nn.Linear(width, width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(width, outputs))
+
+
+class Script:
+    """One S-IntroVAE in adversarial training.
+
+    Args:
+        components: of the prior's mixture; 1 is the standard Gaussian.
+        intro_prior: the mixture learns in the decoder's step (IP); its log-variances are then soft-clipped.
+        learnable_contributions: LC.
+        settings: the numbers of the losses.
+        width, hidden_layers, latent_dim: of the networks.
+        device: where to train.
+        normal: where standard normals come from, like ``torch.randn``.
+    """
+
+    def __init__(
+        self,
+        components: int = 1,
+        intro_prior: bool = False,
+        learnable_contributions: bool = False,
+        settings: Settings = Settings(),
+        width: int = 256,
+        hidden_layers: int = 4,
+        latent_dim: int = 2,
+        device: torch.device | str = "cpu",
+        normal: Callable[..., Tensor] = torch.randn,
+    ):
+        self.settings, self.intro_prior, self.device, self.normal = settings, intro_prior, device, normal
+        self.encoder = mlp(2, 2 * latent_dim, width, hidden_layers).to(device)
+        self.decoder = mlp(latent_dim, 2, width, hidden_layers).to(device)
+        spread = 2.0 if components > 1 else 0.0
+        self.means = spread * torch.randn(components, latent_dim, device=device)
+        self.logvars = -spread * torch.rand(components, latent_dim, device=device)
+        self.logits = torch.zeros(components, device=device)
+        self.low, self.high = self.logvars.amin(0), self.logvars.amax(0)
+        learned = [self.means, self.logvars] + [self.logits] * learnable_contributions if intro_prior else []
+        for tensor in learned:
+            tensor.requires_grad_()
+        self.encoder_optimizer = torch.optim.Adam(self.encoder.parameters(), settings.learning_rate)
+        self.decoder_optimizer = torch.optim.Adam(self.decoder.parameters(), settings.learning_rate)
+        self.prior_optimizer = torch.optim.Adam(learned, settings.learning_rate) if learned else None
+
+    def prior(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Means, log-variances and log-weights."""
+        logvars = soft_clip(self.logvars, self.low, self.high) if self.intro_prior else self.logvars
+        return self.means, logvars, torch.log_softmax(self.logits, 0)
+
+    def target(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The prior as a constant."""
+        means, logvars, log_weights = self.prior()
+        return means.detach(), logvars.detach(), log_weights.detach()
+
+    def choose(self, log_weights: Tensor, n: int) -> Tensor:
+        """Components of ``n`` samples, by their weights."""
+        return torch.multinomial(log_weights.detach().exp(), n, replacement=True)
+
+    def sample_prior(self, n: int) -> Tensor:
+        """``[n, D]``; gradients reach means and log-variances."""
+        means, logvars, log_weights = self.prior()
+        chosen = self.choose(log_weights, n)
+        return self.sample(means[chosen], logvars[chosen])
+
+    def sample(self, mean: Tensor, logvar: Tensor) -> Tensor:
+        """A sample of each of ``[B, D]`` Gaussians."""
+        return mean + torch.exp(0.5 * logvar) * self.normal(*mean.shape, device=self.device)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance."""
+        mean, logvar = self.encoder(x).chunk(2, -1)
+        return mean, logvar
+
+    def kl(self, mean: Tensor, logvar: Tensor, prior: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """KL by Monte Carlo, ``[B]``."""
+        return kl(mean, logvar, prior, self.normal(self.settings.samples, *mean.shape, device=self.device))
+
+    def entropy_term(self, mean: Tensor, logvar: Tensor) -> Tensor:
+        """r_entropy sum_k c_k log c_k / log M with samples of its own."""
+        noise = self.normal(self.settings.samples, *mean.shape, device=self.device)
+        z = mean + torch.exp(0.5 * logvar) * noise
+        c = torch.softmax(log_joint(z, *self.target()), -1).mean((0, 1))
+        return self.settings.r_entropy * (c * torch.log(c + 1e-8)).sum() / max(math.log(len(c)), 1.0)
+
+    def step(self, x: Tensor) -> tuple[float, float]:
+        """One adversarial iteration on the data ``[B, 2]``; L_E and L_D + L_P of Eq. 98."""
+        s = self.settings
+        n = len(x)
+
+        # Encoder
+        fake = self.decoder(self.sample_prior(n))
+        real_mean, real_logvar = self.encode(x)
+        z = self.sample(real_mean, real_logvar)
+        rec = self.decoder(z)
+        rec_mean, rec_logvar = self.encode(rec.detach())
+        fake_mean, fake_logvar = self.encode(fake.detach())
+        rec_rec = self.decoder(self.sample(rec_mean, rec_logvar))
+        fake_rec = self.decoder(self.sample(fake_mean, fake_logvar))
+        target = self.target()
+        real_error = ((x - rec) ** 2).sum(-1)
+        real_kl = self.kl(real_mean, real_logvar, target)
+        rec_error, rec_kl = ((rec - rec_rec) ** 2).sum(-1), self.kl(rec_mean, rec_logvar, target)
+        fake_error, fake_kl = ((fake.detach() - fake_rec) ** 2).sum(-1), self.kl(fake_mean, fake_logvar, target)
+        exp_rec = torch.exp(-s.alpha * s.scale * (s.beta_rec * rec_error + s.beta_neg * rec_kl)).mean()
+        exp_fake = torch.exp(-s.alpha * s.scale * (s.beta_rec * fake_error + s.beta_neg * fake_kl)).mean()
+        encoder_loss = (
+            s.scale * (s.beta_rec * real_error.mean() + s.beta_kl * real_kl.mean())
+            + 0.5 * (exp_rec + exp_fake) / s.alpha
+        )
+        if len(self.means) > 1:
+            encoder_loss = encoder_loss + s.scale * self.entropy_term(real_mean, real_logvar)
+        self.encoder_optimizer.zero_grad()
+        encoder_loss.backward()
+        self.encoder_optimizer.step()
+
+        # Decoder and prior
+        real_mean, real_logvar, z = real_mean.detach(), real_logvar.detach(), z.detach()
+        fake = self.decoder(self.sample_prior(n))
+        rec = self.decoder(z)
+        rec_mean, rec_logvar = self.encode(rec)
+        fake_mean, fake_logvar = self.encode(fake)
+        rec_rec = self.decoder(self.sample(rec_mean, rec_logvar).detach())
+        fake_rec = self.decoder(self.sample(fake_mean, fake_logvar).detach())
+        real_error = ((x - rec) ** 2).sum(-1).mean()
+        real_kl = self.kl(real_mean, real_logvar, self.prior()).mean()
+        rec_kl = self.kl(rec_mean, rec_logvar, target).mean()
+        fake_kl = self.kl(fake_mean, fake_logvar, target).mean()
+        rec_error = ((rec.detach() - rec_rec) ** 2).sum(-1).mean()
+        fake_error = ((fake.detach() - fake_rec) ** 2).sum(-1).mean()
+        decoder_loss = s.scale * (
+            s.beta_rec * real_error
+            + s.beta_kl * real_kl
+            + s.gamma * s.beta_kl * 0.5 * (rec_kl + fake_kl)
+            + s.gamma * s.gamma_r * s.beta_rec * 0.5 * (rec_error + fake_error)
+        )
+        self.decoder_optimizer.zero_grad()
+        if self.prior_optimizer:
+            self.prior_optimizer.zero_grad()
+        decoder_loss.backward()
+        self.decoder_optimizer.step()
+        if self.prior_optimizer:
+            self.prior_optimizer.step()
+        return encoder_loss.item(), decoder_loss.item()

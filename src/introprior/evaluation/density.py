@@ -1,0 +1,198 @@
+"""Evaluation of trained 2D ensembles: what they generate, what energy they give to every point, and the metrics of it.
+
+Protocol of the authors' code: on the final model, with a random stream of its own; all betas 1; the reconstruction is
+that of the posterior's mean; the same Monte Carlo noise for every point.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from introprior.data import density as data
+from introprior.divergences import kl_monte_carlo
+from introprior.errors import UserError
+from introprior.metrics import density as metrics
+from introprior.model import IntroVAE, Posterior
+from introprior.objectives import reconstruction_error
+from introprior.training import checkpoints
+from introprior.training.density import empty
+from introprior.training.options import Run
+from introprior.training.streams import Streams
+
+METRICS = ("gnELBO", "KL", "JSD", "JSD_nats")
+_POINTS = 8192  # points of the plane evaluated at once
+
+
+@dataclass
+class Ensemble:
+    """A trained ensemble as read from its file: model, run, and one record per member (status, detail)."""
+
+    model: IntroVAE
+    run: Run
+    records: list[dict[str, Any]]
+
+    @classmethod
+    def read(cls, path: Path, device: torch.device) -> Ensemble:
+        """Read what ``introprior train`` wrote."""
+        content = checkpoints.load(path, device)
+        if "records" not in content:
+            raise UserError(f"{path}: not a trained ensemble; give the ensemble.pt that `introprior train` wrote")
+        run = Run.from_dict(content["run"])
+        model = empty(run)
+        checkpoints.restore_model(model, content["model"], device)
+        return cls(model.eval().requires_grad_(False), run, content["records"])
+
+
+def generate(model: IntroVAE, streams: Streams, count: int) -> Tensor:
+    """Decoded prior samples, ``[E, count, 2]``."""
+    mixture = model.mixture()
+    return model.decode(mixture.sample(streams.normal(count, mixture.means.shape[-1]), streams.uniform(count)))
+
+
+def negative_elbo(model: IntroVAE, x: Tensor, noise: Tensor) -> Tensor:
+    """KL + reconstruction error of points under every member, both betas 1.
+
+    Args:
+        x: ``[N, 2]``, the same points for all members, or ``[E, N, 2]``.
+        noise: ``[E, T, D]``, the same for all points.
+
+    Returns:
+        ``[E, N]``.
+    """
+    mixture = model.mixture()
+    parts = []
+    for part in x.split(_POINTS, -2):
+        points = part.expand(noise.shape[0], *part.shape[-2:])
+        posterior = model.encode(points)
+        q = Posterior(posterior.mean, posterior.logvar.clamp(min=-80))  # as the authors' code, inside the density only
+        spread = noise.unsqueeze(2).expand(-1, -1, points.shape[1], -1)
+        rec = reconstruction_error(points, model.decode(posterior.mean))
+        parts.append(kl_monte_carlo(*q, mixture, spread) + rec)
+    return torch.cat(parts, -1)
+
+
+def plane(limit: float, side: int, device: torch.device) -> Tensor:
+    """A square grid over [-limit, limit]^2, ``[side * side, 2]``; rows of ascending y, in each ascending x."""
+    axis = torch.linspace(-limit, limit, side, device=device)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack((x, y), -1).reshape(-1, 2)
+
+
+def histogram_metrics(dataset: str, model: IntroVAE, streams: Streams, samples: int) -> dict[str, list[float]]:
+    """KL, JSD and JSD in nats of every member; the JSDs with real and generated samples of their own."""
+    limit, values = data.limit(dataset), {"KL": [], "JSD": [], "JSD_nats": []}  # type: ignore[var-annotated]
+
+    def pairs() -> list[tuple[np.ndarray, np.ndarray]]:
+        real = streams.draw(lambda generators: data.sample_members(dataset, samples, generators))
+        return list(zip(real.cpu().numpy(), generate(model, streams, samples).cpu().numpy(), strict=True))
+
+    for real, generated in pairs():
+        values["KL"].append(metrics.histogram_kl(real, generated, limit))
+    for real, generated in pairs():
+        values["JSD"].append(metrics.histogram_jsd(real, generated, limit))
+        values["JSD_nats"].append(metrics.jsd_nats(real, generated, limit))
+    return values
+
+
+@torch.no_grad()
+def measure(ensemble: Ensemble, options: dict[str, Any], device: torch.device) -> list[dict[str, Any]]:
+    """Every metric of every member, and each metric's floor.
+
+    Args:
+        options: ``samples`` per histogram; for gnELBO ``grid`` points a side, ``data_points``, ``monte_carlo_samples``.
+
+    Returns:
+        tidy rows: dataset, cell, seed, metric, value (None where diverged), status, detail.
+    """
+    run, model = ensemble.run, ensemble.model
+    limit = data.limit(run.dataset)
+    streams = Streams([member.seed + run.training.iterations - 1 for member in run.members], device)
+    values = histogram_metrics(run.dataset, model, streams, options["samples"])
+    noise = streams.normal(options["monte_carlo_samples"], run.training.latent_dim)
+    grid = negative_elbo(model, plane(limit, options["grid"], device), noise).cpu().numpy()
+    real = streams.draw(lambda generators: data.sample_members(run.dataset, options["data_points"], generators))
+    energies = negative_elbo(model, real, noise).cpu().numpy()
+    values["gnELBO"] = [metrics.gnelbo(*pair) for pair in zip(grid, energies, strict=True)]
+    floors = metrics.floors(run.dataset, options["samples"], limit, 10, 0)
+    rows = []
+    for e, (member, record) in enumerate(zip(run.members, ensemble.records, strict=True)):
+        common = {"dataset": run.dataset, "cell": run.cell.name, "seed": member.seed}
+        for metric in METRICS:
+            value, status, detail = float(values[metric][e]), record["status"], record["detail"]
+            if status == "ok" and not math.isfinite(value):
+                status, detail = "diverged", f"{metric} is not finite: no generated point lies in the window"
+            rows.append(
+                {
+                    **common,
+                    "metric": metric,
+                    "value": value if status == "ok" else None,
+                    "status": status,
+                    "detail": detail,
+                }
+            )
+        rows += [
+            {**common, "metric": name, "value": value, "status": "ok", "detail": ""} for name, value in floors.items()
+        ]
+    return rows
+
+
+@torch.no_grad()
+def panels(ensemble: Ensemble, options: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """What Figure 3 shows of one member: data, samples, density exp(ELBO), latent space and prior.
+
+    Args:
+        options: ``panel_seed`` (which member), ``panel_points``, ``panel_grid``, ``monte_carlo_samples``.
+
+    Raises:
+        UserError: no member has that seed.
+    """
+    run, model = ensemble.run, ensemble.model
+    seeds = [member.seed for member in run.members]
+    if options["panel_seed"] not in seeds:
+        raise UserError(
+            f"figure3.seed: {options['panel_seed']} is not among the trained seeds {seeds}; choose one of them"
+        )
+    e = seeds.index(options["panel_seed"])
+    streams = Streams([member.seed + run.training.iterations for member in run.members], device)
+    limit, side, points = data.limit(run.dataset), options["panel_grid"], options["panel_points"]
+    real = streams.draw(lambda generators: data.sample_members(run.dataset, points, generators))
+    noise = streams.normal(options["monte_carlo_samples"], run.training.latent_dim)
+    energy = negative_elbo(model, plane(limit, side, device), noise)[e].double()
+    density = torch.softmax(-energy, 0) / (2 * limit / (side - 1)) ** 2
+    latent = model.encode(real).mean[e]
+    mixture = model.mixture()
+    lead = (len(seeds),)
+    means = mixture.means.expand(*lead, *mixture.means.shape[-2:])[e]
+    sigma = torch.exp(0.5 * mixture.logvars).expand(*lead, *mixture.means.shape[-2:])[e]
+    weights = mixture.log_weights.exp().expand(*lead, mixture.components)[e]
+    latent_limit = float(
+        torch.cat(((means.abs() + 2.5 * sigma).flatten(), latent.abs().flatten())).nan_to_num(1.0).max()
+    )
+    window = plane(latent_limit, side, device)
+    latent_density = mixture.log_prob(window.expand(*lead, *window.shape)).exp()[e]
+    arrays = {
+        "data": real[e],
+        "samples": generate(model, streams, points)[e],
+        "density": density.reshape(side, side),
+        "latent": latent,
+        "latent_density": latent_density.reshape(side, side),
+        "prior_means": means,
+        "prior_weights": weights,
+    }
+    return {
+        **{name: value.cpu().numpy().astype(np.float32) for name, value in arrays.items()},
+        "limit": limit,
+        "latent_limit": latent_limit,
+        "cell": run.cell.name,
+        "dataset": run.dataset,
+        "seed": options["panel_seed"],
+        "status": ensemble.records[e]["status"],
+        "detail": ensemble.records[e]["detail"],
+    }

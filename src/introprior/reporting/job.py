@@ -1,0 +1,35 @@
+"""What the workflow's scripts share: output and errors go to the job's log."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+
+from introprior.errors import UserError
+
+
+@contextmanager
+def logged(logs: Sequence[str]) -> Iterator[None]:
+    """Send what is printed to the first of ``logs``, if any; end with one line and exit status 2 on a `UserError`.
+
+    The line is printed to the terminal as well. Other exceptions leave their traceback in the log.
+    """
+    with ExitStack() as stack:
+        terminal, log = sys.stderr, sys.stderr
+        if logs:
+            Path(logs[0]).parent.mkdir(parents=True, exist_ok=True)
+            log = stack.enter_context(open(logs[0], "w"))
+            stack.enter_context(redirect_stdout(log))
+            stack.enter_context(redirect_stderr(log))
+        try:
+            yield
+        except UserError as error:
+            for stream in dict.fromkeys((log, terminal)):
+                print(f"introprior: {error}", file=stream)
+            sys.exit(2)
+        except Exception:
+            traceback.print_exc(file=log)
+            raise

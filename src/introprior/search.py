@@ -1,0 +1,72 @@
+"""Hyperparameter search: a slice of the grid as one ensemble, each setting scored by the histogram KL of one run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from introprior.evaluation.density import histogram_metrics
+from introprior.training.loop import Training
+from introprior.training.options import Member
+from introprior.training.streams import Streams
+
+COLUMNS = ("beta_rec", "beta_kl", "beta_neg", "seed", "KL", "JSD", "status", "detail")
+
+
+def rungs(halving: dict[str, Any] | None, iterations: int, game_start: int) -> list[int]:
+    """Iterations at which successive halving drops settings: fractions ``at`` of the run, those within the game."""
+    return [
+        rung
+        for rung in (int(at * iterations) for at in (halving or {}).get("at", []))
+        if game_start < rung < iterations
+    ]
+
+
+def finished(training: Training, samples: int) -> list[dict[str, Any]]:
+    """One row per member in training: its setting, its metrics as of now, and whether it diverged."""
+    iterations = training.run.training.iterations
+    streams = Streams([member.seed + iterations - 1 for member in training.members], training.device)
+    with torch.no_grad():
+        values = histogram_metrics(training.run.dataset, training.model, streams, samples)
+    rows = []
+    for e, (member, record) in enumerate(zip(training.members, training.records(), strict=True)):
+        kl, jsd = values["KL"][e], values["JSD"][e]
+        status, detail = record["status"], record["detail"]
+        if status == "ok" and not math.isfinite(kl):
+            status, detail = "diverged", "no generated point lies in the window"
+        scores = {"KL": kl, "JSD": jsd} if status == "ok" else {"KL": None, "JSD": None}
+        betas = {name: getattr(member, name) for name in ("beta_rec", "beta_kl", "beta_neg")}
+        rows.append({**betas, "seed": member.seed, **scores, "status": status, "detail": detail})
+    return rows
+
+
+def drop_losers(training: Training, keep: float, samples: int) -> None:
+    """One rung of successive halving: the better ``keep`` (0 to 1) of the members go on, the rest are set down."""
+    rows = finished(training, samples)
+    order = sorted(range(len(rows)), key=lambda e: math.inf if rows[e]["KL"] is None else rows[e]["KL"])
+    survivors = sorted(order[: max(1, math.ceil(keep * len(order)))])
+    dropped = [rows[e] for e in order if e not in survivors]
+    for row in dropped:
+        row["detail"] = row["detail"] or f"dropped by successive halving at iteration {training.iteration}"
+    training.notes.setdefault("dropped", []).extend(dropped)
+    training.select(survivors, [training.members[e] for e in survivors])
+
+
+def in_order(rows: Sequence[dict[str, Any]], members: Sequence[Member]) -> list[dict[str, Any]]:
+    """Rows in the order of the grid."""
+    by_setting = {(row["beta_rec"], row["beta_kl"], row["beta_neg"], row["seed"]): row for row in rows}
+    return [by_setting[member.beta_rec, member.beta_kl, member.beta_neg, member.seed] for member in members]
+
+
+def as_csv(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
+    """CSV text; None is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,315 @@
+"""Oracles: the paper's equations and the authors' procedure, written out step by step in plain PyTorch.
+
+Nothing here calls the package: sums over components are three-way broadcasts, the losses are loops over samples, each
+kind of batch has a pass of its own, and gradients that nobody uses are computed all the same. Meant for float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+# Mixtures and divergences
+
+
+class Mixture(NamedTuple):
+    """Means and log-variances ``[..., M, D]``, normalised log-weights ``[..., M]``."""
+
+    means: Tensor
+    logvars: Tensor
+    log_weights: Tensor
+
+    def detach(self) -> Mixture:
+        return Mixture(*(part.detach() for part in self))
+
+
+def log_gaussian(z: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
+    return (-0.5 * (math.log(2 * math.pi) + logvar + (z - mean) ** 2 / logvar.exp())).sum(-1)
+
+
+def log_joint(z: Tensor, mixture: Mixture) -> Tensor:
+    """``log w_k N(z; mu_k, sigma_k)``: ``[..., N, D]`` to ``[..., N, M]``, by way of ``[..., N, M, D]``."""
+    components = log_gaussian(z.unsqueeze(-2), mixture.means.unsqueeze(-3), mixture.logvars.unsqueeze(-3))
+    return mixture.log_weights.unsqueeze(-2) + components
+
+
+def log_prob(z: Tensor, mixture: Mixture) -> Tensor:
+    return torch.logsumexp(log_joint(z, mixture), -1)
+
+
+def responsibilities(z: Tensor, mixture: Mixture) -> Tensor:
+    joint = log_joint(z, mixture)
+    return (joint - torch.logsumexp(joint, -1, keepdim=True)).exp()
+
+
+def posterior_samples(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
+    return mean.unsqueeze(-3) + (logvar.unsqueeze(-3) / 2).exp() * noise
+
+
+def kl_monte_carlo(mean: Tensor, logvar: Tensor, mixture: Mixture, noise: Tensor) -> Tensor:
+    """Eq. 99 with Eq. 100 for every sample."""
+    z = posterior_samples(mean, logvar, noise)
+    log_q = log_gaussian(z, mean.unsqueeze(-3), logvar.unsqueeze(-3))
+    log_p = log_prob(z.flatten(-3, -2), mixture).unflatten(-1, z.shape[-3:-1])
+    return (log_q - log_p).mean(-2)
+
+
+def mean_responsibilities(mean: Tensor, logvar: Tensor, mixture: Mixture, noise: Tensor) -> Tensor:
+    """Eq. 11."""
+    return responsibilities(posterior_samples(mean, logvar, noise).flatten(-3, -2), mixture).mean(-2)
+
+
+def kl_closed_form(mean: Tensor, logvar: Tensor) -> Tensor:
+    return sum(0.5 * (m**2 + v.exp() - v - 1) for m, v in zip(mean.unbind(-1), logvar.unbind(-1), strict=True))
+
+
+def draw(mixture: Mixture, noise: Tensor, uniforms: Tensor) -> Tensor:
+    """Samples of one mixture by inversion of the cumulative weights, one by one."""
+    rows = []
+    for e, u in zip(noise, uniforms, strict=True):
+        k, cumulative = 0, mixture.log_weights[0].exp()
+        while u >= cumulative and k < len(mixture.means) - 1:
+            k += 1
+            cumulative = cumulative + mixture.log_weights[k].exp()
+        rows.append(mixture.means[k] + (mixture.logvars[k] / 2).exp() * e)
+    return torch.stack(rows)
+
+
+# Soft clipping
+
+
+def soft_clip(x: Tensor, low: Tensor, high: Tensor, steepness: float) -> Tensor:
+    """Eq. 10 with Eq. 93; the two logarithms taken without overflow."""
+    beta, zero = steepness / (high - low), torch.zeros(())
+    return x + (torch.logaddexp(zero, beta * (low - x)) - torch.logaddexp(zero, beta * (x - high))) / beta
+
+
+def soft_clip_of_the_authors(x: Tensor, low: Tensor, high: Tensor, steepness: float = 10.0) -> Tensor:
+    """The form of the authors' code: 1e-8 added to the range, softplus linear beyond 20."""
+    beta = steepness / ((high - low).abs() + 1e-8)
+
+    def softplus(u: Tensor) -> Tensor:
+        scaled = beta * u
+        return torch.where(scaled > 20, u, torch.log(1 + scaled.clamp(max=20).exp()) / beta)
+
+    return x - softplus(x - high) + softplus(low - x)
+
+
+# The losses of Eq. 98, sample by sample. A kind of fakes is a pair (reconstruction errors, KLs).
+
+Kind = tuple[Tensor, Tensor]
+
+
+def squared_error(target: Tensor, output: Tensor) -> Tensor:
+    return torch.stack([((a - b) ** 2).sum() for a, b in zip(target, output, strict=True)])
+
+
+def encoder_loss(real: Kind, fakes: Sequence[Kind], betas: Sequence[float], scale: float, alpha: float) -> Tensor:
+    beta_rec, beta_kl, beta_neg = betas
+    losses = []
+    for i in range(len(real[0])):
+        loss = scale * (beta_rec * real[0][i] + beta_kl * real[1][i])
+        for rec, kl in fakes:
+            loss = loss + torch.exp(-alpha * scale * (beta_rec * rec[i] + beta_neg * kl[i])) / (alpha * len(fakes))
+        losses.append(loss)
+    return torch.stack(losses)
+
+
+def cooperation_loss(
+    real: Kind, fakes: Sequence[Kind], betas: Sequence[float], scale: float, gamma: float, gamma_r: float
+) -> Tensor:
+    """L_D and L_P with all terms, the crossed-out ones too."""
+    beta_rec, beta_kl, _ = betas
+    losses = []
+    for i in range(len(real[0])):
+        loss = beta_rec * real[0][i] + beta_kl * real[1][i]
+        for rec, kl in fakes:
+            loss = loss + gamma * (beta_kl * kl[i] + gamma_r * beta_rec * rec[i]) / len(fakes)
+        losses.append(scale * loss)
+    return torch.stack(losses)
+
+
+def responsibility_penalty(shares: Tensor, r_entropy: float, scale: float, normalised: bool) -> Tensor:
+    penalty = r_entropy * sum(c * torch.log(c + 1e-8) for c in shares)
+    if not normalised:
+        return penalty
+    return scale * penalty / (math.log(len(shares)) if math.log(len(shares)) > 1 else 1)
+
+
+# The procedure, one member
+
+
+class Replay:
+    """Random numbers recorded from a member of the code under test, handed out again shape by shape."""
+
+    def __init__(self) -> None:
+        self.queues: dict[int, list[Tensor]] = defaultdict(list)
+
+    def keep(self, values: Tensor) -> None:
+        self.queues[values.dim()].append(values)
+
+    def normal(self) -> Tensor:
+        """The next ``[B, D]``."""
+        return self.queues[2].pop(0)
+
+    def draws(self) -> Tensor:
+        """The next ``[T, B, D]``."""
+        return self.queues[3].pop(0)
+
+    def uniform(self) -> Tensor:
+        """The next ``[B]``."""
+        return self.queues[1].pop(0)
+
+    def __bool__(self) -> bool:
+        return any(self.queues.values())
+
+
+class Choices(NamedTuple):
+    """What the two protocols differ in."""
+
+    scale: float
+    reconstructions: bool
+    fresh_noise: bool
+    normalised: bool
+    gamma_r_terms: bool
+    alpha: float = 2.0
+    gamma: float = 1.0
+    gamma_r: float = 1e-8
+    r_entropy: float = 0.0
+    closed_form: bool = False
+
+
+class Carried(NamedTuple):
+    """What the decoder's step takes over from the encoder's."""
+
+    mean: Tensor
+    logvar: Tensor
+    z: Tensor
+    real_kl: Tensor
+    prior_noise: tuple[Tensor, Tensor]
+
+
+class Model:
+    """A copy of one member of an ensemble: flat lists of weights and biases, and the prior's tensors by name."""
+
+    def __init__(self, model: Any, member: int):
+        def copy(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.detach()[member].clone().requires_grad_()
+
+        self.encoder: list[Any] = [copy(parameter) for parameter in model.encoder.parameters()]
+        self.decoder: list[Any] = [copy(parameter) for parameter in model.decoder.parameters()]
+        names = ("pseudo_inputs", "means", "logvars", "logits", "low", "high")
+        self.prior: dict[str, Any] = {n: copy(getattr(model.prior, n)) for n in names if hasattr(model.prior, n)}
+
+    def players(self) -> dict[str, list[Tensor]]:
+        """Who owns which parameters; the logits count as the prior's whether they may learn or not."""
+        learned = [self.prior[n] for n in ("pseudo_inputs", "means", "logvars", "logits") if n in self.prior]
+        return {"encoder": self.encoder, "decoder": self.decoder, "prior": learned}
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        out = _mlp(self.encoder, x)
+        half = out.shape[1] // 2
+        return out[:, :half], out[:, half:]
+
+    def decode(self, z: Tensor) -> Tensor:
+        return _mlp(self.decoder, z)
+
+    def mixture(self) -> Mixture:
+        if not self.prior:
+            dim = self.decoder[0].shape[1]
+            return Mixture(torch.zeros(1, dim), torch.zeros(1, dim), torch.zeros(1))
+        energies = self.prior["logits"].exp()
+        log_weights = (energies / energies.sum()).log()
+        if "pseudo_inputs" in self.prior:
+            return Mixture(*self.encode(self.prior["pseudo_inputs"]), log_weights)
+        logvars = self.prior["logvars"]
+        if self.prior["low"] is not None:
+            logvars = soft_clip_of_the_authors(logvars, self.prior["low"].detach(), self.prior["high"].detach())
+        return Mixture(self.prior["means"], logvars.expand_as(self.prior["means"]), log_weights)
+
+
+def _mlp(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
+    for i in range(0, len(parameters), 2):
+        x = x @ parameters[i].T + parameters[i + 1]
+        x = x.clamp(min=0) if i + 2 < len(parameters) else x
+    return x
+
+
+def _divergence(replay: Replay, closed_form: bool) -> Callable[[Tensor, Tensor, Mixture], Tensor]:
+    if closed_form:
+        return lambda mean, logvar, mixture: kl_closed_form(mean, logvar)
+    return lambda mean, logvar, mixture: kl_monte_carlo(mean, logvar, mixture, replay.draws())
+
+
+def warmup_step(
+    model: Model, x: Tensor, replay: Replay, betas: Sequence[float], choices: Choices
+) -> tuple[Tensor, None]:
+    """beta_rec rec + beta_kl KL, everything attached."""
+    mean, logvar = model.encode(x)
+    output = model.decode(mean + (logvar / 2).exp() * replay.normal())
+    kl = _divergence(replay, choices.closed_form)(mean, logvar, model.mixture())
+    return (betas[0] * squared_error(x, output) + betas[1] * kl).mean(), None
+
+
+def encoder_step(
+    model: Model, x: Tensor, replay: Replay, betas: Sequence[float], choices: Choices, detach_target: bool = False
+) -> tuple[Tensor, Carried]:
+    """L_E, mean over the batch. ``detach_target`` departs from the procedure, to show that it matters."""
+    mixture = model.mixture()
+    mean, logvar = model.encode(x)
+    z = mean + (logvar / 2).exp() * replay.normal()
+    reconstruction = model.decode(z)
+    prior_noise = replay.normal(), replay.uniform()
+    fake = model.decode(draw(mixture, *prior_noise))
+    kinds = [fake, reconstruction] if choices.reconstructions else [fake]
+    codes = [model.encode(kind.detach()) for kind in kinds]
+    outputs = [model.decode(m + (v / 2).exp() * replay.normal()) for m, v in codes]
+    divergence = _divergence(replay, choices.closed_form)
+    fakes = [
+        (squared_error(kind.detach() if detach_target else kind, output), divergence(m, v, mixture))
+        for kind, output, (m, v) in zip(kinds, outputs, codes, strict=True)
+    ]
+    if choices.closed_form:
+        kl, penalty = kl_closed_form(mean, logvar), 0.0
+    else:
+        noise = replay.draws()
+        kl = kl_monte_carlo(mean, logvar, mixture, noise)
+        shares = mean_responsibilities(mean, logvar, mixture, noise)
+        penalty = responsibility_penalty(shares, choices.r_entropy, choices.scale, choices.normalised)
+    losses = encoder_loss((squared_error(x, reconstruction), kl), fakes, betas, choices.scale, choices.alpha)
+    return losses.mean() + penalty, Carried(mean.detach(), logvar.detach(), z.detach(), kl.detach(), prior_noise)
+
+
+def decoder_step(
+    model: Model,
+    x: Tensor,
+    carried: Carried,
+    replay: Replay,
+    betas: Sequence[float],
+    choices: Choices,
+    prior_learns: bool,
+) -> tuple[Tensor, None]:
+    """L_D and L_P, mean over the batch; the encoder is the updated one."""
+    mixture = model.mixture()
+    reconstruction = model.decode(carried.z)
+    prior_noise = (replay.normal(), replay.uniform()) if choices.fresh_noise else carried.prior_noise
+    fake = model.decode(draw(mixture, *prior_noise))
+    kinds = [fake, reconstruction] if choices.reconstructions else [fake]
+    codes = [model.encode(kind) for kind in kinds]
+    divergence = _divergence(replay, choices.closed_form)
+    kls = [divergence(m, v, mixture.detach()) for m, v in codes]
+    errors = [torch.zeros(len(x)) for _ in kinds]
+    if choices.gamma_r_terms:
+        latents = [m + (v / 2).exp() * replay.normal() for m, v in codes]
+        errors = [
+            squared_error(kind.detach(), model.decode(latent.detach()))
+            for kind, latent in zip(kinds, latents, strict=True)
+        ]
+    real_kl = divergence(carried.mean, carried.logvar, mixture) if prior_learns else carried.real_kl
+    real, fakes = (squared_error(x, reconstruction), real_kl), list(zip(errors, kls, strict=True))
+    return cooperation_loss(real, fakes, betas, choices.scale, choices.gamma, choices.gamma_r).mean(), None

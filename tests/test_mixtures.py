@@ -1,0 +1,262 @@
+"""The Gaussian mixture as a value, and the soft clipping of log-variances."""
+
+from __future__ import annotations
+
+import math
+
+import naive
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+
+from introprior.mixtures import GaussianMixture, soft_clip, standard_gaussian
+
+EXACT = {"rtol": 1e-10, "atol": 1e-10}
+
+
+def random_mixture(*lead: int, components: int = 7, dim: int = 3, seed: int = 0) -> GaussianMixture:
+    g = torch.Generator().manual_seed(seed)
+    shape = (*lead, components, dim)
+    means, logvars = 2 * torch.randn(shape, generator=g), torch.randn(shape, generator=g)
+    return GaussianMixture(means, logvars, torch.log_softmax(torch.randn(shape[:-1], generator=g), -1))
+
+
+def oracle(mixture: GaussianMixture) -> naive.Mixture:
+    return naive.Mixture(mixture.means, mixture.logvars, mixture.log_weights)
+
+
+# Densities
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
+@pytest.mark.parametrize(("components", "dim"), [(1, 2), (2, 1), (7, 3), (64, 2)])
+def test_log_prob_and_responsibilities_equal_the_three_way_broadcast(lead, components, dim):
+    mixture = random_mixture(*lead, components=components, dim=dim)
+    z = 3 * torch.randn(*lead, 11, dim, generator=torch.Generator().manual_seed(1))
+    assert mixture.components == components
+    torch.testing.assert_close(mixture.log_prob(z), naive.log_prob(z, oracle(mixture)), **EXACT)
+    shares = mixture.responsibilities(z)
+    torch.testing.assert_close(shares, naive.responsibilities(z, oracle(mixture)), **EXACT)
+    torch.testing.assert_close(shares.sum(-1), torch.ones(*lead, 11), **EXACT)
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_broadcast_itself_equals_torch_distributions():
+    mixture = random_mixture()
+    z = torch.randn(20, 3)
+    reference = MixtureSameFamily(
+        Categorical(logits=mixture.log_weights), Independent(Normal(mixture.means, (mixture.logvars / 2).exp()), 1)
+    )
+    torch.testing.assert_close(naive.log_prob(z, oracle(mixture)), reference.log_prob(z), **EXACT)
+
+
+@pytest.mark.usefixtures("float64")
+def test_log_prob_has_the_gradients_of_the_broadcast():
+    z = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(2))
+    gradients = []
+    for log_prob in (GaussianMixture.log_prob, lambda mixture, z: naive.log_prob(z, oracle(mixture))):
+        mixture, inputs = random_mixture(2), z.clone()
+        leaves = [inputs, mixture.means, mixture.logvars, mixture.log_weights]
+        for leaf in leaves:
+            leaf.requires_grad_()
+        gradients.append(torch.autograd.grad(log_prob(mixture, inputs).square().sum(), leaves))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+def test_far_from_every_component_nothing_underflows():
+    mixture = random_mixture()
+    z = torch.tensor([[1e4, -1e4, 1e4], [300.0, 0.0, 0.0]])
+    assert (naive.log_joint(z, oracle(mixture)).exp() == 0).all()  # without log-sum-exp, log 0
+    torch.testing.assert_close(mixture.log_prob(z), naive.log_prob(z, oracle(mixture)), rtol=1e-10, atol=0)
+    torch.testing.assert_close(mixture.responsibilities(z), naive.responsibilities(z, oracle(mixture)), rtol=0, atol=1e-6)
+
+
+def test_float32_loses_little_where_training_takes_place():
+    g = torch.Generator().manual_seed(0)
+    means, logvars = 2 * torch.randn(64, 2, generator=g), 0.5 * torch.randn(64, 2, generator=g) - 3
+    mixture = GaussianMixture(means, logvars, torch.full((64,), -math.log(64)))
+    z = 2 * torch.randn(500, 2, generator=g)
+    exact = oracle(GaussianMixture(means.double(), logvars.double(), mixture.log_weights.double()))
+    torch.testing.assert_close(mixture.log_prob(z).double(), naive.log_prob(z.double(), exact), rtol=1e-4, atol=1e-4)
+    shares = naive.responsibilities(z.double(), exact)
+    torch.testing.assert_close(mixture.responsibilities(z).double(), shares, rtol=0, atol=2e-4)
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_density_integrates_to_one():
+    mixture = random_mixture(components=5, dim=2)
+    axis = torch.arange(-22, 22, 0.1)
+    grid = torch.cartesian_prod(axis, axis)
+    assert mixture.log_prob(grid).exp().sum().item() * 0.1**2 == pytest.approx(1, abs=1e-6)
+
+
+def test_the_standard_gaussian_is_one():
+    like = torch.zeros(1, dtype=torch.float64)
+    z = torch.randn(9, 4, dtype=torch.float64)
+    gaussian = standard_gaussian(4, like)
+    assert gaussian.means.dtype == torch.float64
+    torch.testing.assert_close(gaussian.log_prob(z), Normal(0, 1).log_prob(z).sum(-1))
+
+
+def test_detaching_makes_a_constant_of_equal_value():
+    mixture = random_mixture()
+    mixture.means.requires_grad_()
+    constant = mixture.detach()
+    assert not any(t.requires_grad for t in (constant.means, constant.logvars, constant.log_weights))
+    torch.testing.assert_close(constant.means, mixture.means.detach())
+
+
+# Sampling
+
+
+def draws(n: int, dim: int, *lead: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(*lead, n, dim, generator=g), torch.rand(*lead, n, generator=g)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("components", [1, 2, 7])
+def test_samples_invert_the_cumulative_weights(components):
+    mixture, (noise, uniforms) = random_mixture(components=components), draws(50, 3)
+    torch.testing.assert_close(mixture.sample(noise, uniforms), naive.draw(oracle(mixture), noise, uniforms), **EXACT)
+
+
+@pytest.mark.usefixtures("float64")
+def test_members_sample_from_their_own_mixtures():
+    mixture, (noise, uniforms) = random_mixture(3), draws(20, 3, 3)
+    samples = mixture.sample(noise, uniforms)
+    for e in range(3):
+        own = naive.Mixture(*(part[e] for part in oracle(mixture)))
+        torch.testing.assert_close(samples[e], naive.draw(own, noise[e], uniforms[e]), **EXACT)
+
+
+@pytest.mark.usefixtures("float64")
+def test_samples_have_the_moments_and_frequencies_of_the_mixture():
+    n, mixture = 40_000, random_mixture(dim=2)
+    samples, weights = mixture.sample(*draws(n, 2)), mixture.log_weights.exp()
+    mean = weights @ mixture.means
+    second = weights @ (mixture.means**2 + mixture.logvars.exp())
+    for values, expected in ((samples, mean), (samples**2, second)):
+        assert ((values.mean(0) - expected).abs() < 5 * values.std(0) / math.sqrt(n)).all()
+    apart = GaussianMixture(100 * torch.arange(7.0)[:, None].expand(7, 2), torch.zeros(7, 2), mixture.log_weights)
+    counts = torch.bincount((apart.sample(*draws(n, 2, seed=1))[:, 0] / 100).round().long(), minlength=7)
+    assert ((counts - n * weights).abs() < 5 * (n * weights * (1 - weights)).sqrt()).all()
+
+
+def test_sampling_is_a_function_of_its_randomness():
+    mixture, randomness = random_mixture(), draws(30, 3)
+    assert torch.equal(mixture.sample(*randomness), mixture.sample(*randomness))
+    assert not torch.equal(mixture.sample(*randomness), mixture.sample(randomness[0], randomness[1].flip(0)))
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2])
+def test_a_component_without_weight_is_never_chosen(zero):
+    weights = torch.full((3,), 0.5)
+    weights[zero] = 0
+    mixture = GaussianMixture(torch.arange(3.0)[:, None], torch.full((3, 1), -40.0), weights.log())
+    uniforms = torch.tensor([0.0, 0.25, 0.5, 0.75, 0.999999])
+    samples = mixture.sample(torch.zeros(5, 1), uniforms)[:, 0]
+    allowed = [k for k in range(3) if k != zero]
+    assert samples.tolist() == [allowed[0], allowed[0], allowed[1], allowed[1], allowed[1]]
+
+
+def test_samples_carry_gradients_to_means_and_log_variances_but_not_to_weights():
+    mixture, (noise, uniforms) = random_mixture(), draws(200, 3)
+    for leaf in (mixture.means, mixture.logvars, mixture.log_weights):
+        leaf.requires_grad_()
+    upstream = torch.randn(200, 3, generator=torch.Generator().manual_seed(3))
+    leaves = (mixture.means, mixture.logvars, mixture.log_weights)
+    gradients = torch.autograd.grad((mixture.sample(noise, uniforms) * upstream).sum(), leaves, allow_unused=True)
+    expected = torch.autograd.grad((naive.draw(oracle(mixture), noise, uniforms) * upstream).sum(), leaves[:2])
+    assert gradients[2] is None
+    for ours, theirs in zip(gradients[:2], expected, strict=True):
+        assert theirs.abs().sum() > 0
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+# Soft clipping
+
+RANGES = [(-1.0, 1.0), (-9.0, -2.0), (0.0, 1e-3), (-300.0, 500.0)]
+
+
+def bounds(low: float, high: float) -> tuple[Tensor, Tensor]:
+    return torch.tensor(low), torch.tensor(high)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("low", "high"), RANGES)
+@pytest.mark.parametrize("steepness", [1.0, 10.0, 40.0])
+def test_soft_clip_is_equation_10(low, high, steepness):
+    a, b = bounds(low, high)
+    x = a + (b - a) * torch.linspace(-4, 5, 901)
+    clipped = soft_clip(x, a, b, steepness)
+    # Beyond 20, log(1 + e^u) is taken as u, off by less than e^-20; and 1e-8 is added to the range.
+    tolerance = (b - a) * 2.1e-9 / steepness + 1e-8
+    assert ((clipped - naive.soft_clip(x, a, b, steepness)).abs() <= tolerance).all()
+    authors = naive.soft_clip_of_the_authors(x, a, b, steepness)
+    torch.testing.assert_close(clipped, authors, rtol=1e-12, atol=1e-12 * (high - low) + 1e-15)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("low", "high"), RANGES)
+@pytest.mark.parametrize(("steepness", "kept"), [(10.0, 0.8614), (5.0, None), (20.0, None)])
+def test_soft_clip_keeps_the_share_of_the_range_that_equation_96_promises(low, high, steepness, kept):
+    ends = torch.tensor([low, high])
+    clipped = soft_clip(ends, *bounds(low, high), steepness)
+    share = ((clipped[1] - clipped[0]) / (high - low)).item()
+    bound = 1 - (math.log(4) - 2 * math.log1p(math.exp(-steepness))) / steepness
+    assert share == pytest.approx(bound, abs=1e-4)  # 1e-8 beside a range of 1e-3
+    if kept is not None:
+        assert share == pytest.approx(kept, abs=1e-4)
+        assert share >= 0.85  # the rho for which the paper chose K = 10
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_steeper_soft_clip_keeps_more():
+    shares = [soft_clip(torch.tensor([0.0, 1.0]), 0.0, 1.0, k).diff().item() for k in (2, 5, 10, 20, 80)]
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1 - math.log(4) / 80, abs=1e-6)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("low", "high"), RANGES)
+def test_soft_clip_is_monotone_and_tends_to_its_bounds(low, high):
+    width = high - low
+    x = low + width * torch.linspace(-3, 4, 5001)
+    clipped = soft_clip(x, low, high)
+    assert (clipped.diff() >= -1e-12 * max(abs(low), abs(high))).all()
+    assert (soft_clip(x[(x > low) & (x < high)], low, high).diff() > 0).all()
+    assert low - 1e-9 * width <= clipped.min()
+    assert clipped.max() <= high + 1e-9 * width
+    far = soft_clip(torch.tensor([low - 50 * width, (low + high) / 2, high + 50 * width]), low, high)
+    torch.testing.assert_close(far, torch.tensor([low, (low + high) / 2, high]), rtol=0, atol=1e-9 * width + 1e-12)
+
+
+@pytest.mark.parametrize(("low", "high"), [*RANGES, (2.0, 2.0), (-7.0, -7.0), (0.0, 0.0)])
+@pytest.mark.parametrize("offset", [-1000.0, -9.0, -1.0, 0.0, 0.5, 1.0, 9.0, 1000.0])
+def test_gradients_are_finite_everywhere_in_float32(low, high, offset):
+    # The authors' own form gives NaN from 8.87 ranges beyond a bound, and where both bounds are one.
+    a, b = (t.requires_grad_() for t in bounds(low, high))
+    x = torch.tensor(low + offset * ((high - low) or 1.0)).requires_grad_()
+    clipped = soft_clip(x, a, b)
+    gradients = torch.autograd.grad(clipped, (x, a, b))
+    assert torch.isfinite(torch.stack((clipped, *gradients))).all()
+    assert -1e-6 <= gradients[0] <= 1 + 1e-6
+    slack = 2e-6 * max(abs(x.item()), abs(low), abs(high), 1e-3)
+    assert low - slack <= clipped.item() <= high + slack
+
+
+@pytest.mark.usefixtures("float64")
+def test_soft_clip_takes_bounds_per_dimension():
+    x = torch.randn(2, 6, 3)
+    low, high = x.amin(-2, keepdim=True), x.amax(-2, keepdim=True)
+    clipped = soft_clip(x, low, high)
+    for e in range(2):
+        for d in range(3):
+            torch.testing.assert_close(clipped[e, :, d], soft_clip(x[e, :, d], low[e, 0, d], high[e, 0, d]))
+    kept = (clipped.amax(-2) - clipped.amin(-2)) / (high - low).squeeze(-2)
+    torch.testing.assert_close(kept, torch.full((2, 3), 0.8614), rtol=0, atol=1e-4)

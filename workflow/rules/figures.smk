@@ -1,0 +1,3 @@
+rule figures:
+    input:
+        each(PANELS, config["figure3"]["cells"]),

@@ -1,0 +1,11 @@
+"""All tables in one PDF; for machines that have pdflatex.
+
+input:  tables, the LaTeX files in the order of their pages
+output: the PDF
+"""
+
+from introprior.reporting.job import logged
+from introprior.reporting.latex import compile_tables
+
+with logged(snakemake.log):
+    compile_tables(snakemake.input.tables, snakemake.output[0])
