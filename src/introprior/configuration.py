@@ -376,14 +376,16 @@ def spread(config: Config) -> str:
     return protocols.resolve(config["protocol"], config["protocol_overrides"]).spread
 
 
-def comparable(config: Config) -> dict[str, Any]:
-    """Of a configuration all that bears on the numbers in the tables, to be compared with the paper's."""
-    density = config["density"]
-    search = {key: value for key, value in density["search"].items() if key not in ("members_per_job", "halving")}
-    if density["search"]["halving"]["enabled"]:
-        search["halving"] = {key: density["search"]["halving"][key] for key in ("keep", "at")}
+def comparable(config: Config, keys: Iterable[str]) -> dict[str, Any]:
+    """What bears on the numbers in a table: the protocol, and of the density section the given keys."""
     overrides = {key: value for key, value in config["protocol_overrides"].items() if key != "spread"}
-    return {"protocol": config["protocol"], **overrides, **density, "search": search}
+    chosen = {"protocol": config["protocol"], **overrides, **{key: config["density"][key] for key in keys}}
+    if "search" in chosen:
+        search = dict(chosen["search"])
+        del search["members_per_job"]
+        if not search.pop("halving")["enabled"]:
+            pass
+    return chosen
 
 
 def _run_options(config: Config, dataset: str, cell: str) -> dict[str, Any]:

@@ -136,9 +136,9 @@ class _MeanLogMixture(torch.autograd.Function):
 
 
 def _blocks(members: int, draws: int, row: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
-    """Slices of members and draws with about ``_BLOCK`` elements each; on a CPU, one member at a time."""
+    """Slices of members and draws with about ``_BLOCK`` elements each: several members where they are small."""
     budget = _BLOCK.get(device.type, _BLOCK["cuda"])
-    together = 1 if device.type == "cpu" else max(1, min(members, budget // row))
+    together = max(1, min(members, budget // (draws * row)))
     steps = max(1, budget // (row * together))
     for e in range(0, members, together):
         for t in range(0, draws, steps):

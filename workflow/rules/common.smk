@@ -9,6 +9,7 @@ import introprior
 from introprior import configuration
 from introprior.cells import TABLE4_SETTINGS
 from introprior.errors import UserError
+from introprior.reporting import captions
 
 SCHEMA = workflow.source_path("../schemas/config.schema.yaml")
 
@@ -80,21 +81,36 @@ def options(resolve):
     return lambda wildcards: checked(resolve, config, *wildcards)
 
 
-# ---- Sources: which change of the package outdates which results ----
-# Neither names, checks and messages (cells, protocols, errors, files) nor the command line (cli, configuration, devices): what
-# they come to is in the options. Modules that these import must be here as well, see tests/test_workflow_dag.py.
+# ---- Sources: which change of the code outdates which results ----
+# Neither names, checks and messages (protocols, errors, files, reporting/job) nor the command line (cli, configuration, devices):
+# what they come to is in the options. Whatever else these import must be here too, see tests/test_workflow_dag.py.
 _TRAIN = [f"training/{name}.py" for name in ("checkpoints", "density", "loop", "options", "steps", "streams", "watch")]
 _TRAIN += ["data/density.py", "divergences.py", "mixtures.py", "model.py", "networks.py", "objectives.py", "priors.py"]
 _EVALUATE = [*_TRAIN, "evaluation/density.py", "metrics/density.py"]
+_TABLE = [f"reporting/{name}.py" for name in ("captions", "comparison", "latex", "layout", "results", "tables")]
+_TABLE += ["cells.py", "paper/__init__.py", "paper/table1.csv", "paper/table3.csv", "paper/table4.csv"]
 SOURCES = {
     "search": [*_EVALUATE, "search.py"],
     "select": ["selection.py"],
     "train": _TRAIN,
     "evaluate": _EVALUATE,
+    "table": _TABLE,
+    "pdf": ["reporting/latex.py", "reporting/layout.py"],
+    "figure": ["reporting/figures.py", "cells.py"],
 }
 
 
-def sources(kind):
-    """Files of the package that jobs of a kind depend on, relative to the working directory."""
+def sources(kind, script=None):
+    """Files that jobs of a kind depend on, relative to the working directory: of the package, and the script if they have one."""
     package = Path(introprior.__file__).parent
-    return [os.path.relpath(package / name) for name in SOURCES[kind]]
+    files = [package / name for name in SOURCES[kind]]
+    if script:
+        files.append(Path(workflow.snakefile).parents[1] / "scripts" / script)
+    return [os.path.relpath(path) for path in files]
+
+
+# ---- Words for the tables' captions ----
+def scale(*sections):
+    """How the given sections of the configuration differ from the paper's, in one sentence."""
+    ours, paper = (configuration.comparable(c, sections) for c in (config, configuration.defaults(SCHEMA)))
+    return captions.scale_sentence(config["experiment"], ours, paper)

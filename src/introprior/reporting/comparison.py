@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,14 +14,18 @@ from introprior import paper
 from introprior.reporting import results
 from introprior.reporting.layout import CROSS, TICK, Entry, Row, Table
 from introprior.reporting.tables import (
+    HYPERPARAMETER_HEADING,
     METRICS,
     Request,
     density_columns,
+    density_table,
     headings,
+    hyperparameter_table,
     labelled,
     measured,
     plain,
     shown,
+    write,
 )
 
 COLUMNS = (
