@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,11 @@ def tiny() -> Callable[..., Training]:
     """Begin a training of a few small networks: game from iteration 6, conversion at 4, decays at 9 and 12."""
 
     def begin(
-        cell: str, *members: Member, protocol: str = "authors", options: dict[str, str] | None = None, **training: object
+        cell: str,
+        *members: Member,
+        protocol: str = "authors",
+        options: dict[str, str] | None = None,
+        **training: object,
     ) -> Training:
         run = Run(
             "8Gaussian",

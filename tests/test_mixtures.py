@@ -72,7 +72,9 @@ def test_far_from_every_component_nothing_underflows():
     z = torch.tensor([[1e4, -1e4, 1e4], [300.0, 0.0, 0.0]])
     assert (naive.log_joint(z, oracle(mixture)).exp() == 0).all()  # without log-sum-exp, log 0
     torch.testing.assert_close(mixture.log_prob(z), naive.log_prob(z, oracle(mixture)), rtol=1e-10, atol=0)
-    torch.testing.assert_close(mixture.responsibilities(z), naive.responsibilities(z, oracle(mixture)), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        mixture.responsibilities(z), naive.responsibilities(z, oracle(mixture)), rtol=0, atol=1e-6
+    )
 
 
 def test_float32_loses_little_where_training_takes_place():

@@ -377,14 +377,17 @@ def spread(config: Config) -> str:
 
 
 def comparable(config: Config, keys: Iterable[str]) -> dict[str, Any]:
-    """What bears on the numbers in a table: the protocol, and of the density section the given keys."""
+    """What bears on the numbers in a table, to be compared with the paper's.
+
+    Args:
+        config: the whole configuration.
+        keys: what of the density section does; the protocol always does.
+    """
     overrides = {key: value for key, value in config["protocol_overrides"].items() if key != "spread"}
     chosen = {"protocol": config["protocol"], **overrides, **{key: config["density"][key] for key in keys}}
     if "search" in chosen:
-        search = dict(chosen["search"])
-        del search["members_per_job"]
-        if not search.pop("halving")["enabled"]:
-            pass
+        unimportant = {"members_per_job"} | ({"halving"} if not chosen["search"]["halving"]["enabled"] else set())
+        chosen["search"] = {key: value for key, value in chosen["search"].items() if key not in unimportant}
     return chosen
 
 

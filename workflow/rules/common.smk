@@ -51,8 +51,8 @@ MODEL = f"{CELL}/ensemble.pt"
 HISTORY = f"{CELL}/history.csv"
 METRICS = f"{CELL}/metrics.csv"
 PANELS = f"{CELL}/panels.npz"
-TABLE = f"{RESULTS}/tables/table"
-FIGURE = f"{RESULTS}/figures/figure"
+TABLES = f"{RESULTS}/tables"
+FIGURES = f"{RESULTS}/figures"
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
 # Of interrupted runs. No output: Snakemake deletes outputs before it starts a job again.
@@ -70,10 +70,10 @@ def each(path, cells):
     return expand(path, dataset=DATASETS, cell=cells)
 
 
-def slices(wildcards):
+def slices(wildcards, **others):
     """The slices of a cell's grid."""
     count = len(checked(configuration.slices, config, wildcards.cell))
-    return expand(SLICE, **dict(wildcards.items()), slice=range(count))
+    return expand(SLICE, **{**dict(wildcards.items()), **others}, slice=range(count))
 
 
 def options(resolve):
@@ -89,6 +89,7 @@ _TRAIN += ["data/density.py", "divergences.py", "mixtures.py", "model.py", "netw
 _EVALUATE = [*_TRAIN, "evaluation/density.py", "metrics/density.py"]
 _TABLE = [f"reporting/{name}.py" for name in ("captions", "comparison", "latex", "layout", "results", "tables")]
 _TABLE += ["cells.py", "paper/__init__.py", "paper/table1.csv", "paper/table3.csv", "paper/table4.csv"]
+_FIGURE = ["reporting/figures.py", "reporting/results.py", "reporting/style.py", "cells.py", "paper/__init__.py"]
 SOURCES = {
     "search": [*_EVALUATE, "search.py"],
     "select": ["selection.py"],
@@ -96,7 +97,8 @@ SOURCES = {
     "evaluate": _EVALUATE,
     "table": _TABLE,
     "pdf": ["reporting/latex.py", "reporting/layout.py"],
-    "figure": ["reporting/figures.py", "cells.py"],
+    "figure3": _FIGURE,
+    "search_figure": [*_FIGURE, "paper/table3.csv"],
 }
 
 
@@ -109,8 +111,27 @@ def sources(kind, script=None):
     return [os.path.relpath(path) for path in files]
 
 
-# ---- Words for the tables' captions ----
-def scale(*sections):
-    """How the given sections of the configuration differ from the paper's, in one sentence."""
-    ours, paper = (configuration.comparable(c, sections) for c in (config, configuration.defaults(SCHEMA)))
+# ---- Tables and figures ----
+def table(number):
+    """The files of a table, and of its companion that sets the published values beside ours."""
+    return [f"{TABLES}/table{number}{kind}.{suffix}" for kind in ("", "_vs_paper") for suffix in ("csv", "md", "tex")]
+
+
+def figure(name):
+    """The files of a figure."""
+    return [f"{FIGURES}/{name}.{suffix}" for suffix in ("pdf", "png")]
+
+
+def reported(files, suffix, caption, result):
+    """The files; those with the suffix go into Snakemake's report."""
+    place = {"caption": f"../report/{caption}.rst", "category": "Density estimation in 2D"}
+    labels = [{"result": result, "file": Path(path).name} for path in files]
+    return [
+        path if not path.endswith(suffix) else report(path, **place, labels=label) for path, label in zip(files, labels)
+    ]
+
+
+def scale(*keys):
+    """How the given keys of the density section differ from the paper's: a sentence for captions."""
+    ours, paper = (configuration.comparable(c, keys) for c in (config, configuration.defaults(SCHEMA)))
     return captions.scale_sentence(config["experiment"], ours, paper)

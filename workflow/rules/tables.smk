@@ -1,4 +1,118 @@
-# Tables 1, 3 and 4.
+# Tables 1, 3 and 4: tidy numbers, Markdown and LaTeX, each with a companion that sets the published values beside ours.
+from introprior.reporting.latex import pdflatex_available
+
+
+rule table1:
+    input:
+        sources("table", "table.py"),
+        results=each(METRICS, TABLE1_CELLS),
+    output:
+        reported(table(1), ".csv", "table1", "Table 1"),
+    log:
+        f"{LOGS}/tables/table1.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        number=1,
+        datasets=DATASETS,
+        cells=TABLE1_CELLS,
+        seeds=config["density"]["seeds"],
+        spread=configuration.spread(config),
+        scale=scale("seeds", "training", "search", "evaluation"),
+    message:
+        "Table 1: the six cells"
+    script:
+        "../scripts/table.py"
+
+
+rule table3:
+    input:
+        sources("table", "table.py"),
+        results=each(HYPERPARAMETERS, TABLE3_CELLS),
+    output:
+        reported(table(3), ".csv", "table3", "Table 3"),
+    log:
+        f"{LOGS}/tables/table3.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        number=3,
+        datasets=DATASETS,
+        cells=TABLE3_CELLS,
+        seeds=[],  # nor a spread: one run per setting
+        spread="std",
+        scale=scale("training", "search"),
+    message:
+        "Table 3: hyperparameters"
+    script:
+        "../scripts/table.py"
+
+
+rule table4:
+    input:
+        sources("table", "table.py"),
+        results=each(METRICS, TABLE4_CELLS),
+    output:
+        reported(table(4), ".csv", "table4", "Table 4"),
+    log:
+        f"{LOGS}/tables/table4.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        number=4,
+        datasets=DATASETS,
+        cells=TABLE4_CELLS,
+        seeds=config["density"]["seeds"],
+        spread=configuration.spread(config),
+        scale=scale("seeds", "training", "search", "evaluation"),
+    message:
+        "Table 4: the baseline under several settings"
+    script:
+        "../scripts/table.py"
+
+
+rule tables_pdf:
+    input:
+        sources("pdf", "tables_pdf.py"),
+        tables=[path for number in (1, 3, 4) for path in table(number) if path.endswith(".tex")],
+    output:
+        reported([f"{TABLES}/tables.pdf"], ".pdf", "tables", "All tables"),
+    log:
+        f"{LOGS}/tables/tables_pdf.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    message:
+        "All tables in one PDF"
+    script:
+        "../scripts/tables_pdf.py"
+
+
+localrules:
+    table1,
+    table3,
+    table4,
+    tables,
+    tables_pdf,
+
+
 rule tables:
     input:
-        each(METRICS, TABLE1_CELLS),
+        table(1),
+        table(3),
+        table(4),
+        # Only where LaTeX is installed: Markdown and CSV can be read without.
+        rules.tables_pdf.output if pdflatex_available() else [],
+    message:
+        "All tables are made."

@@ -1,12 +1,13 @@
 """Figure 3: data, samples, densities and latent spaces.
 
-input:  panels, the panels.npz files: all cells of the first dataset, all of the second, ...
+input:  panels, the panels.npz files of all datasets and cells, in any order
 output: the figure in one or more formats, told by the suffixes
-params: datasets, cells
+params: datasets (rows), cells (groups of columns)
 """
 
-from introprior.reporting.figures import figure3, save
+from introprior.reporting.figures import figure3
 from introprior.reporting.job import logged
+from introprior.reporting.style import save
 
 with logged(snakemake.log):
     save(figure3(snakemake.input.panels, snakemake.params.datasets, snakemake.params.cells), snakemake.output)

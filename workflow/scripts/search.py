@@ -1,13 +1,18 @@
-"""What the hyperparameter search saw: one panel per dataset. Not in the paper.
+"""What the hyperparameter search saw, one panel per dataset; not in the paper.
 
-input:  slices, the slice-<k>.csv files of one cell, all datasets; choices, its hyperparameters.json files
+input:  slices, the slice-<k>.csv files of one cell (.../<dataset>/<cell>/search/slice-<k>.csv), all datasets;
+        choices, its hyperparameters.json files
 output: the figure in one or more formats, told by the suffixes
 params: datasets, cell
 """
 
-from introprior.reporting.figures import save, search_figure
+from pathlib import Path
+
+from introprior.reporting.figures import search_figure
 from introprior.reporting.job import logged
+from introprior.reporting.style import save
 
 with logged(snakemake.log):
-    params = snakemake.params
-    save(search_figure(snakemake.input.slices, snakemake.input.choices, params.datasets, params.cell), snakemake.output)
+    params, paths = snakemake.params, [Path(path) for path in snakemake.input.slices]
+    slices = {dataset: [path for path in paths if path.parts[-4] == dataset] for dataset in params.datasets}
+    save(search_figure(slices, snakemake.input.choices, params.cell), snakemake.output)
