@@ -34,8 +34,8 @@ def tiny() -> Callable[..., Training]:
         cell: str,
         *members: Member,
         protocol: str = "authors",
-        options: dict[str, str] | None = None,
-        **training: object,
+        options: dict[str, Any] | None = None,
+        **training: Any,
     ) -> Training:
         run = Run(
             "8Gaussian",

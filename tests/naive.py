@@ -165,8 +165,25 @@ class Replay:
         """The next ``[B]``."""
         return self.queues[1].pop(0)
 
-    def __bool__(self) -> bool:
-        return any(self.queues.values())
+    def used_up(self) -> bool:
+        return not any(self.queues.values())
+
+
+def listen(streams: Any) -> list[Replay]:
+    """Have a Streams of the package keep what it hands out from now on, member by member."""
+    replays = [Replay() for _ in range(streams.members)]
+
+    def kept(source: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def draw(*shape: int) -> Tensor:
+            values = source(*shape)
+            for replay, row in zip(replays, values, strict=True):
+                replay.keep(row)
+            return values
+
+        return draw
+
+    streams.normal, streams.uniform = kept(streams.normal), kept(streams.uniform)
+    return replays
 
 
 class Choices(NamedTuple):
@@ -205,11 +222,30 @@ class Model:
         self.decoder: list[Any] = [copy(parameter) for parameter in model.decoder.parameters()]
         names = ("pseudo_inputs", "means", "logvars", "logits", "low", "high")
         self.prior: dict[str, Any] = {n: copy(getattr(model.prior, n)) for n in names if hasattr(model.prior, n)}
+        self.contributions = getattr(model.prior, "learnable_contributions", False)
 
     def players(self) -> dict[str, list[Tensor]]:
-        """Who owns which parameters; the logits count as the prior's whether they may learn or not."""
-        learned = [self.prior[n] for n in ("pseudo_inputs", "means", "logvars", "logits") if n in self.prior]
-        return {"encoder": self.encoder, "decoder": self.decoder, "prior": learned}
+        """Who owns which parameters."""
+        names = ["pseudo_inputs", "means", "logvars", *(["logits"] if self.contributions else [])]
+        return {
+            "encoder": self.encoder,
+            "decoder": self.decoder,
+            "prior": [self.prior[name] for name in names if name in self.prior],
+        }
+
+    def convert(self, keep_contributions: bool, isotropic: bool) -> None:
+        """From VampPrior to free mixture; without ``keep_contributions`` the probabilities become the logits."""
+        means, logvars, log_weights = self.mixture().detach()
+        logvars = logvars.mean(1, keepdim=True) if isotropic else logvars
+        logits = log_weights if keep_contributions else log_weights.exp()
+        self.prior = {name: t.clone().requires_grad_() for name, t in zip(
+            ("means", "logvars", "logits"), (means, logvars, logits), strict=True
+        )} | {"low": None, "high": None}  # fmt: skip
+
+    def clip(self) -> None:
+        """From now on, to the range that the log-variances span now."""
+        logvars = self.prior["logvars"].detach()
+        self.prior |= {"low": logvars.amin(0, keepdim=True), "high": logvars.amax(0, keepdim=True)}
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         out = _mlp(self.encoder, x)
@@ -313,3 +349,69 @@ def decoder_step(
     real_kl = divergence(carried.mean, carried.logvar, mixture) if prior_learns else carried.real_kl
     real, fakes = (squared_error(x, reconstruction), real_kl), list(zip(errors, kls, strict=True))
     return cooperation_loss(real, fakes, betas, choices.scale, choices.gamma, choices.gamma_r).mean(), None
+
+
+# The whole procedure
+
+
+class Adam:
+    """Kingma and Ba (2015), Algorithm 1."""
+
+    def __init__(self, parameters: Sequence[Tensor]):
+        self.parameters, self.t = parameters, 0
+        self.m, self.v = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
+
+    def step(self, learning_rate: float) -> None:
+        self.t += 1
+        for i, p in enumerate(self.parameters):
+            self.m[i] = 0.9 * self.m[i] + 0.1 * p.grad
+            self.v[i] = 0.999 * self.v[i] + 0.001 * p.grad**2
+            m, v = self.m[i] / (1 - 0.9**self.t), self.v[i] / (1 - 0.999**self.t)
+            p.data -= learning_rate * m / (v.sqrt() + 1e-8)
+
+
+class Schedule(NamedTuple):
+    """Iterations at which things happen, and how."""
+
+    conversion: int
+    game: int
+    milestones: tuple[int, ...]
+    learning_rate: float
+    intro_prior: bool
+    keep_contributions: bool
+    isotropic: bool
+    resets: bool
+
+
+def train(
+    model: Model,
+    batches: Sequence[Tensor],
+    replay: Replay,
+    betas: Sequence[float],
+    choices: Choices,
+    schedule: Schedule,
+) -> None:
+    """One member from its beginning, an iteration for each batch."""
+    adams = {name: Adam(parameters) for name, parameters in model.players().items()}
+
+    def update(loss: Tensor, *players: str) -> None:
+        loss.backward()
+        for player in players:
+            adams[player].step(schedule.learning_rate * 0.1 ** sum(i >= m for m in schedule.milestones))
+        for parameter in (p for parameters in model.players().values() for p in parameters):
+            parameter.grad = None
+
+    for i, x in enumerate(batches):
+        if i == schedule.conversion and model.prior:
+            model.convert(schedule.keep_contributions, schedule.isotropic)
+            renewed = model.players() if schedule.resets else {"prior": model.players()["prior"]}
+            adams |= {name: Adam(parameters) for name, parameters in renewed.items()}
+        if i == schedule.game and schedule.intro_prior:
+            model.clip()
+        if i < schedule.game:
+            update(warmup_step(model, x, replay, betas, choices)[0], "encoder", "decoder", "prior")
+        else:
+            loss, carried = encoder_step(model, x, replay, betas, choices)
+            update(loss, "encoder")
+            loss, _ = decoder_step(model, x, carried, replay, betas, choices, schedule.intro_prior)
+            update(loss, "decoder", *(["prior"] if schedule.intro_prior else []))

@@ -1,4 +1,4 @@
-"""The configuration: defaults, schema and documentation agree, mistakes are told in one line, options come out right."""
+"""The configuration: defaults, schema and documentation agree, mistakes take one line, options come out right."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ this module brings neither torch nor pandas.
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import math
 import os
@@ -123,10 +124,12 @@ def gpus_present() -> int:
     return next(hidden, len(names))
 
 
+@functools.cache
 def _read(schema: str | os.PathLike[str]) -> Any:
     import yaml
 
-    return yaml.safe_load(Path(schema).read_text())
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
+    return yaml.load(Path(schema).read_text(), loader)
 
 
 def _wrong(path: Iterable[str | int], problem: str) -> UserError:

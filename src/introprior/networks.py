@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from introprior.errors import UserError
+
 
 class Linear(nn.Module):
     """An affine map per member: ``[E, B, in]`` to ``[E, B, out]``, or without members ``[B, in]`` to ``[B, out]``.
@@ -97,3 +99,88 @@ class MLPDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return self.body(z)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with BatchNorm around an identity, a 1x1 convolution where the widths differ."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.identity = nn.Conv2d(inputs, outputs, 1, bias=False) if inputs != outputs else nn.Identity()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(self.body(x) + self.identity(x), 0.2)
+
+
+class ConvEncoder(nn.Module):
+    """The image encoder of Soft-IntroVAE: ``[1, B, C, H, W]`` to mean and log-variance ``[1, B, latent_dim]``.
+
+    The member axis is there for the losses' sake; image runs are ensembles of one. Weights start as torch starts them,
+    from its global generator.
+
+    Args:
+        shape: channels, height, width; height and width are halved once per width.
+        latent_dim: D.
+        widths: channels after each halving, ``(64, 128)`` for 28x28 images, ``(64, 128, 256)`` for 32x32.
+    """
+
+    couples_samples = True
+
+    def __init__(self, shape: tuple[int, int, int], latent_dim: int, widths: Sequence[int]):
+        super().__init__()
+        layers: list[nn.Module] = [
+            nn.Conv2d(shape[0], widths[0], 5, padding=2, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.AvgPool2d(2),
+        ]
+        for inputs, outputs in itertools.pairwise(widths):
+            layers += [ResidualBlock(inputs, outputs), nn.AvgPool2d(2)]
+        self.body = nn.Sequential(*layers, ResidualBlock(widths[-1], widths[-1]), nn.Flatten())
+        self.head = nn.Linear(math.prod(_coarsest(shape, widths)), 2 * latent_dim)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, logvar = self.head(self.body(x.squeeze(0))).unsqueeze(0).chunk(2, -1)
+        return mean, logvar
+
+
+class ConvDecoder(nn.Module):
+    """The image decoder of Soft-IntroVAE: ``[1, B, latent_dim]`` to images ``[1, B, C, H, W]``, unbounded.
+
+    Arguments as for :class:`ConvEncoder`.
+    """
+
+    couples_samples = True
+
+    def __init__(self, shape: tuple[int, int, int], latent_dim: int, widths: Sequence[int]):
+        super().__init__()
+        coarsest = _coarsest(shape, widths)
+        self.head = nn.Sequential(
+            nn.Linear(latent_dim, math.prod(coarsest)), nn.ReLU(inplace=True), nn.Unflatten(1, coarsest)
+        )
+        layers: list[nn.Module] = []
+        for inputs, outputs in itertools.pairwise([widths[-1], *reversed(widths)]):
+            layers += [ResidualBlock(inputs, outputs), nn.Upsample(scale_factor=2, mode="nearest")]
+        self.body = nn.Sequential(
+            *layers, ResidualBlock(widths[0], widths[0]), nn.Conv2d(widths[0], shape[0], 5, padding=2)
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.body(self.head(z.squeeze(0))).unsqueeze(0)
+
+
+def _coarsest(shape: tuple[int, int, int], widths: Sequence[int]) -> tuple[int, int, int]:
+    """Channels, height and width of the last convolution's output, e.g. 128x7x7."""
+    factor = 2 ** len(widths)
+    if shape[1] % factor or shape[2] % factor:
+        raise UserError(
+            f"networks: {shape[1]}x{shape[2]} images cannot be halved {len(widths)} times; use fewer widths"
+        )
+    return widths[-1], shape[1] // factor, shape[2] // factor

@@ -26,7 +26,7 @@ rule figure3:
 
 rule search_figure:
     input:
-        sources("search_figure", "search_figure.py"),
+        sources("search_figure", "search.py"),
         slices=lambda wildcards: [path for dataset in DATASETS for path in slices(wildcards, dataset=dataset)],
         choices=expand(HYPERPARAMETERS, dataset=DATASETS, allow_missing=True),
     output:
@@ -46,7 +46,7 @@ rule search_figure:
     message:
         "What the search of {wildcards.cell} saw"
     script:
-        "../scripts/search_figure.py"
+        "../scripts/search.py"
 
 
 localrules:

@@ -120,7 +120,7 @@ def measure(ensemble: Ensemble, options: dict[str, Any], device: torch.device) -
     real = streams.draw(lambda generators: data.sample_members(run.dataset, options["data_points"], generators))
     energies = negative_elbo(model, real, noise).cpu().numpy()
     values["gnELBO"] = [metrics.gnelbo(*pair) for pair in zip(grid, energies, strict=True)]
-    floors = metrics.floors(run.dataset, options["samples"], limit, 10, 0)
+    floors = metrics.floors(run.dataset, options["samples"], limit, repeats=20, seed=0)
     rows = []
     for e, (member, record) in enumerate(zip(run.members, ensemble.records, strict=True)):
         common = {"dataset": run.dataset, "cell": run.cell.name, "seed": member.seed}

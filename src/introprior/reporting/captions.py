@@ -24,8 +24,8 @@ _PHRASES = {
 }
 # They choose what is shown or how work is cut up: no number changes with them.
 _IGNORED = frozenset({"datasets", "cells", "search.members_per_job"})
-# They change how well a number is known or tuned, not what it measures.
-_COMPARABLE = ("seeds", "search.")
+# The scale: with other values the numbers are of another kind. What else differs is worth comparing.
+_SCALE = ("training.", "evaluation.")
 
 
 def scale_sentence(experiment: str, density: Mapping[str, Any], paper: Mapping[str, Any]) -> str:
@@ -33,14 +33,14 @@ def scale_sentence(experiment: str, density: Mapping[str, Any], paper: Mapping[s
 
     Args:
         experiment: name of the experiment, which opens the sentence.
-        density: the resolved section ``density`` of the configuration: nested mappings of numbers, strings, booleans
-            and lists. It may have ``protocol`` added.
+        density: ``seeds``, ``training``, ``search`` and ``evaluation`` of the resolved density configuration, or some
+            of them, and options of the protocol: nested mappings of numbers, strings, booleans and lists.
         paper: the same for the paper.
 
     Returns:
         :data:`PAPER_SCALE` where nothing differs, else for example ``Demo scale: 300 iterations instead of 30,000 and
-        2 seeds instead of 5: not comparable with the paper.`` Where only the seeds or the hyperparameter search differ,
-        the numbers remain comparable and the sentence says just what differs.
+        2 seeds instead of 5: not comparable with the paper.`` Where neither training nor evaluation differ, the numbers
+        remain comparable, and the sentence says just what differs.
     """
     ours, theirs = _leaves(density), _leaves(paper)
     unsearched = ours.get("search.enabled") is False
@@ -57,8 +57,8 @@ def scale_sentence(experiment: str, density: Mapping[str, Any], paper: Mapping[s
     if len(keys) > LISTED:
         parts.append(f"{len(keys) - LISTED} more settings")
     what = ", ".join(parts[:-1]) + " and " * (len(parts) > 1) + parts[-1]
-    if all(key.startswith(_COMPARABLE) for key in keys):
-        return f"Unlike the paper: {what}."
+    if not any(key.startswith(_SCALE) for key in keys):
+        return f"Unlike the published runs: {what}."
     opening = experiment.replace("-", " ").replace("_", " ")
     return f"{opening[:1].upper()}{opening[1:]} scale: {what}: not comparable with the paper."
 
@@ -93,6 +93,8 @@ def _difference(key: str, ours: Any, theirs: Any) -> str:
         ours, theirs = len(ours), len(theirs)
         return f"{ours} seed{'s' * (ours != 1)} instead of {theirs}"
     phrase = _PHRASES.get(key, f"{key} {{}}")
+    if theirs is None:
+        return phrase.format(_shown(ours))
     return f"{phrase.format(_shown(ours))} instead of {_shown(theirs)}"
 
 

@@ -163,7 +163,7 @@ def _draw_cell(axes: Sequence[Axes], run: Mapping[str, Any] | None) -> None:
     _image(latent, np.sqrt(run["latent_density"]), run["latent_limit"], "Greys", 0.8)  # the root shows its tails
     latent.scatter(*run["latent"].T, s=0.35, c=DATA, lw=0, alpha=0.5, rasterized=True)
     # Area and weight are proportional; one component alone would hide the panel, so the largest stop growing.
-    sizes = np.minimum(_panel_points(latent) * 4 * run["prior_weights"], 40)
+    sizes = _panel_points(latent) ** 2 * np.minimum(0.09 * run["prior_weights"], 0.025)
     latent.scatter(*run["prior_means"].T, s=sizes, facecolors=(MODEL, 0.2), edgecolors=MODEL, lw=0.5)
 
 

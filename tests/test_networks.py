@@ -1,0 +1,80 @@
+"""Networks: sizes as published; members apart; batches apart where BatchNorm couples their samples."""
+
+import pytest
+import torch
+
+from introprior.errors import UserError
+from introprior.model import IntroVAE
+from introprior.networks import ConvDecoder, ConvEncoder, Linear, MLPDecoder, MLPEncoder
+from introprior.priors import StandardGaussian
+
+
+def parameters(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_2d_networks_have_the_published_sizes():
+    sizes = (2, 2, 256, 4, generator())
+    assert parameters(MLPEncoder(*sizes)) == 199_172
+    assert parameters(MLPDecoder(*sizes)) == 198_658
+
+
+@pytest.mark.parametrize(
+    ("shape", "latent_dim", "widths", "encoder", "decoder"),
+    [
+        ((1, 28, 28), 32, (64, 128), 928_512, 697_025),
+        ((3, 32, 32), 128, (64, 128, 256), 3_382_848, 2_382_531),
+    ],
+)
+def test_image_networks_have_the_published_sizes(shape, latent_dim, widths, encoder, decoder):
+    networks = ConvEncoder(shape, latent_dim, widths), ConvDecoder(shape, latent_dim, widths)
+    assert [parameters(network) for network in networks] == [encoder, decoder]
+    mean, logvar = networks[0](torch.rand(1, 2, *shape))
+    assert mean.shape == logvar.shape == (1, 2, latent_dim)
+    assert networks[1](mean).shape == (1, 2, *shape)
+
+
+def test_images_that_cannot_be_halved_are_refused():
+    with pytest.raises(UserError, match="30x30 images cannot be halved 2 times"):
+        ConvEncoder((1, 30, 30), 8, (4, 8))
+
+
+def test_a_linear_layer_starts_and_computes_as_torchs():
+    ours = Linear(7, 5, generator(3))
+    theirs = torch.nn.Linear(7, 5)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(4, 7, generator=generator(1))
+    torch.testing.assert_close(ours(x), theirs(x))
+    many = Linear(50, 2000, generator(0)).weight
+    bound = 1 / 50**0.5
+    assert many.abs().max() <= bound
+    assert many.std().item() == pytest.approx(bound / 3**0.5, rel=0.01)
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_members_of_a_layer_are_those_of_single_layers(members):
+    ensemble = MLPEncoder(2, 3, 8, 2, [generator(seed) for seed in range(members)])
+    x = torch.randn(members, 5, 2, generator=generator(9))
+    means, logvars = ensemble(x)
+    for e in range(members):
+        mean, logvar = MLPEncoder(2, 3, 8, 2, generator(e))(x[e])
+        torch.testing.assert_close(means[e], mean)
+        torch.testing.assert_close(logvars[e], logvar)
+
+
+def test_batches_share_a_pass_only_where_samples_do_not_affect_each_other():
+    conv = IntroVAE(ConvEncoder((1, 4, 4), 2, (4,)), ConvDecoder((1, 4, 4), 2, (4,)), StandardGaussian(2), event_dims=3)
+    mlp = IntroVAE(*(net(2, 2, 8, 2, [generator()]) for net in (MLPEncoder, MLPDecoder)), StandardGaussian(2))
+    for model, shape in ((conv, (1, 6, 1, 4, 4)), (mlp, (1, 6, 2))):
+        a, b = torch.randn(shape, generator=generator(1)), 3 * torch.randn(shape, generator=generator(2))
+        for together, alone in zip(model.encode_each([a, b]), (model.encode(a), model.encode(b)), strict=True):
+            torch.testing.assert_close(together, alone)
+        z = [torch.randn(1, 6, 2, generator=generator(seed)) for seed in (3, 4)]
+        for together, alone in zip(model.decode_each(z), map(model.decode, z), strict=True):
+            torch.testing.assert_close(together, alone)
+    joint = conv.encode(torch.cat((a := torch.randn(1, 6, 1, 4, 4), 3 * a), 1)).mean[:, :6]
+    assert not torch.allclose(joint, conv.encode(a).mean, atol=1e-3)  # so a shared pass would have shown

@@ -1,0 +1,683 @@
+"""Tables: numbers against computations by hand, what they say of themselves, and what they refuse."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+import runpy
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from introprior import cells, paper
+from introprior.errors import UserError
+from introprior.reporting import captions, comparison, latex, results, tables
+from introprior.reporting.job import logged
+from introprior.reporting.layout import Entry, Heading, Row, Table, markdown
+
+ROOT = Path(__file__).parents[1]
+COLUMNS = ("dataset", "cell", "seed", "metric", "value", "status", "detail")
+TIDY = "dataset,cell,metric,mean,std,sem,n,diverged,paper_mean,paper_spread"
+TABLE4_CELLS = tuple(cells.TABLE4_SETTINGS.values())
+needs_pdflatex = pytest.mark.skipif(not latex.pdflatex_available(), reason="pdflatex is not installed")
+
+Values = Mapping[str, Sequence[float | None]]
+
+
+def write_metrics(folder: Path, dataset: str, cell: str, values: Values) -> Path:
+    """A metrics.csv: of each metric the values of seeds 0, 1, ...; None where the run diverged."""
+    path = folder / dataset / cell / "metrics.csv"
+    path.parent.mkdir(parents=True)
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for metric, sequence in values.items():
+            for seed, value in enumerate(sequence):
+                fate = ("diverged", "encoder loss not finite, iteration 12") if value is None else ("ok", "")
+                writer.writerow([dataset, cell, seed, metric, "" if value is None else value, *fate])
+    return path
+
+
+def write_choice(folder: Path, dataset: str, cell: str = "sg", **changes: Any) -> Path:
+    choice = {"dataset": dataset, "cell": cell, "beta_rec": 0.2, "beta_kl": 0.3, "beta_neg": 0.9, "source": "search"}
+    choice |= {"settings": 210, "diverged": 3, "KL": 8.1}
+    path = folder / dataset / cell / "hyperparameters.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(choice | changes))
+    return path
+
+
+def alike(gnelbo: float, kl: float, jsd: float, seeds: int = 3) -> dict[str, list[float | None]]:
+    """The same values for every seed, with a known spread in KL: 0 in all but the first two seeds."""
+    spread = [kl - 0.3, kl + 0.3, *[kl] * (seeds - 2)][:seeds]
+    return {"gnELBO": [gnelbo] * seeds, "KL": [*spread], "JSD": [jsd] * seeds}
+
+
+def request(cells: Sequence[str], seeds: int = 3, dataset: str = "Rings", **more: str) -> tables.Request:
+    return tables.Request((dataset,), tuple(cells), tuple(range(seeds)), **more)
+
+
+def parse_markdown(text: str) -> list[list[str]]:
+    """Rows of the pipe table, without the rule under the head."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    assert set("".join(rows[1])) <= set(":-")
+    assert len({len(row) for row in rows}) == 1
+    return [rows[0], *rows[2:]]
+
+
+# ---- Numbers ----
+
+
+def test_mean_and_spreads_are_those_computed_by_hand(tmp_path: Path) -> None:
+    kl = [10.0, 11.5, 9.25, 10.75, 12.0]
+    path = write_metrics(tmp_path, "Rings", "sg", alike(6.0, 0.0, 4.0, seeds=5) | {"KL": kl})
+    tidy, _ = tables.density_table("1", [path], request(["sg"], seeds=5))
+    row = tidy[tidy["metric"] == "KL"].iloc[0]
+    deviations = [(value - sum(kl) / 5) ** 2 for value in kl]
+    assert row["mean"] == pytest.approx(sum(kl) / 5)
+    assert row["std"] == pytest.approx(math.sqrt(sum(deviations) / 5))  # ddof = 0
+    assert row["sem"] == pytest.approx(math.sqrt(sum(deviations) / 5) / math.sqrt(5))
+    assert (row["n"], row["diverged"]) == (5, 0)
+    assert (row["paper_mean"], row["paper_spread"]) == (9.99, 0.59)
+
+
+def test_diverged_seeds_are_counted_and_left_out(tmp_path: Path) -> None:
+    values = alike(6.0, 10.0, 4.0) | {"KL": [9.0, None, 12.0]}
+    tidy, table = tables.density_table("1", [write_metrics(tmp_path, "Rings", "sg", values)], request(["sg"]))
+    row = tidy[tidy["metric"] == "KL"].iloc[0]
+    assert (row["mean"], row["std"], row["n"], row["diverged"]) == (10.5, 1.5, 2, 1)
+    assert "10.50 ± 1.50** (2/3 seeds)" in markdown(table)
+    assert r"(2/3 seeds)" in latex.fragment(table)
+    assert "diverged are left out of the mean" in table.caption
+
+
+def test_where_all_seeds_diverged_the_table_says_so(tmp_path: Path) -> None:
+    paths = [
+        write_metrics(tmp_path, "Rings", "sg", alike(6.0, 10.0, 4.0)),
+        write_metrics(tmp_path, "Rings", "mog64", dict.fromkeys(tables.METRICS, [None] * 3)),
+    ]
+    tidy, table = tables.density_table("1", paths, request(["sg", "mog64"]))
+    dead = tidy[(tidy["cell"] == "mog64") & (tidy["metric"] == "KL")].iloc[0]
+    assert math.isnan(dead["mean"])
+    assert (dead["n"], dead["diverged"]) == (0, 3)
+    assert [row[-2:] for row in parse_markdown(markdown(table))[-3:]] == [
+        ["**6.00 ± 0.00**", "diverged"],
+        ["**10.00 ± 0.24**", "diverged"],
+        ["**4.00 ± 0.00**", "diverged"],
+    ]
+    compared, beside = comparison.density_comparison("1", tidy, request(["sg", "mog64"]))
+    assert compared.query("cell == 'mog64'")["within"].tolist() == ["NA"] * 3
+    assert "diverged" in markdown(beside)
+
+
+def test_one_seed_has_no_spread(tmp_path: Path) -> None:
+    path = write_metrics(tmp_path, "Rings", "sg", alike(6.0, 10.0, 4.0, seeds=1))
+    tidy, table = tables.density_table("1", [path], request(["sg"], seeds=1))
+    assert tidy[["std", "sem"]].isna().all(axis=None)
+    assert parse_markdown(markdown(table))[-1][-1] == "**4.00**"
+    assert "One seed, hence no spread." in table.caption
+    assert "±" not in table.caption
+    compared, _ = comparison.density_comparison("1", tidy, request(["sg"], seeds=1))
+    assert set(compared["within"]) == {"NA"}
+
+
+def test_an_undefined_metric_counts_as_diverged(tmp_path: Path) -> None:
+    values = alike(6.0, 10.0, 4.0) | {"KL": [9.0, float("nan"), 12.0]}
+    tidy, _ = tables.density_table("1", [write_metrics(tmp_path, "Rings", "sg", values)], request(["sg"]))
+    assert tidy.query("metric == 'KL'")[["n", "diverged"]].values.tolist() == [[2, 1]]
+
+
+def test_spread_of_the_configuration_is_shown_and_named(tmp_path: Path) -> None:
+    values = alike(6.0, 10.0, 4.0, seeds=4) | {"KL": [9.0, 9.0, 11.0, 11.0]}
+    path = write_metrics(tmp_path, "Rings", "sg", values)
+    texts = {}
+    for spread in ("std", "sem"):
+        _, table = tables.density_table("1", [path], request(["sg"], seeds=4, spread=spread))
+        texts[spread] = markdown(table)
+    assert "10.00 ± 1.00" in texts["std"]
+    assert "standard deviation (ddof = 0) over 4 seeds" in texts["std"]
+    assert "10.00 ± 0.50" in texts["sem"]
+    assert "standard error of the mean" in texts["sem"]
+
+
+def test_tidy_file_has_the_promised_columns_and_all_metrics(tmp_path: Path) -> None:
+    values = alike(6.0, 10.0, 4.0) | {"JSD_nats": [0.2, 0.3, 0.4], "KL_floor": [7.8] * 3, "JSD_floor": [3.62] * 3}
+    tables.write(
+        *tables.density_table("1", [write_metrics(tmp_path, "Rings", "sg", values)], request(["sg"])), tmp_path
+    )
+    lines = (tmp_path / "table1.csv").read_text().splitlines()
+    assert lines[0] == TIDY
+    records = {row["metric"]: row for row in csv.DictReader(lines)}
+    assert list(records) == ["gnELBO", "KL", "JSD", "JSD_nats", "KL_floor", "JSD_floor"]
+    assert float(records["JSD_nats"]["mean"]) == pytest.approx(0.3)
+    assert (records["JSD_nats"]["paper_mean"], records["JSD_nats"]["n"]) == ("", "3")
+    caption = (tmp_path / "table1.md").read_text().splitlines()[0]
+    assert "Two samples of the data itself score on average: Rings KL 7.80, JSD 3.62." in caption
+
+
+def test_results_may_come_in_any_order_and_with_more_than_asked(tmp_path: Path) -> None:
+    paths = [write_metrics(tmp_path, "Rings", name, alike(6.0, kl, 4.0)) for name, kl in (("mog64", 3.0), ("sg", 2.0))]
+    paths.append(write_metrics(tmp_path, "8Gaussian", "sg", alike(1.0, 1.0, 1.0)))
+    tidy, table = tables.density_table("1", paths, request(["sg", "mog64"]))
+    assert tidy.query("metric == 'KL'")[["cell", "mean"]].values.tolist() == [["sg", 2.0], ["mog64", 3.0]]
+    assert [row.labels[0] for block in table.blocks for row in block] == ["Rings"] * 3
+
+
+# ---- Layout ----
+
+
+def full_table1(folder: Path) -> tuple[pd.DataFrame, Table, tables.Request]:
+    datasets = ("8Gaussian", "2Spirals", "Checkerboard", "Rings")
+    published = paper.table1().set_index(["dataset", "cell", "metric"])["mean"]
+    paths = [
+        write_metrics(folder, d, c, alike(*(published[d, c, metric] for metric in tables.METRICS)))
+        for d in datasets
+        for c in cells.TABLE1_CELLS
+    ]
+    wanted = tables.Request(datasets, cells.TABLE1_CELLS, (0, 1, 2), scale="Demo scale: not comparable.")
+    return *tables.density_table("1", paths, wanted), wanted
+
+
+def test_table1_is_laid_out_as_in_the_paper(tmp_path: Path) -> None:
+    _, table, _ = full_table1(tmp_path)
+    head, lc, ip, *body = parse_markdown(markdown(table))
+    assert head[2:4] == ["VAE, SG", "S-IntroVAE, SG"]
+    assert head[4:] == ["S-IntroVAE, MoG(64)"] * 4
+    assert lc == ["", "LC", "✗", "✗", "✗", "✗", "✓", "✓"]
+    assert ip == ["", "IP", "✗", "✗", "✗", "✓", "✗", "✓"]
+    assert [row[0] for row in body if row[0]] == ["8Gaussian", "2Spirals", "Checkerboard", "Rings"]
+    assert [row[1] for row in body] == ["gnELBO ↓", "KL ↓", "JSD ↓"] * 4
+    # The paper's own best: the lowest of each row, e.g. 0.25 of 8Gaussian's gnELBO in the fifth column.
+    assert [row.index(best) for row in body for best in row if best.startswith("**")] == [
+        *(6, 3, 3),
+        *(6, 7, 5),
+        *(3, 7, 7),
+        *(3, 5, 3),
+    ]
+    text = latex.fragment(table)
+    assert r"VAE & \multicolumn{5}{c}{S-IntroVAE} \\ \cmidrule(lr){4-8}" in text
+    assert r"SG & SG & \multicolumn{4}{c}{MoG(64)} \\ \cmidrule(lr){5-8}" in text
+    assert r"LC & $\times$ & $\times$ & $\times$ & $\times$ & $\checkmark$ & $\checkmark$ \\" in text
+    assert r"8Gaussian & gnELBO $\downarrow$ & 7.48 $\pm$ 0.00" in text
+    assert text.count(r"\midrule") == 4
+    assert table.caption.count("Demo scale: not comparable.") == 1
+
+
+def test_ties_are_bold_together_as_printed(tmp_path: Path) -> None:
+    means = {"sg": 2.001, "mog64": 2.004, "mog64-lc": 2.006}
+    paths = [write_metrics(tmp_path, "Rings", cell, alike(1.0, kl, 1.0)) for cell, kl in means.items()]
+    _, table = tables.density_table("1", paths, request(list(means)))
+    gnelbo, kl, _ = ([entry.bold for entry in row.entries] for row in table.blocks[0])
+    assert gnelbo == [True, True, True]
+    assert kl == [True, True, False]
+    assert latex.fragment(table).count(r"\textbf{\boldmath 2.00 $\pm$") == 2
+
+
+def test_the_arrow_decides_what_is_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [write_metrics(tmp_path, "Rings", cell, alike(v, v, v)) for cell, v in (("sg", 1.0), ("mog64", 2.0))]
+    monkeypatch.setitem(results.ARROWS, "gnELBO", "↑")
+    _, table = tables.density_table("1", paths, request(["sg", "mog64"]))
+    assert [row.labels[1] for row in table.blocks[0]] == ["gnELBO ↑", "KL ↓", "JSD ↓"]
+    assert [[entry.bold for entry in row.entries] for row in table.blocks[0]] == [
+        [False, True],
+        [True, False],
+        [True, False],
+    ]
+
+
+def test_cells_that_the_paper_lacks_have_no_published_value(tmp_path: Path) -> None:
+    path = write_metrics(tmp_path, "Rings", "mog16-ip", alike(6.0, 10.0, 4.0))
+    tidy, table = tables.density_table("1", [path], request(["mog16-ip"]))
+    assert tidy["paper_mean"].isna().all()
+    assert parse_markdown(markdown(table))[0][-1] == "S-IntroVAE, MoG(16)"
+    compared, beside = comparison.density_comparison("1", tidy, request(["mog16-ip"]))
+    assert compared.empty
+    assert "None of 0 published values can be judged." in beside.caption
+
+
+def test_table4_quotes_what_it_did_not_measure(tmp_path: Path) -> None:
+    paths = [write_metrics(tmp_path, "Rings", cell, alike(9.0, 19.0, 9.0)) for cell in TABLE4_CELLS]
+    tidy, table = tables.density_table("4", paths, request(TABLE4_CELLS))
+    head, kl_kind, *body = parse_markdown(markdown(table))
+    assert head[2:] == [
+        "quoted from the paper, reported",
+        "quoted from the paper, official (reproduced)",
+        "measured here, ours (reproduced)",
+        "measured here, ours (reproduced)",
+        "measured here, ours (replicated)",
+    ]
+    assert kl_kind[1:] == ["KL calculation", "c", "c", "c", "s", "s"]
+    assert body[1][1:] == ["KL ↓", "9.18 ± 0.33 †", "10.67 ± 0.50 †", *["**19.00 ± 0.24**"] * 3]
+    assert "marked † are quoted" in table.caption
+    quoted = tidy[tidy["cell"].isin(paper.QUOTED_SETTINGS)]
+    assert len(quoted) == 6
+    assert quoted[["mean", "std", "sem", "n", "diverged"]].isna().all(axis=None)
+    assert quoted["paper_mean"].notna().all()
+    compared, _ = comparison.density_comparison("4", tidy, request(TABLE4_CELLS))
+    assert set(compared["cell"]) == set(TABLE4_CELLS)
+    assert len(compared) == 9
+
+
+# ---- Table 3 ----
+
+
+def test_table3_shows_choice_default_and_origin(tmp_path: Path) -> None:
+    paths = [
+        write_choice(tmp_path, "8Gaussian"),
+        write_choice(tmp_path, "Rings", beta_kl=0.2, beta_neg=0.8, diverged=0),
+        write_choice(
+            tmp_path, "2Spirals", beta_kl=0.05, beta_neg=0.2, source="table3", settings=None, diverged=None, KL=None
+        ),
+    ]
+    wanted = tables.Request(("8Gaussian", "2Spirals", "Rings"), ("sg",))
+    tidy, table = tables.hyperparameter_table(paths, wanted)
+    assert parse_markdown(markdown(table)) == [
+        ["2D dataset", "prior", "β_rec", "β_kl", "β_neg", "origin"],
+        ["8Gaussian", "SG", "0.2 (0.2)", "0.3 (0.3)", "0.9 (0.9)", "grid search, 210 settings, 3 diverged"],
+        ["2Spirals", "SG", "0.2 (0.2)", "0.05 (0.5)", "0.2 (1)", "published (Table 3)"],
+        ["Rings", "SG", "0.2 (0.2)", "0.2 (0.2)", "0.8 (1)", "grid search, 210 settings"],
+    ]
+    assert r"$\beta_{\mathrm{rec}}$ & $\beta_{\mathrm{kl}}$ & $\beta_{\mathrm{neg}}$" in latex.fragment(table)
+    assert ",".join(tidy.columns).startswith(TIDY)
+    compared, _ = comparison.hyperparameter_comparison(tidy, wanted)
+    answers = {(row.dataset, row.metric): row.within for row in compared.itertuples()}
+    assert {answers["8Gaussian", name] for name in paper.HYPERPARAMETERS} == {"yes"}
+    assert {answers["2Spirals", name] for name in paper.HYPERPARAMETERS} == {"NA"}  # copied, so it proves nothing
+    assert [answers["Rings", name] for name in paper.HYPERPARAMETERS] == ["yes", "yes", "no"]
+    assert compared.query("dataset == 'Rings' and metric == 'beta_neg'")["difference"].item() == pytest.approx(0.2)
+
+
+def test_table3_of_other_cells(tmp_path: Path) -> None:
+    paths = [write_choice(tmp_path, "Rings", "vae-sg", beta_neg=None), write_choice(tmp_path, "Rings", "mog64-ip")]
+    tidy, table = tables.hyperparameter_table(paths, request(["vae-sg", "mog64-ip"]))
+    rows = parse_markdown(markdown(table))[1:]
+    assert [row[:5] for row in rows] == [
+        ["Rings", "VAE SG", "0.2", "0.3", "–"],
+        ["", "MoG(64)+IP", "0.2", "0.3", "0.9"],
+    ]
+    compared, beside = comparison.hyperparameter_comparison(tidy, request(["vae-sg", "mog64-ip"]))
+    assert compared.empty
+    assert not beside.blocks
+
+
+# ---- Beside the paper ----
+
+
+def test_within_compares_with_twice_the_combined_standard_error(tmp_path: Path) -> None:
+    """8Gaussian, SG, KL is 1.23 ± 0.11 over five seeds in the paper."""
+    half = 0.05  # our spread over four seeds, as two pairs around the mean
+    tolerance = 2 * math.sqrt((half / 2) ** 2 + (0.11 / math.sqrt(5)) ** 2)
+    for offset, answer in ((0.999, "yes"), (-0.999, "yes"), (1.001, "no"), (-1.001, "no")):
+        mean = 1.23 + offset * tolerance
+        values = alike(0.5, 0.0, 1.0, seeds=4) | {"KL": [mean - half, mean - half, mean + half, mean + half]}
+        path = write_metrics(tmp_path / str(offset), "8Gaussian", "sg", values)
+        wanted = request(["sg"], seeds=4, dataset="8Gaussian")
+        tidy, _ = tables.density_table("1", [path], wanted)
+        compared, beside = comparison.density_comparison("1", tidy, wanted)
+        row = compared[compared["metric"] == "KL"].iloc[0]
+        assert row["paper_sem"] == pytest.approx(0.11 / math.sqrt(5))
+        assert row["tolerance"] == pytest.approx(tolerance)
+        assert row["difference"] == pytest.approx(offset * tolerance)
+        assert row["within"] == answer
+        line = parse_markdown(markdown(beside))[3:][5]
+        assert line[2] == "ours − paper"
+        assert line[-1].endswith({"yes": "✓", "no": "✗"}[answer])
+
+
+def test_comparison_sets_published_ours_and_difference_below_one_another(tmp_path: Path) -> None:
+    values = {"gnELBO": [6.0, 6.2, 6.1], "KL": [20.0, 21.0, 22.0], "JSD": [4.05, 4.05, 4.05]}
+    wanted = request(["sg"], scale="Demo scale: tiny.")
+    tidy, _ = tables.density_table("1", [write_metrics(tmp_path, "Rings", "sg", values)], wanted)
+    _, table = comparison.density_comparison("1", tidy, wanted)
+    rows = parse_markdown(markdown(table))[3:]
+    assert [row[-1] for row in rows] == [
+        *("6.03 ± 0.12", "6.10 ± 0.08", "+0.07 ✓"),
+        *("9.99 ± 0.59", "21.00 ± 0.82", "+11.01 ✗"),
+        *("4.05 ± 0.15", "4.05 ± 0.00", "+0.00 ✓"),
+    ]
+    assert "twice the combined standard error" in table.caption
+    assert "standard deviation over five seeds" in table.caption
+    assert "never the best one" in table.caption
+    assert "Of 3 published values 3 can be judged; 2 of these are met." in table.caption
+    assert table.caption.endswith("Demo scale: tiny.")
+
+
+def test_the_published_numbers_are_within_themselves(tmp_path: Path) -> None:
+    tidy, _, wanted = full_table1(tmp_path)
+    compared, table = comparison.density_comparison("1", tidy, wanted)
+    assert len(compared) == 72
+    assert set(compared["within"]) == {"yes"}
+    assert compared["difference"].abs().max() < 1e-9
+    assert "Of 72 published values 72 can be judged; 72 of these are met." in table.caption
+    assert "−0.00" not in markdown(table)
+
+
+# ---- Captions ----
+
+PAPER = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())["density"]
+
+
+def changed(**sections: Mapping[str, Any] | Sequence[int]) -> dict[str, Any]:
+    return PAPER | {
+        name: PAPER[name] | value if isinstance(value, Mapping) else value for name, value in sections.items()
+    }
+
+
+def test_scale_sentence() -> None:
+    sentence = captions.scale_sentence
+    assert sentence("paper", PAPER, PAPER) == captions.PAPER_SCALE
+    demo = changed(training={"iterations": 300}, seeds=[0, 1])
+    assert sentence("demo", demo, PAPER) == (
+        "Demo scale: 300 iterations instead of 30,000 and 2 seeds instead of 5: not comparable with the paper."
+    )
+    assert sentence("quick-run", changed(evaluation={"samples": 1000}), PAPER) == (
+        "Quick run scale: histograms of 1,000 points instead of 5,000: not comparable with the paper."
+    )
+    assert sentence("x", changed(seeds=(0, 1, 2, 3, 4)), PAPER) == captions.PAPER_SCALE
+    assert sentence("x", changed(seeds=[5, 6, 7, 8, 9]), PAPER) == (
+        "Unlike the published runs: seeds 5/6/7/8/9 instead of 0/1/2/3/4."
+    )
+    assert sentence("x", changed(seeds=[3]), PAPER) == "Unlike the published runs: 1 seed instead of 5."
+
+
+def test_scale_sentence_of_the_search_and_the_protocol() -> None:
+    sentence = captions.scale_sentence
+    off = changed(search={"enabled": False, "beta_rec": [0.2]})
+    assert sentence("x", off, PAPER) == "Unlike the published runs: hyperparameter search off instead of on."
+    some = changed(search={"cells": ["sg"]})
+    assert "hyperparameters searched for sg cells instead of all" in sentence("x", some, PAPER)
+    assert sentence("x", changed(search={"members_per_job": 7}), PAPER) == captions.PAPER_SCALE
+    text = {"protocol": "text", "loss_scale": "none", **PAPER}
+    assert sentence("x", text, {"protocol": "authors", **PAPER}) == (
+        "Unlike the published runs: protocol text instead of authors and loss_scale none."
+    )
+
+
+def test_scale_sentence_counts_what_it_cannot_list() -> None:
+    training = {name: 7 for name in PAPER["training"] if name != "iterations"}
+    sentence = captions.scale_sentence("demo", changed(training=training), PAPER)
+    assert sentence.count(" instead of ") == captions.LISTED
+    assert f"and {len(training) - captions.LISTED} more settings: not comparable" in sentence
+    assert "batches of 7 instead of 512" in sentence
+
+
+def test_report_captions_read_the_configuration() -> None:
+    jinja2 = pytest.importorskip("jinja2")
+    config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+    config["experiment"], config["density"]["training"]["iterations"] = "trial", 123
+    texts = sorted((ROOT / "workflow" / "report").glob("*.rst"))
+    assert {path.stem for path in texts} >= {"table1", "table3", "table4", "tables", "figure3", "search"}
+    for path in texts:
+        template = jinja2.Template(path.read_text(), undefined=jinja2.StrictUndefined)
+        rendered = template.render(snakemake=SimpleNamespace(config=config))
+        assert "``trial``" in rendered
+        assert "123 iterations [30000]" in rendered
+        assert "{" not in rendered
+
+
+# ---- LaTeX ----
+
+
+def test_escape_maps_signs_and_keeps_words() -> None:
+    assert latex.escape("50% of a_b & {c} #1 $x$ ~^\\") == (
+        r"50\% of a\_b \& \{c\} \#1 \$x\$ \textasciitilde{}\textasciicircum{}\textbackslash{}"
+    )
+    assert latex.escape("KL ↓ 1 ± 2 ✓ ✗ −3") == r"KL $\downarrow$ 1 $\pm$ 2 $\checkmark$ $\times$ $-$3"
+    assert latex.escape("β_neg, β_kl") == r"$\beta_{\mathrm{neg}}$, $\beta_{\mathrm{kl}}$"
+    assert latex.escape("実験") == "U+5B9FU+9A13"
+
+
+def tiny_table(text: str) -> Table:
+    rows = (Row(("a", "b"), (Entry(text, bold=True), Entry("2", note=text))),)
+    return Table("9", "tiny", text, ("", text), (Heading("", ("one", "one")), Heading(text, ("x", "y"))), (rows, rows))
+
+
+@needs_pdflatex
+def test_every_character_compiles(tmp_path: Path) -> None:
+    printable = "".join(map(chr, range(0x20, 0x7F)))
+    text = printable + "".join(latex._CHARACTERS) + "".join(latex._PHRASES) + "é ü ß 実 😀"
+    latex.compile_document(latex.document({text: latex.fragment(tiny_table(text))}), tmp_path / "a.pdf")
+    assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF-")
+
+
+@needs_pdflatex
+def test_all_tables_compile_to_one_pdf_with_the_same_bytes(tmp_path: Path) -> None:
+    results_folder, folder = tmp_path / "results", tmp_path / "tables"
+    tidy, table, wanted = full_table1(results_folder)
+    tables.write(tidy, table, folder)
+    tables.write(*comparison.density_comparison("1", tidy, wanted), folder)
+    choices = [write_choice(results_folder, dataset) for dataset in wanted.datasets]
+    comparison.write_both("3", choices, tables.Request(wanted.datasets, ("sg",)), folder)
+    names = ("table1", "table1_vs_paper", "table3", "table3_vs_paper")
+    for copy in ("a.pdf", "b.pdf"):
+        latex.compile_tables([folder / f"{name}.tex" for name in names], tmp_path / copy)
+    assert (tmp_path / "a.pdf").read_bytes() == (tmp_path / "b.pdf").read_bytes()
+    if shutil.which("pdftotext"):
+        pages = subprocess.run(
+            ["pdftotext", "-layout", tmp_path / "a.pdf", "-"], capture_output=True, text=True, check=True
+        ).stdout.split("\f")[:-1]
+        found = [re.findall(r"^\s*(Table [^:]*):", page, re.MULTILINE) for page in pages]
+        assert found == [["Table 1"], ["Table 1, beside the paper"], ["Table 3"], ["Table 3, beside the paper"]]
+        assert "Checkerboard" in pages[0]
+
+
+@needs_pdflatex
+def test_latex_errors_are_one_line(tmp_path: Path) -> None:
+    broken = tmp_path / "table1.tex"
+    broken.write_text(r"\begin{tabular}{l} \undefinedcommand")
+    with pytest.raises(UserError, match=r"all\.pdf: pdflatex failed \(Undefined control sequence\.\)") as caught:
+        latex.compile_tables([broken], tmp_path / "all.pdf")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "all.pdf").exists()
+
+
+def test_without_pdflatex_the_error_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "table1.tex").write_text("x")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not latex.pdflatex_available()
+    with pytest.raises(UserError, match="texlive-latex-recommended"):
+        latex.compile_tables([tmp_path / "table1.tex"], tmp_path / "all.pdf")
+    with pytest.raises(UserError, match=r"table9\.tex: cannot read"):
+        latex.compile_tables([tmp_path / "table9.tex"], tmp_path / "all.pdf")
+    with pytest.raises(UserError, match="no tables to compile"):
+        latex.compile_tables([], tmp_path / "all.pdf")
+
+
+# ---- Bad input ----
+
+GOOD = "dataset,cell,seed,metric,value,status,detail\nRings,sg,0,KL,1.5,ok,\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "empty"),
+        ("\n\n", "empty"),
+        (GOOD.splitlines()[0] + "\n", "a header without results"),
+        (GOOD.replace(",status", ",state"), "no column 'status'"),
+        (GOOD[:-7], "line 2: cut short or malformed"),
+        (GOOD[:-1], "cut short in its last line"),
+        (GOOD + "Rings,sg,1,KL\n", "line 3: cut short or malformed"),
+        (GOOD + "Rings,sg,1,KL,1,ok,a,b\n", "line 3: cut short or malformed"),
+        (GOOD.replace("KL", "KLD"), r"line 2: unknown metric 'KLD'; did you mean 'KL'\?"),
+        (GOOD.replace("ok", "o"), r"line 2: unknown status 'o'; did you mean 'ok'\?"),
+        (GOOD.replace("1.5", "one"), "line 2: value is 'one', not a number"),
+        (GOOD.replace(",0,", ",zero,"), "line 2: seed is 'zero', not a number"),
+        (GOOD + GOOD.splitlines()[1] + "\n", "line 3: KL of Rings, sg, seed 0 stands in .*line 2 already"),
+    ],
+)
+def test_damaged_metrics_are_one_line_that_names_the_file(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        results.read_metrics([path])
+    text = str(caught.value)
+    assert text.startswith(str(path))
+    assert "\n" not in text
+    assert ";" in text  # what is wrong; what to do
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone\.csv: cannot read \(No such file"):
+        results.read_metrics([tmp_path / "gone.csv"])
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"binary\.csv: cannot read"):
+        results.read_metrics([tmp_path / "binary.csv"])
+    for read in (results.read_metrics, results.read_hyperparameters, results.read_slices):
+        with pytest.raises(UserError, match="given; name at least one dataset and one cell"):
+            read([])
+
+
+def test_missing_seeds_cells_and_metrics_are_refused(tmp_path: Path) -> None:
+    path = write_metrics(tmp_path, "Rings", "sg", alike(6.0, 10.0, 4.0))
+    with pytest.raises(UserError, match="Rings, sg: gnELBO of seeds 0, 1, 2 found, 0, 1, 2, 3 wanted"):
+        tables.density_table("1", [path], request(["sg"], seeds=4))
+    with pytest.raises(UserError, match="Rings, sg: gnELBO of seeds 0, 1, 2 found, 0, 1 wanted"):
+        tables.density_table("1", [path], request(["sg"], seeds=2))
+    with pytest.raises(UserError, match="Rings, mog64: gnELBO of seeds none found"):
+        tables.density_table("1", [path], request(["mog64"]))
+    uneven = write_metrics(tmp_path, "8Gaussian", "sg", alike(6.0, 10.0, 4.0) | {"KL": [1.0, 2.0]})
+    with pytest.raises(UserError, match="8Gaussian, sg: KL of seeds 0, 1 found, 0, 1, 2 wanted"):
+        tables.density_table("1", [uneven], request(["sg"], dataset="8Gaussian"))
+    partial = write_metrics(tmp_path, "2Spirals", "sg", {"KL": [1.0, 2.0, 3.0]})
+    with pytest.raises(UserError, match="no gnELBO in the results"):
+        tables.density_table("1", [partial], request(["sg"], dataset="2Spirals"))
+
+
+def test_requests_are_checked() -> None:
+    with pytest.raises(UserError, match="unknown spread 'var'"):
+        request(["sg"], spread="var")
+    with pytest.raises(UserError, match="unknown cell 'sq'"):
+        request(["sq"])
+    with pytest.raises(UserError, match="nothing to show"):
+        request([])
+    with pytest.raises(UserError, match="unknown table '2'"):
+        tables.density_table("2", [], request(["sg"]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source": "guess"}, "unknown source of hyperparameters 'guess'"),
+        ({"beta_kl": "0.3"}, "beta_kl is '0.3', not a number"),
+        ({"beta_kl": True}, "beta_kl is True, not a number"),
+    ],
+)
+def test_damaged_hyperparameters(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    path = write_choice(tmp_path, "Rings", **changes)
+    with pytest.raises(UserError, match=rf"hyperparameters\.json: {message}"):
+        results.read_hyperparameters([path])
+
+
+def test_missing_and_doubled_hyperparameters(tmp_path: Path) -> None:
+    path = write_choice(tmp_path, "Rings")
+    with pytest.raises(UserError, match="Rings, sg given twice"):
+        tables.hyperparameter_table([path, path], request(["sg"]))
+    with pytest.raises(UserError, match="no hyperparameters of 8Gaussian, sg"):
+        tables.hyperparameter_table([path], request(["sg"], dataset="8Gaussian"))
+    path.write_text("[]")
+    with pytest.raises(UserError, match="no entry 'dataset'"):
+        results.read_hyperparameters([path])
+    path.write_text('{"dataset": "Ri')
+    with pytest.raises(UserError, match="not valid JSON"):
+        results.read_hyperparameters([path])
+
+
+def test_interrupted_writing_leaves_the_old_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tables.density_table("1", [write_metrics(tmp_path, "Rings", "sg", alike(6.0, 10.0, 4.0))], request(["sg"]))
+    folder = tmp_path / "tables"
+    tables.write(*table, folder)
+    before = (folder / "table1.csv").read_bytes()
+
+    def full_disk(self: pd.DataFrame, path: Path, **options: Any) -> None:
+        Path(path).write_text("dataset,ce")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full_disk)
+    with pytest.raises(UserError, match=r"table1\.csv: cannot write \(No space left on device\)"):
+        tables.write(*table, folder)
+    assert (folder / "table1.csv").read_bytes() == before
+    assert sorted(path.name for path in folder.iterdir()) == ["table1.csv", "table1.md", "table1.tex"]
+
+
+# ---- Scripts of the workflow ----
+
+
+def run_script(name: str, **snakemake: Any) -> None:
+    runpy.run_path(str(ROOT / "workflow" / "scripts" / name), init_globals={"snakemake": SimpleNamespace(**snakemake)})
+
+
+def table_job(folder: Path, result: Path) -> dict[str, Any]:
+    return {
+        "input": SimpleNamespace(results=[str(result)]),
+        "output": [str(folder / "table1.csv")],
+        "params": SimpleNamespace(number=1, datasets=["Rings"], cells=["sg"], seeds=[0, 1, 2], spread="std", scale=""),
+        "log": [str(folder / "logs" / "table1.log")],
+    }
+
+
+def test_table_script_writes_six_files(tmp_path: Path) -> None:
+    run_script("table.py", **table_job(tmp_path, write_metrics(tmp_path, "Rings", "sg", alike(6.0, 10.0, 4.0))))
+    assert sorted(path.name for path in tmp_path.glob("table1*")) == [
+        f"table1{kind}.{suffix}" for kind in ("", "_vs_paper") for suffix in ("csv", "md", "tex")
+    ]
+    assert (tmp_path / "logs" / "table1.log").read_text() == ""
+
+
+def test_table_script_ends_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run_script("table.py", **table_job(tmp_path, tmp_path / "gone.csv"))
+    assert caught.value.code == 2
+    line = (tmp_path / "logs" / "table1.log").read_text()
+    assert re.fullmatch(r"introprior: .*gone\.csv: cannot read .*\n", line)
+    assert capsys.readouterr().err == line
+    assert not list(tmp_path.glob("table1*"))
+
+
+def test_unexpected_errors_leave_their_traceback_in_the_log(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), logged([str(tmp_path / "a.log")]):
+        print(1 / 0)
+    assert "ZeroDivisionError" in (tmp_path / "a.log").read_text()
+
+
+@needs_pdflatex
+def test_pdf_script(tmp_path: Path) -> None:
+    (tmp_path / "table1.tex").write_text(latex.fragment(tiny_table("x")))
+    run_script(
+        "tables_pdf.py",
+        input=SimpleNamespace(tables=[str(tmp_path / "table1.tex")]),
+        output=[str(tmp_path / "tables.pdf")],
+        log=[],
+    )
+    assert (tmp_path / "tables.pdf").read_bytes().startswith(b"%PDF-")
+
+
+@pytest.mark.parametrize(
+    ("modules", "absent"),
+    [
+        ("introprior.reporting.comparison, introprior.reporting.figures, introprior.reporting.job", "torch"),
+        ("introprior.reporting.captions, introprior.reporting.latex", "pandas"),
+    ],
+)
+def test_imports_stay_light(modules: str, absent: str) -> None:
+    code = f"import sys, {modules}; sys.exit({absent!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_moments_agree_with_the_standard_library() -> None:
+    values = [3.0, 4.5, -1.0, 2.25]
+    assert results.moments(values) == pytest.approx(
+        (statistics.fmean(values), statistics.pstdev(values), statistics.pstdev(values) / 2)
+    )

@@ -1,0 +1,360 @@
+"""The steps of training against a naive script of the whole procedure, fed with the same random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import naive
+import pytest
+import torch
+from torch import Tensor, nn
+
+from introprior import cells, protocols
+from introprior.model import IntroVAE, Posterior
+from introprior.networks import MLPDecoder, MLPEncoder
+from introprior.objectives import Betas
+from introprior.priors import LearnedMixture, StandardGaussian, VampPrior
+from introprior.training import steps
+from introprior.training.options import Member, Run, TrainingOptions
+from introprior.training.streams import Streams
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+EQUAL = {"rtol": 1e-9, "atol": 1e-10}
+MEMBERS = (Member(0, 0.2, 0.3, 0.9), Member(1, 0.8, 0.5, 1.5))
+BATCH, DIM, COMPONENTS = 8, 2, 5
+CPU = torch.device("cpu")
+PROTOCOLS = {
+    "authors": naive.Choices(scale=0.5, reconstructions=True, fresh_noise=True, normalised=True, gamma_r_terms=False),
+    "text": naive.Choices(scale=1.0, reconstructions=False, fresh_noise=False, normalised=False, gamma_r_terms=True),
+}
+
+
+def build(prior: str) -> IntroVAE:
+    """Two members: ``sg``, ``vamp``, ``mog``, or ``clipped`` and isotropic; contributions learned and uneven."""
+    generators = [torch.Generator().manual_seed(member.seed) for member in MEMBERS]
+    sizes = (2, DIM, 16, 2)
+    encoder, decoder = MLPEncoder(*sizes, generators), MLPDecoder(*sizes, generators)
+    if prior == "sg":
+        return IntroVAE(encoder, decoder, StandardGaussian(DIM))
+    shape = (len(MEMBERS), COMPONENTS, DIM)
+    g = torch.Generator().manual_seed(2)
+    means, logits = torch.randn(shape, generator=g), torch.randn(shape[:2], generator=g)
+    if prior == "vamp":
+        vamp = VampPrior(means, learnable_contributions=True, members=1)
+        vamp.logits.data += logits
+        return IntroVAE(encoder, decoder, vamp)
+    variances = shape if prior == "mog" else (*shape[:2], 1)
+    mixture = LearnedMixture(means, torch.randn(variances, generator=g) - 1, logits, learnable_contributions=True)
+    if prior == "clipped":
+        mixture.clip_to_present_range()
+        mixture.logvars.data *= 1.3  # some are beyond their bounds by now
+    return IntroVAE(encoder, decoder, mixture)
+
+
+def rules(
+    protocol: str, cell: str = "mog5-lc-ip", overrides: dict[str, str] | None = None, **training: Any
+) -> steps.Rules:
+    options = TrainingOptions(monte_carlo_samples=6, **training)
+    return Run("8Gaussian", cells.parse(cell), MEMBERS, options, protocols.resolve(protocol, overrides)).rules
+
+
+def data() -> Tensor:
+    return torch.randn(len(MEMBERS), BATCH, 2, generator=torch.Generator().manual_seed(4))
+
+
+def betas() -> Betas:
+    return Betas(*(torch.tensor(column).unsqueeze(-1) for column in zip(*(m.betas for m in MEMBERS), strict=True)))
+
+
+def streams() -> Streams:
+    return Streams([member.seed for member in MEMBERS], CPU)
+
+
+def gradients(player: nn.Module) -> list[Tensor | None]:
+    return [parameter.grad for parameter in player.parameters()]
+
+
+class Duel:
+    """A model and its naive copies, taken through the same steps."""
+
+    def __init__(self, prior: str, rules: steps.Rules, choices: naive.Choices):
+        self.model, self.rules, self.choices = build(prior), rules, choices
+        self.copies = [naive.Model(self.model, e) for e in range(len(MEMBERS))]
+        self.x, self.streams = data(), streams()
+        self.replays = naive.listen(self.streams)
+
+    def naively(
+        self, step: Callable[..., tuple[Tensor, object]], *per_member: Sequence[object], **options: Any
+    ) -> list:
+        """One of the script's steps for every member, with gradients for everyone."""
+        results = []
+        for e, member in enumerate(MEMBERS):
+            loss, carried = step(
+                self.copies[e],
+                self.x[e],
+                *(column[e] for column in per_member),
+                replay=self.replays[e],
+                betas=member.betas,
+                choices=self.choices,
+                **options,
+            )
+            loss.backward()
+            assert self.replays[e].used_up()
+            results.append((loss.detach(), carried))
+        return results
+
+    def assert_losses(self, loss: Tensor, results: list) -> None:
+        assert loss.shape == (len(MEMBERS), BATCH)
+        torch.testing.assert_close(loss.detach().mean(-1), torch.stack([value for value, _ in results]), **EQUAL)
+
+    def pairs(self, *players: str) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Parameters, and what the copies have in their place."""
+        for player in players:
+            for i, (name, parameter) in enumerate(getattr(self.model, player).named_parameters()):
+                for e, copy in enumerate(self.copies):
+                    own = copy.prior[name] if player == "prior" else copy.players()[player][i]
+                    yield f"{player}.{name}[{e}]", parameter, own
+
+    def assert_gradients(self, *players: str) -> None:
+        for name, parameter, own in self.pairs(*players):
+            e = int(name[-2])
+            assert own.grad.abs().sum() > 0, name
+            torch.testing.assert_close(parameter.grad[e], own.grad, **EQUAL, msg=lambda m, name=name: f"{name}: {m}")
+
+    def update_encoders(self) -> None:
+        """A step downhill on both sides; then everyone's gradients are forgotten."""
+        with torch.no_grad():
+            for parameter in (*self.model.encoder.parameters(), *(p for c in self.copies for p in c.encoder)):
+                parameter -= 0.05 * parameter.grad
+        self.model.zero_grad()
+        for copy in self.copies:
+            for parameter in (p for player in copy.players().values() for p in player):
+                parameter.grad = None
+
+    def encoder_step(self, **options: Any) -> tuple[steps.Carried, list]:
+        with steps.learning(self.model.encoder, among=self.model):
+            loss, carried, _ = steps.encoder_loss(self.model, self.x, self.streams, betas(), self.rules)
+            loss.mean(-1).sum().backward()
+        results = self.naively(naive.encoder_step, **options)
+        self.assert_losses(loss, results)
+        return carried, [state for _, state in results]
+
+    def game(self, prior_learns: bool) -> None:
+        """An encoder's step, its update, a decoder's step; losses and gradients agree all the way."""
+        carried, states = self.encoder_step()
+        self.assert_gradients("encoder")
+        self.update_encoders()
+        players = ("decoder", "prior") if prior_learns else ("decoder",)
+        with steps.learning(*(getattr(self.model, player) for player in players), among=self.model):
+            loss, _ = steps.decoder_loss(
+                self.model, self.x, carried, self.streams, betas(), self.rules, prior_learns=prior_learns
+            )
+            loss.mean(-1).sum().backward()
+        self.assert_losses(loss, self.naively(naive.decoder_step, states, prior_learns=prior_learns))
+        self.assert_gradients(*players)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("prior", ["sg", "vamp", "mog"])
+def test_the_warm_up_equals_the_naive_script(prior, protocol):
+    duel = Duel(prior, rules(protocol), PROTOCOLS[protocol])
+    loss, _ = steps.warmup_loss(duel.model, duel.x, duel.streams, betas(), duel.rules)
+    loss.mean(-1).sum().backward()
+    duel.assert_losses(loss, duel.naively(naive.warmup_step))
+    duel.assert_gradients("encoder", "decoder", *(["prior"] if prior != "sg" else []))
+
+
+@pytest.mark.parametrize(
+    ("prior", "prior_learns", "r_entropy"),
+    [("sg", False, 0.0), ("mog", False, 0.0), ("mog", True, 0.0), ("mog", False, 3.0), ("clipped", True, 3.0)],
+)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_game_equals_the_naive_script(protocol, prior, prior_learns, r_entropy):
+    choices = PROTOCOLS[protocol]._replace(r_entropy=r_entropy)
+    Duel(prior, rules(protocol, r_entropy=r_entropy), choices).game(prior_learns)
+
+
+def test_the_game_in_closed_form_equals_the_naive_script():
+    choices = PROTOCOLS["authors"]._replace(closed_form=True)
+    Duel("sg", rules("authors", "sg-dt-closed"), choices).game(prior_learns=False)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "changed"),
+    [
+        ({"gamma_r_terms": "compute"}, {"gamma_r_terms": True}),
+        ({"fake_terms": "generated"}, {"reconstructions": False}),
+        ({"decoder_noise": "reused"}, {"fresh_noise": False}),
+        ({"loss_scale": "none"}, {"scale": 1.0}),
+        ({"responsibility_weight": "plain"}, {"normalised": False}),
+    ],
+    ids=lambda value: next(iter(value)),
+)
+def test_every_option_of_the_protocol_alone_equals_the_naive_script(overrides, changed):
+    choices = PROTOCOLS["authors"]._replace(r_entropy=2.0, **changed)
+    Duel("clipped", rules("authors", overrides=overrides, r_entropy=2.0), choices).game(prior_learns=True)
+
+
+def test_the_target_of_a_reconstructions_own_error_stays_attached():
+    duel = Duel("mog", rules("authors"), PROTOCOLS["authors"])
+    duel.encoder_step(detach_target=True)  # the loss is the same, the gradient is not
+    distance = [(p.grad[int(name[-2])] - own.grad).abs().max() for name, p, own in duel.pairs("encoder")]
+    assert max(distance) > 1e-4
+
+
+# Who takes gradients, who is a constant
+
+
+def game_gradients(
+    model: IntroVAE, rules: steps.Rules, prior_learns: bool = True, freeze: bool = False
+) -> dict[str, Tensor | None]:
+    """The decoder step's gradients by name, the real posteriors being those of the present encoder."""
+    model.zero_grad()
+    stream, x = streams(), data()
+    _, carried, _ = steps.encoder_loss(model, x, stream, betas(), rules)
+    learners = [model.decoder] + [model.prior] * prior_learns if freeze else [model]
+    with steps.learning(*learners, among=model):
+        steps.decoder_loss(model, x, carried, stream, betas(), rules, prior_learns)[0].sum().backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("prior", ["sg", "mog"])
+def test_in_the_encoders_step_only_the_encoder_takes_gradients(prior, protocol):
+    model = build(prior)
+    with steps.learning(model.encoder, among=model):
+        loss, carried, _ = steps.encoder_loss(model, data(), streams(), betas(), rules(protocol, r_entropy=1.0))
+        loss.sum().backward()
+    assert all(gradient.abs().sum() > 0 for gradient in gradients(model.encoder))
+    assert gradients(model.decoder) == [None] * len(list(model.decoder.parameters()))
+    assert gradients(model.prior) == [None] * len(list(model.prior.parameters()))
+    constants = (*carried.posterior, carried.z, carried.real_kl, *carried.prior_noise)
+    assert not any(tensor.requires_grad for tensor in constants)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_prior_is_a_constant_in_the_encoders_step_even_unfrozen(protocol):
+    model = build("mog")
+    steps.encoder_loss(model, data(), streams(), betas(), rules(protocol, r_entropy=1.0))[0].sum().backward()
+    assert gradients(model.prior) == [None] * 3
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("prior_learns", [False, True], ids=["fixed", "ip"])
+def test_in_the_decoders_step_the_prior_takes_gradients_only_with_ip(protocol, prior_learns):
+    taken = game_gradients(build("mog"), rules(protocol), prior_learns, freeze=True)
+    for name, gradient in taken.items():
+        learns = name.startswith("decoder") or (prior_learns and name.startswith("prior"))
+        assert (gradient is not None and bool(gradient.abs().sum() > 0)) == learns, name
+
+
+def test_without_ip_the_prior_is_a_constant_even_unfrozen():
+    taken = game_gradients(build("mog"), rules("authors"), prior_learns=False)
+    assert [taken[f"prior.{name}"] for name in ("means", "logvars", "logits")] == [None] * 3
+
+
+def without_fakes(rules: steps.Rules) -> steps.Rules:
+    return replace(rules, gamma=0.0)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_contributions_take_gradients_from_the_real_divergence_alone(protocol):
+    ours = rules(protocol)
+    everything, real = (game_gradients(build("mog"), r) for r in (ours, without_fakes(ours)))
+    torch.testing.assert_close(everything["prior.logits"], real["prior.logits"])
+    assert real["prior.logits"].abs().sum() > 0
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_as_a_source_the_prior_takes_gradients_from_the_fakes(protocol):
+    ours = rules(protocol)
+    everything, real = (game_gradients(build("mog"), r) for r in (ours, without_fakes(ours)))
+    for name in ("prior.means", "prior.logvars"):
+        assert (everything[name] - real[name]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_as_a_target_of_fakes_the_prior_is_a_constant(protocol):
+    """A decoder that ignores its latents cuts the path through the source: what were left is that of the target."""
+    ours, taken = rules(protocol), []
+    for r in (ours, without_fakes(ours)):
+        model = build("mog")
+        next(model.decoder.parameters()).data.zero_()
+        taken.append(game_gradients(model, r))
+    for name in ("prior.means", "prior.logvars", "prior.logits"):
+        torch.testing.assert_close(taken[0][name], taken[1][name])
+        assert taken[0][name].abs().sum() > 0
+
+
+def test_the_terms_of_gamma_r_change_next_to_nothing():
+    # Without IP their random numbers are the last that are drawn, so all the rest is alike.
+    omitted = game_gradients(build("mog"), rules("authors"), prior_learns=False, freeze=True)
+    computed = game_gradients(
+        build("mog"), rules("authors", overrides={"gamma_r_terms": "compute"}), prior_learns=False, freeze=True
+    )
+    names = [name for name in omitted if name.startswith("decoder")]
+    changes = torch.stack([(omitted[name] - computed[name]).abs().max() for name in names])
+    assert 0 < changes.max() < 1e-6
+    assert all(omitted[name].abs().max() > 1e-3 for name in names)
+
+
+@pytest.mark.parametrize("player", ["encoder", "decoder", "prior"])
+def test_freezing_ends_with_its_block_whatever_happens(player):
+    model = build("mog")
+    learning: set[str] = set()
+
+    def fail() -> None:
+        with steps.learning(getattr(model, player), among=model):
+            learning.update(name for name, parameter in model.named_parameters() if parameter.requires_grad)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert learning == {name for name, _ in model.named_parameters() if name.startswith(player)}
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+# Several batches in one pass
+
+
+class Normalising(nn.Module):
+    """An encoder whose outputs depend on the whole batch, as with BatchNorm; images ``[B, C, H, W]``."""
+
+    couples_samples = True
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        flat = x.flatten(1)
+        flat = (flat - flat.mean(0)) / flat.std(0)
+        return flat, flat.exp()
+
+
+class Scaling(nn.Module):
+    """A decoder of latents ``[B, 3 * 2 * 2]`` to images, and an encoder back."""
+
+    couples_samples = False
+
+    def forward(self, z: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        return 2 * z.unflatten(-1, (3, 2, 2)) if z.dim() == 2 else (z.flatten(1), z.flatten(1) + 1)
+
+
+@pytest.mark.parametrize("encoder", [Normalising(), Scaling()], ids=["coupled", "independent"])
+def test_batches_of_images_do_not_affect_each_other(encoder):
+    model = IntroVAE(encoder, Scaling(), StandardGaussian(12), event_dims=3)
+    images = [torch.randn(4, 3, 2, 2) + i for i in range(3)]
+    for together, image in zip(model.encode_each(images), images, strict=True):
+        for ours, alone in zip(together, Posterior(*encoder(image)), strict=True):
+            torch.testing.assert_close(ours, alone)
+    latents = [torch.randn(4, 12) for _ in range(3)]
+    for together, z in zip(model.decode_each(latents), latents, strict=True):
+        torch.testing.assert_close(together, model.decode(z))
+
+
+def test_batches_of_an_ensemble_keep_their_order():
+    model, batches = build("sg"), [data(), 1 - data(), 2 * data()]
+    for together, x in zip(model.encode_each(batches), batches, strict=True):
+        torch.testing.assert_close(together.mean, model.encode(x).mean)
+    for together, z in zip(model.decode_each(batches), batches, strict=True):
+        torch.testing.assert_close(together, model.decode(z))

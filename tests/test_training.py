@@ -1,0 +1,588 @@
+"""Training as a whole: against a naive script, its schedule, its ensembles, and what a run is made of."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import naive
+import pytest
+import torch
+from torch import Tensor
+
+from introprior import cells, protocols
+from introprior.data import density as data
+from introprior.errors import UserError
+from introprior.networks import MLPDecoder, MLPEncoder
+from introprior.priors import LearnedMixture, StandardGaussian, VampPrior
+from introprior.training import density
+from introprior.training.adam import Adam
+from introprior.training.loop import PLAYERS, Training
+from introprior.training.options import Member, Run, TrainingOptions
+from introprior.training.streams import Streams
+
+CPU = torch.device("cpu")
+ALONE = Member(0, 0.2, 0.3, 0.9)
+TWIN = Member(0, 0.2, 0.3, 1.5)
+"""Shares its warm-up with the one above."""
+OTHER = Member(1, 0.8, 0.5, 1.0)
+GAME, CONVERSION, END = 6, 4, 14  # of the tiny trainings; the learning rate decays at 9 and 12
+
+Begin = Callable[..., Training]
+
+
+@pytest.fixture
+def exact(float64, monkeypatch) -> None:
+    """Data in float64 as well, which the package makes in float32."""
+    draw = data.sample_members
+    monkeypatch.setattr(data, "sample_members", lambda *arguments: draw(*arguments).double())
+
+
+def run_to(training: Training, until: int) -> Training:
+    while training.iteration < until:
+        training.step()
+    return training
+
+
+def tensors(training: Training, row: int | None = None) -> dict[str, Tensor]:
+    """A copy of the model's tensors, of one member or of all."""
+    state = training.model.state_dict()
+    return {name: (value if row is None else value[row]).clone() for name, value in state.items()}
+
+
+# Against the naive script
+
+CHOICES = {
+    "authors": naive.Choices(scale=0.5, reconstructions=True, fresh_noise=True, normalised=True, gamma_r_terms=False),
+    "text": naive.Choices(scale=1.0, reconstructions=False, fresh_noise=False, normalised=False, gamma_r_terms=True),
+}
+SCHEDULES = {
+    "authors": naive.Schedule(
+        CONVERSION, GAME, (9, 12), 2e-4, intro_prior=False, keep_contributions=False, isotropic=False, resets=True
+    ),
+    "text": naive.Schedule(
+        GAME, GAME, (), 2e-4, intro_prior=False, keep_contributions=True, isotropic=True, resets=False
+    ),
+}
+
+
+@pytest.mark.parametrize("protocol", CHOICES)
+@pytest.mark.parametrize("cell", ["vae-sg", "sg", "sg-dt-closed", "vae-mog5-lc", "mog5", "mog5-lc", "mog5-lc-ip"])
+@pytest.mark.usefixtures("exact")
+def test_a_whole_training_equals_the_naive_script(tiny, cell, protocol):
+    """Warm-up, conversion, clipping, game, decay, optimizers: everything, for two members side by side."""
+    parsed, members = cells.parse(cell), (ALONE, OTHER)
+    if not parsed.adversarial:
+        members = tuple(member.warmup for member in members)
+    training: Training = tiny(cell, *members, protocol=protocol)
+    copies = [naive.Model(training.model, e) for e in range(2)]
+    replays = naive.listen(training.streams)
+    batches: list[Tensor] = []
+    draw = training.batch
+    training.batch = lambda generators: batches.append(draw(generators)) or batches[-1]
+    run_to(training, END)
+    choices = CHOICES[protocol]._replace(closed_form=parsed.closed_form_kl)
+    schedule = SCHEDULES[protocol]._replace(intro_prior=parsed.intro_prior)
+    if not parsed.adversarial:
+        schedule = schedule._replace(conversion=END, game=END)
+    for e, (copy, member) in enumerate(zip(copies, members, strict=True)):
+        naive.train(copy, [x[e] for x in batches], replays[e], member.betas, choices, schedule)
+        assert replays[e].used_up()
+        ours = tensors(training, e)
+        theirs = [("encoder", copy.encoder), ("decoder", copy.decoder)]
+        for player, parameters in theirs:
+            for parameter, own in zip(getattr(training.model, player).parameters(), parameters, strict=True):
+                torch.testing.assert_close(parameter[e].detach(), own.detach(), rtol=1e-7, atol=1e-9)
+        for name, own in copy.prior.items():
+            if own is not None:
+                torch.testing.assert_close(ours[f"prior.{name}"], own.detach(), rtol=1e-7, atol=1e-9, msg=name)
+
+
+def test_adam_is_that_of_kingma_and_ba(float64):
+    ours = [torch.nn.Parameter(torch.randn(3, 4)), torch.nn.Parameter(torch.randn(3, 2))]
+    idle = torch.nn.Parameter(torch.randn(3))
+    theirs = [p.detach().clone() for p in ours]
+    adam, oracle, before = Adam([*ours, idle], 0.5), naive.Adam(theirs), idle.detach().clone()
+    for step in range(5):
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = q.grad = torch.randn_like(q) * 10.0 ** (-4 * step)
+        adam.learning_rate = 0.1 / (step + 1)
+        adam.step()
+        oracle.step(0.1 / (step + 1))
+        for p, q in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(p.detach(), q)
+    assert torch.equal(idle, before)
+    adam.zero_grad()
+    assert ours[0].grad is None
+
+
+# Networks
+
+
+def test_the_papers_networks_have_the_papers_sizes():
+    run = Run("8Gaussian", cells.parse("mog64-lc"), (ALONE, OTHER))
+    model = density.begin(run, CPU).model
+    counts = {player: sum(p[0].numel() for p in getattr(model, player).parameters()) for player in PLAYERS}
+    assert counts == {"encoder": 199_172, "decoder": 198_658, "prior": 64 * 2 + 64}
+
+
+@pytest.mark.parametrize(("network", "count"), [(MLPEncoder, 199_172), (MLPDecoder, 198_658)])
+def test_networks_start_as_torch_would_start_them(network, count):
+    seeds = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+    together, alone = network(2, 2, 256, 4, seeds), network(2, 2, 256, 4, torch.Generator().manual_seed(1))
+    assert sum(p.numel() for p in alone.parameters()) == count
+    for ensemble, single in zip(together.parameters(), alone.parameters(), strict=True):
+        assert torch.equal(ensemble[1], single)
+        assert not torch.equal(ensemble[0], single)
+    bound = 1 / math.sqrt(256)
+    weights = list(alone.parameters())[2]
+    assert weights.shape == (256, 256)
+    assert 0.999 * bound < weights.abs().max() <= bound
+    assert weights.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.01)
+    x = torch.randn(7, 2)
+    for member, single in zip(together(x.expand(2, 7, 2)), alone(x), strict=True):
+        torch.testing.assert_close(member[1] if network is MLPDecoder else member[1], single)
+
+
+# The schedule
+
+
+def events(training: Training) -> dict[str, Any]:
+    """What each iteration was, from outside."""
+    rows: list[tuple[str, type, bool, float]] = []
+    while training.iteration < END:
+        values = training.step()
+        game = {"encoder_loss", "decoder_loss"} <= set(values)
+        assert game != ("vae_loss" in values)
+        clipped = getattr(training.model.prior, "low", None) is not None
+        rows.append(("game" if game else "vae", type(training.model.prior), clipped, training.learning_rate(
+            training.iteration - 1)))  # fmt: skip
+
+    def first(condition: Callable[[tuple], bool]) -> int | None:
+        return next((i for i, row in enumerate(rows) if condition(row)), None)
+
+    return {
+        "game": first(lambda row: row[0] == "game"),
+        "conversion": first(lambda row: row[1] is LearnedMixture),
+        "clipping": first(lambda row: row[2]),
+        "rates": [row[3] for row in rows],
+        "prior": rows[-1][1],
+    }
+
+
+@pytest.mark.parametrize(
+    ("cell", "protocol", "game", "conversion", "clipping", "prior"),
+    [
+        ("mog5-lc-ip", "authors", GAME, CONVERSION, GAME, LearnedMixture),
+        ("mog5-ip", "text", GAME, GAME, GAME, LearnedMixture),
+        ("mog5-lc", "authors", GAME, CONVERSION, None, LearnedMixture),
+        ("mog5", "text", GAME, GAME, None, LearnedMixture),
+        ("sg", "authors", GAME, None, None, StandardGaussian),
+        ("vae-mog5", "authors", None, None, None, VampPrior),
+        ("vae-sg", "text", None, None, None, StandardGaussian),
+    ],
+)
+def test_events_happen_at_their_iterations(tiny, cell, protocol, game, conversion, clipping, prior):
+    seen = events(tiny(cell, ALONE if game else ALONE.warmup, protocol=protocol))
+    assert {name: seen[name] for name in ("game", "conversion", "clipping", "prior")} == {
+        "game": game, "conversion": conversion, "clipping": clipping, "prior": prior,
+    }  # fmt: skip
+    decays = [2e-4] * 9 + [2e-5] * 3 + [2e-6] * (END - 12) if protocol == "authors" else [2e-4] * END
+    assert seen["rates"] == pytest.approx(decays)
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"), [({}, (2, 6)), ({"mixture_warmup_iterations": 0}, (6, 6)), ({"warmup_iterations": 2}, (0, 2))]
+)
+def test_the_conversion_precedes_the_game_by_the_mixtures_own_warm_up(tiny, options, sizes):
+    defaults = {"warmup_iterations": 6, "mixture_warmup_iterations": 4}
+    seen = events(tiny("mog5", **{**defaults, "mixture_warmup_iterations": min(4, options.get("warmup_iterations", 4)),
+                                  **options}))  # fmt: skip
+    assert (seen["conversion"], seen["game"]) == (sizes if options.get("warmup_iterations") is None else (0, 2))
+
+
+def test_the_papers_schedule():
+    training = density.begin(Run("8Gaussian", cells.parse("mog64-lc-ip"), (ALONE,)), CPU)
+    assert (training.conversion, training.game_start, training.run.training.iterations) == (1_900, 2_000, 30_000)
+    rates = [training.learning_rate(i) for i in (0, 9_999, 10_000, 14_999, 15_000, 29_999)]
+    assert rates == pytest.approx([2e-4, 2e-4, 2e-5, 2e-5, 2e-6, 2e-6])
+
+
+@pytest.mark.parametrize(
+    ("cell", "options", "resets"),
+    [
+        ("mog5-ip", {}, True),
+        ("mog5", {"conversion": "at-game"}, True),
+        ("mog5-ip", {"conversion_resets_optimizers": False}, False),
+        ("sg", {}, False),
+    ],
+)
+def test_the_conversion_starts_all_optimizers_afresh(tiny, cell, options, resets):
+    training = tiny(cell, options=options)
+    at = GAME if "conversion" in options else CONVERSION
+    run_to(training, at)
+    before = training.optimizers["encoder"].means[0].clone()
+    training.step()
+    steps = {player: {int(t) for t in training.optimizers[player].steps} for player in ("encoder", "decoder")}
+    assert steps == dict.fromkeys(steps, {1 if resets else at + 1})
+    after = training.optimizers["encoder"].means[0]
+    # After one step from zero, the first moment is a tenth of the gradient; otherwise it remembers.
+    gradient = training.model.encoder.body[0].weight.grad
+    torch.testing.assert_close(after, 0.1 * gradient + (0 if resets else 0.9) * before)
+
+
+def test_bounds_are_those_of_the_moment_when_the_game_begins(tiny):
+    training = run_to(tiny("mog5-lc-ip", ALONE, TWIN, OTHER), GAME)
+    logvars = training.model.prior.logvars.detach()[[0, 0, 1]]  # the twins' shared warm-up becomes two
+    training.step()
+    prior = training.model.prior
+    assert torch.equal(prior.low, logvars.amin(1, keepdim=True))
+    assert torch.equal(prior.high, logvars.amax(1, keepdim=True))
+    assert not torch.equal(prior.logvars, logvars)
+    bounds = prior.low.clone(), prior.high.clone()
+    run_to(training, END)
+    assert torch.equal(prior.low, bounds[0])
+    assert torch.equal(prior.high, bounds[1])
+
+
+@pytest.mark.parametrize("cell", ["sg", "mog5", "mog5-lc", "mog5-ip", "mog5-lc-ip"])
+@pytest.mark.parametrize("iteration", [0, CONVERSION, GAME, GAME + 1])
+def test_who_trains_when(tiny, cell, iteration):
+    parsed = cells.parse(cell)
+    training = run_to(tiny(cell), iteration)
+    before = tensors(training)
+    training.step()
+    after = tensors(training)
+    changed = {name for name in after if name not in before or not torch.equal(after[name], before[name])}
+    if iteration == CONVERSION and parsed.prior == "mog":  # new tensors: compare with what they started from
+        changed -= {name for name in changed if name.startswith("prior.")}
+        start = run_to(tiny(cell), CONVERSION)
+        mixture = start.model.mixture()
+        learned = training.model.prior
+        changed |= {
+            f"prior.{n}" for n in ("means", "logvars") if not torch.equal(getattr(learned, n), getattr(mixture, n))
+        }
+        changed |= {"prior.logits"} if not torch.equal(learned.logits, mixture.log_weights.exp()) else set()
+    names = {"vamp": {"pseudo_inputs"}, "mog": {"means", "logvars"}}["vamp" if iteration < CONVERSION else "mog"]
+    names |= {"logits"} if parsed.learnable_contributions else set()
+    if parsed.prior == "sg" or (iteration >= GAME and not parsed.intro_prior):
+        names = set()
+    assert {name.removeprefix("prior.") for name in changed if name.startswith("prior.")} - {"low", "high"} == names
+    for player in ("encoder", "decoder"):
+        assert {f"{player}.{name}" for name, _ in getattr(training.model, player).named_parameters()} <= changed
+
+
+# Ensembles
+
+
+def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor], **tolerance: float) -> None:
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], **tolerance, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("cell", ["sg", "mog5-lc", "mog5-lc-ip"])
+def test_a_member_is_the_same_alone_and_in_company(tiny, cell, exact):
+    company = run_to(tiny(cell, OTHER, ALONE, TWIN), END)
+    for row, member in enumerate((OTHER, ALONE, TWIN)):
+        alone = run_to(tiny(cell, member), END)
+        assert_same(tensors(company, row), tensors(alone, 0), rtol=1e-8, atol=1e-10)
+    with pytest.raises(AssertionError):  # the comparison can tell members apart
+        assert_same(tensors(company, 1), tensors(company, 2), rtol=1e-8, atol=1e-10)
+
+
+def test_alone_and_in_company_agree_in_float32_up_to_rounding(tiny):
+    company = run_to(tiny("mog64-lc-ip", OTHER, ALONE, TWIN), END)
+    for row, member in enumerate((OTHER, ALONE, TWIN)):
+        assert_same(tensors(company, row), tensors(run_to(tiny("mog64-lc-ip", member), END), 0), rtol=0, atol=1e-5)
+
+
+def test_members_that_differ_only_in_beta_neg_share_their_warm_up(tiny):
+    training = tiny("mog5-ip", OTHER, ALONE, TWIN)
+    assert training.members == [OTHER.warmup, ALONE.warmup]
+    assert training.numbers() == [0, 1]
+    run_to(training, GAME + 1)
+    assert training.members == [OTHER, ALONE, TWIN]
+    assert training.numbers() == [0, 1, 2]
+    assert all(len(parameter) == 3 for parameter in training.model.parameters())
+    decoder = [parameter[row] for row in (1, 2) for parameter in [training.model.decoder.body[0].weight]]
+    torch.testing.assert_close(*decoder, rtol=0, atol=1e-3)  # one step of the game apart
+    assert not torch.equal(*decoder)
+
+
+def test_members_that_are_dropped_leave_the_others_as_they_were(tiny, exact):
+    whole, halved = (run_to(tiny("mog5-lc-ip", OTHER, ALONE, TWIN), GAME + 2) for _ in range(2))
+    halved.select([0, 2], [OTHER, TWIN])
+    for training in (whole, halved):
+        run_to(training, END)
+    for mine, theirs in ((0, 0), (1, 2)):
+        assert_same(tensors(halved, mine), tensors(whole, theirs), rtol=1e-8, atol=1e-10)
+    assert halved.numbers() == [0, 2]
+    assert len(halved.records()) == 2
+
+
+def poison(training: Training, what: str, row: int) -> None:
+    """Make a member's loss infinite or NaN from the next step on."""
+    if what == "moments":  # the encoder's update spoils it, so that the decoder's step is the first to see it
+        training.optimizers["encoder"].means[0][row] = math.nan
+    else:
+        getattr(training.model, what).body[0].weight.data[row] = math.nan
+
+
+@pytest.mark.parametrize(
+    ("what", "at", "stage"),
+    [
+        ("encoder", 2, "vae_loss"),
+        ("decoder", CONVERSION + 1, "vae_loss"),
+        ("encoder", GAME + 1, "encoder_loss"),
+        ("decoder", GAME + 3, "encoder_loss"),
+        ("moments", GAME + 2, "decoder_loss"),
+    ],
+)
+@pytest.mark.parametrize("cell", ["sg", "mog5-lc-ip"])
+def test_a_member_that_diverges_is_recorded_and_the_others_go_on_undisturbed(tiny, cell, what, at, stage):
+    members = (OTHER, ALONE, Member(2, 0.5, 0.5, 0.5))
+    undisturbed = run_to(tiny(cell, *members), END)
+    training = run_to(tiny(cell, *members), at)
+    poison(training, what, 1)
+    run_to(training, END)
+    ok, diverged, also_ok = training.records()
+    assert diverged["status"] == "diverged"
+    assert diverged["iteration"] == at
+    assert f"{stage} not finite at iteration {at}" in diverged["detail"]
+    assert all(math.isfinite(value) for value in diverged["last"].values())
+    for row, record in ((0, ok), (2, also_ok)):
+        assert (record["status"], record["detail"], record["iteration"]) == ("ok", "", None)
+        assert_same(tensors(training, row), tensors(undisturbed, row), rtol=0, atol=0)
+
+
+def test_a_record_tells_the_last_finite_losses(tiny):
+    training = run_to(tiny("sg", ALONE, OTHER), GAME + 1)
+    values = training.step()
+    poison(training, "encoder", 0)
+    run_to(training, END)
+    record = training.records()[0]
+    assert set(record["last"]) == {"vae_loss", "encoder_loss", "decoder_loss"}
+    assert record["last"]["encoder_loss"] == pytest.approx(values["encoder_loss"][0].item())
+    assert re.search(r"last finite: vae_loss \S+, encoder_loss \S+, decoder_loss \S+\)", record["detail"])
+
+
+def test_divergence_in_a_shared_warm_up_is_everyones_who_shares_it(tiny):
+    training = run_to(tiny("mog5-ip", OTHER, ALONE, TWIN), 2)
+    poison(training, "encoder", 1)
+    training.advance(END)
+    assert training.members == [OTHER, ALONE, TWIN]
+    assert [record["status"] for record in training.records()] == ["ok", "diverged", "diverged"]
+    assert {record["iteration"] for record in training.records()[1:]} == {2}
+
+
+@pytest.mark.parametrize("at", [2, GAME + 1], ids=["warm-up", "game"])
+def test_when_all_have_diverged_training_ends_early_with_a_record_for_each(tiny, at):
+    training = run_to(tiny("sg", ALONE, TWIN, iterations=1_000), at)
+    for row in range(len(training.members)):
+        poison(training, "encoder", row)
+    training.advance(1_000, log_every=5)
+    assert training.iteration < 20
+    assert training.members == [ALONE, TWIN]
+    assert [record["status"] for record in training.records()] == ["diverged", "diverged"]
+
+
+# Progress
+
+
+def test_the_history_has_a_row_for_each_member_quantity_and_logged_iteration(tiny, capsys):
+    training = tiny("sg", ALONE, TWIN, OTHER)
+    training.advance(END, log_every=4, label="a label")
+    rows = list(training.history.tidy())
+    logged = {(row["iteration"], row["member"]) for row in rows}
+    assert logged == {(4, 0), (4, 2), *((i, m) for i in (8, 12, END) for m in range(3))}
+    assert {row["quantity"] for row in rows if row["iteration"] == 4} == {"vae_loss", "real_rec", "real_kl"}
+    assert {"encoder_loss", "decoder_loss"} <= {row["quantity"] for row in rows if row["iteration"] == 8}
+    assert all(math.isfinite(row["value"]) for row in rows)
+    output = capsys.readouterr()
+    assert re.search(rf"a label: 100%.*{END}/{END} \[.*it/s", output.err.splitlines()[-1])
+    assert output.out == ""
+
+
+def test_training_stops_where_it_is_told_and_goes_on_from_there(tiny):
+    pieces, whole = tiny("mog5-lc-ip"), tiny("mog5-lc-ip")
+    for until in (3, CONVERSION, GAME, 10, END):
+        pieces.advance(until)
+        assert pieces.iteration == until
+    whole.advance(END)
+    assert_same(tensors(pieces), tensors(whole), rtol=0, atol=0)
+
+
+# Random streams
+
+
+def test_a_member_draws_the_same_numbers_in_any_company():
+    alone, company = Streams([7], CPU), Streams([3, 7, 3, 9], CPU)
+    for _ in range(2):
+        for draw in (lambda s: s.normal(4, 2), lambda s: s.uniform(5)):
+            one, many = draw(alone), draw(company)
+            assert torch.equal(many[1], one[0])
+            assert torch.equal(many[0], many[2])
+            assert not torch.equal(many[0], many[3])
+
+
+def test_streams_survive_new_members_and_checkpoints():
+    streams = Streams([1, 2], CPU)
+    streams.normal(3)
+    streams.assign([2, 2, 1])
+    saved = streams.state()
+    drawn = streams.normal(3)
+    assert torch.equal(drawn[0], drawn[1])
+    fresh = Streams([1, 2], CPU)
+    fresh.assign([2, 2, 1])
+    fresh.restore(saved)
+    assert torch.equal(fresh.normal(3), drawn)
+
+
+def test_streams_have_the_distributions_that_they_say():
+    streams = Streams([0, 1], CPU)
+    normal, uniform = streams.normal(20_000, 2), streams.uniform(40_000)
+    assert normal.shape == (2, 20_000, 2)
+    assert uniform.shape == (2, 40_000)
+    assert normal.mean().abs() < 5 / math.sqrt(normal.numel())
+    assert normal.var().item() == pytest.approx(1, abs=5 * math.sqrt(2 / normal.numel()))
+    assert 0 <= uniform.min() < uniform.max() < 1
+    assert uniform.mean().item() == pytest.approx(0.5, abs=5 / math.sqrt(12 * uniform.numel()))
+
+
+# What a run is made of
+
+
+def a_run(**changes: Any) -> Run:
+    return Run(**{"dataset": "8Gaussian", "cell": cells.parse("mog5-ip"), "members": (ALONE, OTHER)} | changes)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Member(0, 0.0, 0.3, 0.9), "beta_rec"),
+        (lambda: Member(0, 0.2, -1.0, 0.9), "beta_kl"),
+        (lambda: Member(0, 0.2, 0.3, 0.0), "beta_neg"),
+        (lambda: Member(0, math.nan, 0.3, 0.9), "beta_rec"),
+        (lambda: a_run(members=()), "at least one seed"),
+        (lambda: a_run(members=(ALONE, OTHER, ALONE)), "twice"),
+        (lambda: a_run(members=(ALONE.warmup,)), "beta_neg"),
+        (lambda: TrainingOptions(iterations=0), "training.iterations"),
+        (lambda: TrainingOptions(batch_size=-4), "training.batch_size"),
+        (lambda: TrainingOptions(learning_rate=0.0), "training.learning_rate"),
+        (lambda: TrainingOptions(monte_carlo_samples=0), "training.monte_carlo_samples"),
+        (lambda: TrainingOptions(clip_steepness=0), "training.clip_steepness"),
+        (lambda: TrainingOptions(iterations=50, warmup_iterations=50), "training.warmup_iterations"),
+        (lambda: TrainingOptions(warmup_iterations=50), "training.mixture_warmup_iterations"),
+        (lambda: TrainingOptions.from_dict({"batchsize": 3}), "did you mean 'batch_size'"),
+        (lambda: density.begin(a_run(dataset="Circles"), CPU), "unknown dataset 'Circles'"),
+        (lambda: density.begin(a_run(dataset="Rings", training=TrainingOptions(batch_size=514)), CPU), "multiple of 4"),
+        (lambda: protocols.resolve("autors"), "did you mean 'authors'"),
+        (lambda: protocols.resolve("text", {"conversions": "at-game"}), "did you mean 'conversion'"),
+        (lambda: protocols.resolve("text", {"conversion": "later"}), "choose one of: during-warmup, at-game"),
+        (lambda: protocols.resolve("text", {"learning_rate_decay": 1}), "choose one of: true, false"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line_that_names_the_place(make, message):
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_survives_its_plain_form():
+    run = a_run(training=TrainingOptions(milestones=(3, 5), r_entropy=2.0), protocol=protocols.PRESETS["text"])
+    assert Run.from_dict(run.as_dict()) == run
+    assert Run.from_dict(run.as_dict()).key == run.key
+
+
+def test_the_key_of_a_run_depends_on_all_that_its_outcome_depends_on():
+    changes: list[dict[str, Any]] = [
+        {},
+        {"dataset": "Rings"},
+        {"cell": cells.parse("mog5")},
+        {"members": (OTHER, ALONE)},
+        {"members": (ALONE, TWIN)},
+        {"training": TrainingOptions(iterations=29_999)},
+        {"training": TrainingOptions(gamma_r=1e-7)},
+        {"protocol": protocols.PRESETS["text"]},
+    ]
+    keys = [a_run(**change).key for change in changes]
+    assert len(set(keys)) == len(keys)
+    assert keys[0] == a_run().key
+
+
+@pytest.mark.parametrize(("protocol", "scale"), [("authors", 0.5), ("text", 1.0)])
+def test_the_loss_scale_in_two_dimensions(protocol, scale):
+    assert a_run(protocol=protocols.PRESETS[protocol]).rules.scale == scale
+
+
+def test_only_cells_in_closed_form_go_without_monte_carlo():
+    assert a_run().rules.monte_carlo_samples == 100
+    assert a_run(cell=cells.parse("sg-dt-closed")).rules.monte_carlo_samples == 0
+
+
+@pytest.mark.parametrize("name", protocols.PRESETS)
+def test_every_option_of_a_preset_is_one_of_its_choices(name):
+    options = protocols.PRESETS[name].as_dict()
+    assert options.keys() == protocols.CHOICES.keys()
+    assert all(value in protocols.CHOICES[option] for option, value in options.items())
+    if name == "authors":
+        assert options == {option: choices[0] for option, choices in protocols.CHOICES.items()}
+
+
+@pytest.mark.parametrize(("option", "value"), [(o, v) for o, choices in protocols.CHOICES.items() for v in choices])
+def test_any_single_option_can_be_overridden(option, value):
+    for preset in protocols.PRESETS:
+        changed = protocols.resolve(preset, {option: value}).as_dict()
+        assert changed == protocols.PRESETS[preset].as_dict() | {option: value}
+
+
+# Cells
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes", "warmup", "label"),
+    [
+        ("vae-sg", (False, "sg", 1, False, False, False, False), "sg", "VAE SG"),
+        ("sg", (True, "sg", 1, False, False, False, False), "sg", "SG"),
+        ("sg-dt-closed", (True, "sg", 1, False, False, True, True), "sg", "SG (D&T, closed KL)"),
+        ("mog64", (True, "mog", 64, False, False, False, False), "mog64", "MoG(64)"),
+        ("mog64-lc-ip", (True, "mog", 64, True, True, False, False), "mog64-lc", "MoG(64)+LC+IP"),
+        ("vae-mog10-lc", (False, "mog", 10, True, False, False, False), "mog10-lc", "VAE MoG(10)+LC"),
+        ("mog1-ip", (True, "mog", 1, False, True, False, False), "mog1", "MoG(1)+IP"),
+    ],
+)
+def test_a_cells_name_says_all_about_it(name, attributes, warmup, label):
+    cell = cells.parse(name)
+    assert (
+        cell.adversarial,
+        cell.prior,
+        cell.components,
+        cell.learnable_contributions,
+        cell.intro_prior,
+        cell.published_betas,
+        cell.closed_form_kl,
+    ) == attributes
+    assert (cell.name, cell.warmup, cell.label) == (name, warmup, label)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("", "unknown cell"),
+        ("mog", "unknown cell"),
+        ("mog64-ip-lc", "unknown cell"),
+        ("mog0", "at least 1 component"),
+        ("mog1-lc", "at least 2"),
+        ("sg-ip", "nothing to learn"),
+        ("sg-lc", "nothing to learn"),
+        ("vae-mog64-ip", "no game"),
+        ("vae-sg-dt", "hyperparameters"),
+        ("mog64-closed", "no closed form"),
+    ],
+)
+def test_contradictory_cells_are_refused(name, reason):
+    with pytest.raises(UserError, match=f"here: .*{reason}"):
+        cells.parse(name, where="here")
