@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -15,6 +16,7 @@ import yaml
 from introprior import configuration, paper, protocols
 from introprior.cells import TABLE1_CELLS
 from introprior.errors import UserError
+from introprior.reporting import captions
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
@@ -374,6 +376,30 @@ def test_nothing_published_for_a_new_dataset():
 
 
 @pytest.mark.parametrize(
+    ("path", "value", "differs"),
+    [
+        ("device", "cpu", False),
+        ("density.datasets", ["Rings"], False),
+        ("density.search.members_per_job", 10, False),
+        ("density.search.halving.keep", 0.25, False),
+        ("density.search.halving.enabled", True, True),
+        ("density.search.enabled", False, True),
+        ("density.seeds", [0, 1], True),
+        ("density.training.iterations", 400000, True),
+        ("density.evaluation.grid", 96, True),
+        ("protocol", "text", True),
+        ("protocol_overrides.loss_scale", "none", True),
+        ("protocol_overrides.spread", "sem", False),  # the caption says it elsewhere
+    ],
+)
+def test_captions_say_what_differs_from_the_paper(path, value, differs):
+    keys = ("seeds", "training", "search", "evaluation")
+    usual = configuration.comparable(configuration.defaults(SCHEMA), keys)
+    said = captions.scale_sentence("trial", configuration.comparable(changed(path, value), keys), usual)
+    assert (said != captions.PAPER_SCALE) is differs
+
+
+@pytest.mark.parametrize(
     ("changes", "searched"),
     [
         ({}, {"sg", "mog64-lc-ip", "vae-sg", "mog10"}),
@@ -382,8 +408,6 @@ def test_nothing_published_for_a_new_dataset():
     ],
 )
 def test_which_cells_are_searched(changes, searched):
-    import re
-
     pattern = configuration.searched(changed("density", {"search": changes}))
     cells = ["sg", "mog64", "mog64-lc-ip", "vae-sg", "mog10", "sg-dt", "sg-dt-closed"]
     found = {cell for cell in cells if re.fullmatch(f"(?:{pattern})", cell)}

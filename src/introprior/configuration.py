@@ -43,7 +43,7 @@ _REAL_OPTIONS = ("learning_rate", "alpha", "gamma", "gamma_r", "clip_steepness",
 # ---- Checking ----
 
 
-def validate(config: Config, schema: str | os.PathLike[str]) -> None:
+def validate(config: Config, schema: str | Path) -> None:
     """Check a whole configuration: against the JSON schema, and then what a schema cannot say.
 
     Raises:
@@ -68,7 +68,7 @@ def validate(config: Config, schema: str | os.PathLike[str]) -> None:
         raise _wrong(["figure3", "seed"], f"{shown} is not trained; choose one of density.seeds: {_listed(seeds)}")
 
 
-def defaults(schema: str | os.PathLike[str]) -> dict[str, Any]:
+def defaults(schema: str | Path) -> dict[str, Any]:
     """The configuration that the schema gives as defaults: the paper's."""
 
     def of(rules: Mapping[str, Any]) -> Any:
@@ -77,7 +77,7 @@ def defaults(schema: str | os.PathLike[str]) -> dict[str, Any]:
     return of(_read(schema))
 
 
-def reference(schema: str | os.PathLike[str]) -> str:
+def reference(schema: str | Path) -> str:
     """All keys with their defaults and descriptions, as the Markdown table of ``config/README.md``."""
     lines = ["| key | default | |", "| --- | --- | --- |"]
 
@@ -125,7 +125,7 @@ def gpus_present() -> int:
 
 
 @functools.cache
-def _read(schema: str | os.PathLike[str]) -> Any:
+def _read(schema: str | Path) -> Any:
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
@@ -354,7 +354,9 @@ def hyperparameters(config: Config, dataset: str, cell: str) -> str:
     source = "daniel-tamar" if known.published_betas else config["density"]["search"]["published"]
     table = resources.files("introprior") / "paper" / "table3.csv"  # introprior.paper itself would bring pandas
     rows = csv.DictReader(table.read_text().splitlines())
-    betas = {row["hyperparameter"]: float(row[_PUBLISHED[source]]) for row in rows if row["dataset"] == dataset}
+    betas: dict[str, float | None] = {
+        row["hyperparameter"]: float(row[_PUBLISHED[source]]) for row in rows if row["dataset"] == dataset
+    }
     if not betas:
         raise UserError(f"{dataset}, {cell}: no published hyperparameters; let density.search.cells include this cell")
     if not known.adversarial:
@@ -388,9 +390,8 @@ def comparable(config: Config, keys: Iterable[str]) -> dict[str, Any]:
     """
     overrides = {key: value for key, value in config["protocol_overrides"].items() if key != "spread"}
     chosen = {"protocol": config["protocol"], **overrides, **{key: config["density"][key] for key in keys}}
-    if "search" in chosen:
-        unimportant = {"members_per_job"} | ({"halving"} if not chosen["search"]["halving"]["enabled"] else set())
-        chosen["search"] = {key: value for key, value in chosen["search"].items() if key not in unimportant}
+    if "search" in chosen and not chosen["search"]["halving"]["enabled"]:
+        chosen["search"] = {key: value for key, value in chosen["search"].items() if key != "halving"}
     return chosen
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +34,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such checkpoint") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile, OSError) as error:
+    except Exception as error:  # torch's unpickler raises whatever a foreign byte leads it to
         raise UserError(f"{path}: damaged or not a checkpoint; delete it and run again to make it anew") from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:

@@ -1,0 +1,10 @@
+"""The image datasets of the paper, and stand-ins for where they cannot be had.
+
+`prepare` finds or downloads a dataset, checks it and converts it once; `introprior.data.images.splits` loads the result
+and feeds it to training. This module is light: it brings no torch, so the workflow may ask it for names and counts.
+"""
+
+from introprior.data.images.catalogue import DATASETS, ImageDataset, dataset
+from introprior.data.images.store import FILES, prepare, read_manifest
+
+__all__ = ["DATASETS", "FILES", "ImageDataset", "dataset", "prepare", "read_manifest"]

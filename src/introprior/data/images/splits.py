@@ -1,0 +1,116 @@
+"""Prepared image datasets in training and evaluation: memory-mapped splits, and shuffled batches on the device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from introprior.data.images.formats import SPLITS
+from introprior.data.images.store import check_file, read_manifest
+from introprior.errors import UserError, unknown
+
+
+@dataclass(frozen=True)
+class ImageSplit:
+    """One split of a prepared dataset.
+
+    Attributes:
+        images: uint8 ``[N, C, H, W]``, memory-mapped.
+        labels: int64 ``[N]``.
+        manifest: that of the dataset: name, title, stand_in_for, origin, classes and more.
+    """
+
+    images: Tensor
+    labels: Tensor
+    manifest: dict[str, Any]
+
+
+def load(folder: str | os.PathLike[str], split: str, *, checksum: bool = False) -> ImageSplit:
+    """Open a split of the dataset that `introprior.data.images.prepare` wrote into ``folder``.
+
+    Args:
+        folder: the dataset's.
+        split: train or test.
+        checksum: also compare the files with the manifest's checksums, which reads them whole.
+
+    Raises:
+        UserError: nothing prepared there, or files that are missing, truncated, damaged or not as the manifest says.
+    """
+    folder = Path(folder)
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    manifest = read_manifest(folder)
+    try:
+        described, shape = manifest["splits"][split], manifest["shape"]
+        images = _open(folder, described["images"], (described["count"], *shape), np.uint8, checksum)
+        labels = _open(folder, described["labels"], (described["count"],), np.int64, checksum)
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder / 'manifest.json'}: incomplete (no {error}); delete it and run `introprior prepare` again"
+        ) from error
+    return ImageSplit(images, labels, manifest)
+
+
+def _open(folder: Path, file: dict[str, str], shape: tuple[int, ...], dtype: type, checksum: bool) -> Tensor:
+    path = folder / file["file"]
+    if checksum:
+        check_file(folder, file)
+    try:
+        # Copy on write: torch wants memory that it may write to, and the file must stay as it is.
+        array = np.load(path, mmap_mode="c")
+    except (OSError, ValueError, EOFError) as error:
+        what = "missing" if isinstance(error, FileNotFoundError) else "truncated or damaged"
+        raise UserError(f"{path}: {what}; run `introprior prepare` to make it anew") from error
+    if array.shape != shape or array.dtype != dtype:
+        raise UserError(
+            f"{path}: holds {array.dtype} {list(array.shape)}, but the manifest says {np.dtype(dtype)} {list(shape)}; "
+            "run `introprior prepare` to make it anew"
+        )
+    return torch.from_numpy(array)
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """From bytes to float32 in [0, 1], what the networks see; no augmentation."""
+    return images.float().div_(255)
+
+
+class Epochs:
+    """Batches for training: in each epoch all images in a new order, the last batch as short as it comes.
+
+    The whole dataset lies on the training device, as bytes. The order depends on seed and epoch alone: not on the device,
+    nor on who else trains, nor on what was drawn before. So there is no state to save: a run that goes on at some
+    iteration gets the batches that it would have got.
+
+    Attributes:
+        iterations: batches per epoch: 469 for 60,000 images in batches of 128, 1,563 for 50,000 in batches of 32.
+    """
+
+    def __init__(self, images: Tensor, batch_size: int, device: torch.device | str = "cpu"):
+        """Use ``images``, uint8 ``[N, C, H, W]``."""
+        if batch_size < 1:
+            raise UserError(f"batch_size: must be positive, got {batch_size}")
+        self.images, self.batch_size = images.to(device), batch_size
+        self.iterations = -(-len(images) // batch_size)
+        self._orders: dict[int, tuple[int, Tensor]] = {}  # by seed: the present epoch and its order
+
+    def __call__(self, iteration: int, seeds: Sequence[int]) -> Tensor:
+        """The batch of ``iteration``, counted over all epochs, for each seed: float32 ``[S, B, C, H, W]`` in [0, 1]."""
+        epoch, position = divmod(iteration, self.iterations)
+        rows = slice(position * self.batch_size, (position + 1) * self.batch_size)
+        return to_unit(self.images[torch.stack([self._order(seed, epoch)[rows] for seed in seeds])])
+
+    def _order(self, seed: int, epoch: int) -> Tensor:
+        present, order = self._orders.get(seed, (None, None))
+        if order is None or present != epoch:
+            mixed = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)  # far from any seed in use
+            generator = torch.Generator().manual_seed(int(mixed[0]) >> 1)
+            order = torch.randperm(len(self.images), generator=generator).to(self.images.device)
+            self._orders[seed] = epoch, order
+        return order

@@ -1,0 +1,72 @@
+"""Stand-ins: small real image sets that come with scikit-learn, for machines without network and for short runs."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from introprior.data.images.formats import Splits
+
+_PHOTOS = ("china", "flower")
+_BANDS = 5
+PHOTO_CLASSES = tuple(f"{photo}, band {band + 1} of {_BANDS}" for photo in _PHOTOS for band in range(_BANDS))
+"""The classes of `photos`; bands are counted from the top."""
+
+
+def digits() -> Splits:
+    """The 1,797 handwritten digits of scikit-learn, made to look like MNIST's.
+
+    Their 8x8 pixels of 0 to 16 are enlarged to 20x20 bilinearly and framed by 4 black pixels, which is how MNIST sets its
+    digits into 28x28. In integers, so that every machine gets the same bytes. Of each class every sixth is for testing.
+    """
+    from sklearn.datasets import load_digits
+
+    small, labels = load_digits(return_X_y=True)
+    tenths = _tenths()
+    large = tenths @ small.reshape(-1, 8, 8).astype(np.int64) @ tenths.T  # 100 times values of 0 to 16
+    images = np.pad(((large * 255 + 800) // 1600).astype(np.uint8), ((0, 0), (4, 4), (4, 4)))[:, None]
+    labels = labels.astype(np.int64)
+    rank = np.zeros_like(labels)  # of each digit among those of its class
+    for label in range(10):
+        rank[labels == label] = np.arange(np.count_nonzero(labels == label))
+    test = rank % 6 == 5
+    return {"train": (images[~test], labels[~test]), "test": (images[test], labels[test])}
+
+
+def _tenths() -> NDArray[np.int64]:
+    """Ten times the weights ``[20, 8]`` of bilinear interpolation between the centres of pixels, edges repeated."""
+    position = np.clip(4 * np.arange(20) - 3, 0, 70)  # tenths of the small pixels' spacing
+    left, share = np.divmod(position, 10)
+    weights = np.zeros((20, 8), np.int64)
+    rows = np.arange(20)
+    weights[rows, left] = 10 - share
+    weights[rows, np.minimum(left + 1, 7)] += share
+    return weights
+
+
+def photos() -> Splits:
+    """Overlapping 32x32 patches, every 6 pixels, of scikit-learn's photographs of a temple and of a flower (640x427).
+
+    A class is one of five horizontal bands, 85 pixels high, of one photograph. Of every 128 columns of pixels the first
+    88 are for training and the other 40 for testing, and no patch is of both, so that the splits share no pixel.
+    """
+    from sklearn.datasets import load_sample_image
+
+    columns = {"train": [(left, left + 88) for left in range(0, 640, 128)]}
+    columns["test"] = [(right, right + 40) for _, right in columns["train"]]
+    splits: Splits = {}
+    for split, spans in columns.items():
+        classes = [
+            np.concatenate([_patches(photograph[85 * band : 85 * (band + 1), start:end]) for start, end in spans])
+            for photograph in (load_sample_image(f"{name}.jpg") for name in _PHOTOS)
+            for band in range(_BANDS)
+        ]
+        splits[split] = np.concatenate(classes), np.arange(len(classes)).repeat([len(patches) for patches in classes])
+    return splits
+
+
+def _patches(region: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The 32x32 patches of ``region [H, W, C]``: ``[N, C, 32, 32]``."""
+    windows = sliding_window_view(region, (32, 32), axis=(0, 1))[::6, ::6]
+    return windows.reshape(-1, *windows.shape[2:])

@@ -1,0 +1,138 @@
+"""The Fréchet distance of two Gaussians fitted to features: the formula behind FID, whatever made the features.
+
+Statistics of a set of images are taken once, saved, and compared as often as need be. Everything is float64.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from introprior.errors import UserError
+from introprior.files import written
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What the distance needs to know of a set of features.
+
+    Attributes:
+        mean: ``[D]``.
+        covariance: ``[D, D]``, normalised by count - 1.
+        count: number of samples.
+    """
+
+    mean: Array
+    covariance: Array
+    count: int
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to an npz file, as a whole or not at all."""
+        with written(path) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, mean=self.mean, covariance=self.covariance, count=self.count)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Statistics:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            UserError: missing, truncated or foreign.
+        """
+        remedy = "delete it and run again to make it anew"
+        try:
+            with np.load(Path(path), allow_pickle=False) as content:
+                mean, covariance, count = (content[name] for name in ("mean", "covariance", "count"))
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: no such statistics") from error
+        except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: damaged, or not feature statistics; {remedy}") from error
+        if mean.ndim != 1 or covariance.shape != 2 * mean.shape or count.shape != () or count < 2:
+            raise UserError(
+                f"{path}: not feature statistics (mean {list(mean.shape)}, covariance {list(covariance.shape)}, "
+                f"count {count}); {remedy}"
+            )
+        return cls(mean.astype(np.float64), covariance.astype(np.float64), int(count))
+
+
+def statistics(batches: Iterable[Tensor]) -> Statistics:
+    """Mean and covariance of features that come in batches, in one pass that keeps none of them.
+
+    Args:
+        batches: ``[B, D]`` each, of any sizes, on any device; sums are taken there. Values that are not finite make
+            the statistics, and distances to them, NaN.
+
+    Raises:
+        UserError: fewer than two samples, or batches that are not ``[B, D]`` with one D.
+    """
+    count, shift, total, scatter = 0, None, None, None
+    for batch in batches:
+        if batch.dim() != 2 or (shift is not None and batch.shape[1] != len(shift)):
+            wanted = "[B, D]" if shift is None else f"[B, {len(shift)}]"
+            raise UserError(f"statistics: a batch of features must have shape {wanted}, got {list(batch.shape)}")
+        if not len(batch):
+            continue
+        batch = batch.detach().double()
+        if shift is None or total is None or scatter is None:
+            # Sums about a point near the mean: subtracting the mean's part at the end then cancels next to nothing.
+            shift = batch.mean(0)
+            total, scatter = torch.zeros_like(shift), shift.new_zeros(len(shift), len(shift))
+        batch = batch - shift
+        count += len(batch)
+        total += batch.sum(0)
+        scatter.addmm_(batch.T, batch)
+    if shift is None or total is None or scatter is None or count < 2:
+        raise UserError(f"statistics: a covariance needs at least 2 samples, got {count}")
+    mean = total / count
+    covariance = (scatter - count * torch.outer(mean, mean)) / (count - 1)
+    return Statistics((shift + mean).cpu().numpy(), covariance.cpu().numpy(), count)
+
+
+def frechet_distance(a: Statistics, b: Statistics, *, allow_few: bool = False) -> float:
+    """``|mu_a - mu_b|^2 + tr S_a + tr S_b - 2 tr (S_a^1/2 S_b S_a^1/2)^1/2``, symmetric in its arguments.
+
+    The last trace is the sum of the singular values of ``S_b^1/2 S_a^1/2``, with roots by eigenvalues: unlike a matrix
+    square root of the product it exists for singular covariances too, and unlike square roots of the product's
+    eigenvalues it loses no digits to small ones.
+
+    Args:
+        a, b: statistics of features of the same kind.
+        allow_few: take sets with fewer samples than feature dimensions. Their covariance is singular, and the distance
+            biased upwards beyond use for anything but a comparison of equally small sets.
+
+    Returns:
+        the distance, 0 or more, or NaN where statistics are not finite.
+
+    Raises:
+        UserError: statistics of different kinds of features, or of too few samples.
+    """
+    dimensions = len(a.mean)
+    if len(b.mean) != dimensions:
+        raise UserError(f"Fréchet distance: features of {dimensions} and {len(b.mean)} dimensions cannot be compared")
+    fewest = min(a.count, b.count)
+    if fewest < dimensions and not allow_few:
+        raise UserError(
+            f"Fréchet distance: {fewest} samples are too few for features of {dimensions} dimensions; "
+            f"take at least {dimensions}, or allow few (the distance is then biased)"
+        )
+    if not all(np.isfinite(s.mean).all() and np.isfinite(s.covariance).all() for s in (a, b)):
+        return math.nan
+    offset = a.mean - b.mean
+    root = np.linalg.svd(_root(b.covariance).T @ _root(a.covariance), compute_uv=False).sum()
+    return max(0.0, float(offset @ offset + np.trace(a.covariance) + np.trace(b.covariance) - 2 * root))
+
+
+def _root(covariance: Array) -> Array:
+    """R with ``R R^T = covariance``: eigenvectors times the roots of their eigenvalues."""
+    values, vectors = np.linalg.eigh(covariance)
+    return vectors * np.sqrt(values.clip(min=0))

@@ -1,0 +1,191 @@
+"""Features of images by the Inception network of FID, under two protocols; each is part of its metric's name.
+
+The network and its weights are pytorch-fid's (the 2015 Inception ported from TensorFlow, pool3, 2048 dimensions), and
+so is the preprocessing in both protocols: resized to 299 x 299 (bilinear, corners not aligned), scaled once from
+[0, 1] to [-1, 1]; grey images are repeated to three channels first. What differs:
+
+* ``fid_authors``, what the paper's tables hold. The authors' code leaves Inception in *training* mode, in which its
+  BatchNorms normalise by the statistics of the batch at hand (training mode has no other effect on these layers), with
+  batches of the training size: 128, on CIFAR-10 32. Features of an image then depend on the rest of its batch, and
+  distances on the batch size; they must never be compared with published FIDs. Decoded images are truncated to
+  8 bits.
+* ``fid``, what the literature means: evaluation mode, and decoded images rounded to 8 bits as when saved as PNG files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from introprior.errors import UserError
+from introprior.files import written
+
+DIMENSIONS = 2048
+WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
+DIGEST = "6726825d"
+"""How the SHA-256 of the weights' file begins."""
+
+
+def truncated(images: Tensor) -> Tensor:
+    """``uint8(clip(255 x)) / 255``, without rounding, as the authors' code has it; NaN stays NaN."""
+    return (255 * images).clamp(0, 255).floor() / 255
+
+
+def rounded(images: Tensor) -> Tensor:
+    """The nearest of the values k / 255, halves upwards, as torchvision saves images; NaN stays NaN."""
+    return (255 * images + 0.5).clamp(0, 255).floor() / 255
+
+
+def shown(images: Tensor, quantise: Callable[[Tensor], Tensor] = rounded) -> Tensor:
+    """Images as a viewer would see them: float32 in [0, 1], of 256 levels.
+
+    Args:
+        images: uint8, a dataset's, which are only divided by 255; or floating-point, a decoder's, nominally in [0, 1].
+        quantise: what brings the latter to 8 bits.
+    """
+    return images.float() / 255 if images.dtype == torch.uint8 else quantise(images.float())
+
+
+@dataclass(frozen=True)
+class InceptionProtocol:
+    """How features are taken.
+
+    Attributes:
+        name: of the metric.
+        batch_statistics: BatchNorms normalise by the batch's statistics rather than by the trained ones.
+        quantise: brings decoded images to 8 bits.
+    """
+
+    name: str
+    batch_statistics: bool
+    quantise: Callable[[Tensor], Tensor]
+
+
+FID_AUTHORS = InceptionProtocol("fid_authors", True, truncated)
+"""The authors' code: Inception in training mode, truncation. Batches must have the training's size."""
+FID = InceptionProtocol("fid", False, rounded)
+"""pytorch-fid as published: Inception in evaluation mode, images as saved to PNG files. Batches may have any size."""
+PROTOCOLS = {protocol.name: protocol for protocol in (FID_AUTHORS, FID)}
+
+
+def features(network: nn.Module, images: Tensor, protocol: InceptionProtocol) -> Tensor:
+    """pool3 features of one batch, which under ``fid_authors`` is a unit of the measurement.
+
+    A set of images goes through in batches: ``statistics(features(network, batch, FID) for batch in images.split(128))``.
+
+    Args:
+        network: what :func:`load` returned; its parameters and running statistics stay as they are.
+        images: ``[B, C, H, W]`` with 1 or 3 channels, uint8 (a dataset's) or floating-point in [0, 1] (a decoder's).
+        protocol: one of ``PROTOCOLS``.
+
+    Returns:
+        ``[B, 2048]``, float32, on the network's device, where convolutions have PyTorch's default precision (TF32 on
+        GPUs that have it).
+
+    Raises:
+        UserError: images of another shape.
+    """
+    if images.dim() != 4 or images.shape[1] not in (1, 3):
+        raise UserError(f"Inception: images must have shape [B, 1 or 3, H, W], got {list(images.shape)}")
+    images = shown(images.to(next(network.parameters()).device), protocol.quantise)
+    network.train(protocol.batch_statistics)
+    with torch.no_grad():
+        (pooled,) = network(images.expand(-1, 3, -1, -1))
+    return pooled.flatten(1)
+
+
+def load(path: str | os.PathLike[str], device: torch.device | str = "cpu", digest: str | None = DIGEST) -> nn.Module:
+    """pytorch-fid's network with weights of its file format, frozen.
+
+    Args:
+        path: the file, see :func:`weights`.
+        device: where to put the network.
+        digest: how the file's SHA-256 must begin, by default as that of FID's weights does; None takes any weights,
+            with which no distance may be called FID.
+
+    Raises:
+        UserError: missing, damaged or other weights.
+    """
+    path = Path(path)
+    remedy = f"give the file {WEIGHTS} of pytorch-fid"
+    try:
+        found = _sha256(path)
+        if digest is not None and not found.startswith(digest):
+            raise UserError(f"{path}: not the weights of FID (SHA-256 {found[:8]}…, not {digest}…); {remedy}")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network = _build(state)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; {remedy}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot read ({error.strerror or error})") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path}: damaged, or not weights of pytorch-fid's Inception; {remedy}") from error
+    if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+        raise UserError(f"{path}: weights that are not finite; {remedy}")
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            # In training mode they now use the batch's statistics and leave the running ones alone.
+            module.track_running_stats = False
+    return network.requires_grad_(False).to(device=device, memory_format=torch.channels_last)
+
+
+def weights(path: str | os.PathLike[str] | None = None) -> Path:
+    """The file of Inception's weights: the given one, else that in PyTorch's cache, else a checked download into it.
+
+    The cache is where pytorch-fid itself keeps them: ``hub/checkpoints`` below ``TORCH_HOME``.
+
+    Raises:
+        UserError: no file there; no network; a download that is damaged.
+    """
+    if path is not None:
+        if not Path(path).is_file():
+            raise UserError(f"{path}: no such file of Inception weights; correct its path, or leave it out to download")
+        return Path(path)
+    cached = Path(torch.hub.get_dir(), "checkpoints", WEIGHTS)
+    if not cached.is_file():
+        from pytorch_fid.inception import FID_WEIGHTS_URL
+
+        with written(cached) as temporary:
+            _download(FID_WEIGHTS_URL, temporary, cached)
+    return cached
+
+
+def _download(url: str, target: Path, final: Path) -> None:
+    by_hand = f"download {url} where there is a network, and put it at {final} or give its path; or use fd_classifier"
+    try:
+        with urllib.request.urlopen(url, timeout=60) as source, target.open("wb") as stream:
+            while chunk := source.read(1 << 20):
+                stream.write(chunk)
+    except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise UserError(f"Inception weights: cannot download ({reason}); {by_hand}") from error
+    if not _sha256(target).startswith(DIGEST):
+        raise UserError(f"Inception weights: the download is damaged (wrong SHA-256); run again, or {by_hand}")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _build(state: dict[str, Any]) -> nn.Module:
+    """pytorch-fid's own class around given weights; it knows no other source than its download."""
+    from pytorch_fid import inception as upstream  # late: it takes seconds
+
+    download = upstream.load_state_dict_from_url
+    upstream.load_state_dict_from_url = lambda *_, **__: state
+    try:
+        return upstream.InceptionV3([upstream.InceptionV3.BLOCK_INDEX_BY_DIM[DIMENSIONS]])
+    finally:
+        upstream.load_state_dict_from_url = download

@@ -1,0 +1,78 @@
+"""The rows "Entr." of Tables 2 and 5: how evenly the prior's components answer for the aggregated posterior."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from introprior.divergences import responsibilities_monte_carlo
+from introprior.errors import UserError
+from introprior.mixtures import GaussianMixture
+from introprior.objectives import responsibility_entropy
+from introprior.priors import uniform_entropy
+
+
+class NormalisedEntropy(NamedTuple):
+    """Entropy of mean responsibilities over log M: 0 where one component takes all, 1 where all share alike.
+
+    Divided by log M only where that exceeds 1, as in the authors' code: with one or two components it is in nats.
+
+    Attributes:
+        per_batch: the mean, over images, of the entropy of their batch's mean responsibilities: the authors' code.
+        pooled: the entropy of the mean responsibilities of all images: what the paper's text describes (Eq. 11). It is
+            never below ``per_batch``, since entropy is concave; the smaller the batches, the larger the difference.
+    """
+
+    per_batch: float
+    pooled: float
+
+
+@torch.no_grad()
+def normalised_entropy(
+    mean: Tensor,
+    logvar: Tensor,
+    mixture: GaussianMixture,
+    *,
+    batch_size: int,
+    generator: torch.Generator,
+    monte_carlo_samples: int = 100,
+) -> NormalisedEntropy:
+    """Both entropies in one pass over the posteriors of the test split.
+
+    Args:
+        mean, logvar: ``[N, D]``, in the order in which the images are batched.
+        mixture: the prior, means ``[M, D]``.
+        batch_size: 128, on CIFAR-10 32; the last batch may be smaller, and counts for less.
+        generator: of the samples of z, on the posteriors' device.
+        monte_carlo_samples: samples of z per image.
+
+    Returns:
+        the entropies, NaN where posteriors or prior are not finite.
+
+    Raises:
+        UserError: shapes that do not go together, no posteriors, sizes below 1.
+    """
+    if mean.dim() != 2 or mean.shape != logvar.shape or mean.shape[1:] != mixture.means.shape[1:] or not len(mean):
+        raise UserError(
+            f"responsibilities: mean and log-variance must have shape [N, {mixture.means.shape[-1]}] with N at least "
+            f"1, got {list(mean.shape)} and {list(logvar.shape)}"
+        )
+    if batch_size < 1 or monte_carlo_samples < 1:
+        raise UserError(
+            "responsibilities: batch_size and monte_carlo_samples must be at least 1, "
+            f"got {batch_size} and {monte_carlo_samples}"
+        )
+    means, shares = [], []
+    for m, v in zip(mean.split(batch_size), logvar.split(batch_size), strict=True):
+        noise = torch.randn(monte_carlo_samples, *m.shape, generator=generator, dtype=m.dtype, device=m.device)
+        means.append(responsibilities_monte_carlo(m, v, mixture, noise).double())
+        shares.append(len(m) / len(mean))
+    responsibilities = torch.stack(means)
+    share = torch.tensor(shares, dtype=torch.float64, device=mean.device)
+    both = torch.stack(
+        (share @ responsibility_entropy(responsibilities), responsibility_entropy(share @ responsibilities))
+    )
+    # The 1e-8 within the logarithm takes the entropy of a single component a trifle below 0.
+    return NormalisedEntropy(*(both / uniform_entropy(mixture.components)).clamp(min=0).tolist())

@@ -1,0 +1,303 @@
+"""Checkpoints: whole or absent, refused when damaged or foreign; training goes on from them bit by bit."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from introprior.errors import UserError
+from introprior.training import checkpoints
+from introprior.training.loop import Interrupted, Training
+from introprior.training.options import Member
+
+pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+
+MEMBERS = (Member(0, 0.2, 0.3, 0.9), Member(0, 0.2, 0.3, 1.5), Member(1, 0.8, 0.5, 1.0))
+END = 14  # the game begins at 6, the conversion is at 4
+
+
+def assert_identical(ours: Any, theirs: Any, where: str = "state") -> None:
+    """Nested states are equal, tensors bit by bit."""
+    assert type(ours) is type(theirs), where
+    if isinstance(ours, Tensor):
+        assert ours.dtype == theirs.dtype, where
+        assert torch.equal(ours, theirs) or (ours.isnan() & theirs.isnan() | (ours == theirs)).all(), where
+    elif isinstance(ours, dict):
+        assert list(ours) == list(theirs), where
+        for key in ours:
+            assert_identical(ours[key], theirs[key], f"{where}.{key}")
+    elif isinstance(ours, list | tuple):
+        assert len(ours) == len(theirs), where
+        for i, pair in enumerate(zip(ours, theirs, strict=True)):
+            assert_identical(*pair, f"{where}[{i}]")
+    else:
+        assert ours == theirs, where
+
+
+def assert_refused(action: Callable[[], object], path: Path, *words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        action()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    assert all(word in message for word in words), message
+
+
+def through_a_file(training: Training, path: Path) -> dict[str, Any]:
+    checkpoints.save(path, training.state())
+    return checkpoints.load(path)
+
+
+# Resuming
+
+
+@pytest.mark.parametrize("at", [1, 4, 5, 6, 7, 13], ids=lambda i: f"at-{i}")
+@pytest.mark.parametrize("cell", ["sg", "mog5", "mog5-lc-ip"])
+def test_training_goes_on_bit_by_bit(tiny, tmp_path, cell, at):
+    """From the VampPrior's warm-up, the eve of the conversion, the mixture's warm-up, the game's eve, the game."""
+    undisturbed, first, second = (tiny(cell, *MEMBERS) for _ in range(3))
+    undisturbed.advance(END, log_every=3)
+    first.advance(at, log_every=3)
+    second.restore(through_a_file(first, tmp_path / "state.pt"), tmp_path / "state.pt")
+    assert second.iteration == at
+    second.advance(END, log_every=3)
+    # The history has one row more where the first part stopped.
+    kept = [row for row in second.history.rows if row[0] % 3 == 0 or row[0] == END]
+    ours = second.state() | {"history": kept}
+    assert_identical(ours, undisturbed.state())
+
+
+@pytest.mark.parametrize(("protocol", "cell"), [("text", "mog5-lc-ip"), ("authors", "vae-mog5")])
+def test_other_priors_and_protocols_go_on_bit_by_bit(tiny, tmp_path, protocol, cell):
+    members = MEMBERS if cell != "vae-mog5" else tuple({m.warmup: None for m in MEMBERS})
+    undisturbed, first, second = (tiny(cell, *members, protocol=protocol) for _ in range(3))
+    undisturbed.advance(END)
+    first.advance(9)
+    second.restore(through_a_file(first, tmp_path / "state.pt"), tmp_path / "state.pt")
+    second.advance(END)
+    assert_identical(second.state()["model"], undisturbed.state()["model"])
+
+
+def test_a_reduced_ensemble_and_its_notes_go_on(tiny, tmp_path):
+    first, second = tiny("mog5-ip", *MEMBERS), tiny("mog5-ip", *MEMBERS)
+    first.advance(8)
+    first.select([0, 2], [MEMBERS[0], MEMBERS[2]])
+    first.notes["dropped"] = [{"beta_neg": 1.5, "KL": 3.0, "detail": None}]
+    second.restore(through_a_file(first, tmp_path / "state.pt"), tmp_path / "state.pt")
+    assert second.members == [MEMBERS[0], MEMBERS[2]]
+    first.advance(END)
+    second.advance(END)
+    assert_identical(second.state(), first.state())
+
+
+def test_a_divergence_is_remembered(tiny, tmp_path):
+    first, second = tiny("sg", *MEMBERS), tiny("sg", *MEMBERS)
+    first.advance(8)
+    first.model.encoder.body[0].weight.data[1] = float("nan")
+    first.advance(10)
+    second.restore(through_a_file(first, tmp_path / "state.pt"), tmp_path / "state.pt")
+    assert second.records() == first.records()
+    assert [record["status"] for record in second.records()] == ["ok", "diverged", "ok"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"protocol": "text"},
+        {"batch_size": 32},
+        {"cell": "mog5"},
+        {"members": MEMBERS[:2]},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_the_state_of_another_run_is_refused(tiny, tmp_path, other):
+    path = tmp_path / "state.pt"
+    options = {"cell": "mog5-ip", "members": MEMBERS} | other
+    state = through_a_file(tiny("mog5-ip", *MEMBERS), path)
+    training = tiny(options.pop("cell"), *options.pop("members"), **options)
+    assert_refused(lambda: training.restore(state, path), path, "another run", "delete it")
+
+
+# The file
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path):
+    content = {"tensor": torch.randn(3), "none": None, "nested": [{"a": (1, 2.5, "x")}], "empty": {}}
+    checkpoints.save(tmp_path / "new" / "file.pt", content)
+    assert_identical(checkpoints.load(tmp_path / "new" / "file.pt"), {"format": checkpoints.FORMAT, **content})
+    assert os.listdir(tmp_path / "new") == ["file.pt"]
+
+
+class Dangerous:
+    """Would leave a trace if anything in a file were executed."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, (str(self.path),))
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 0.5, -1000, -1], ids=str)
+def test_a_truncated_checkpoint_is_refused(tiny, tmp_path, size):
+    path = tmp_path / "state.pt"
+    checkpoints.save(path, tiny("sg").state())
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(size * len(whole)) if isinstance(size, float) else size])
+    assert_refused(lambda: checkpoints.load(path), path, "damaged", "delete it")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"not a checkpoint\n", json.dumps({"format": 1}).encode(), b"PK\x03\x04" + bytes(200), bytes(range(256)),
+     pickle.dumps({"format": 1, "x": 3}, protocol=4), b"\x80\x02."],
+    ids=["text", "json", "zip", "bytes", "pickle", "empty-pickle"],
+)  # fmt: skip
+def test_a_foreign_file_is_refused(tmp_path, content):
+    path = tmp_path / "state.pt"
+    path.write_bytes(content)
+    assert_refused(lambda: checkpoints.load(path), path, "delete it")
+
+
+def test_no_first_byte_of_a_foreign_file_leads_to_a_traceback(tmp_path):
+    # Without a zip header torch takes a file for an old pickle, whose opcodes fail in many ways.
+    for first in range(256):
+        path = tmp_path / f"{first}.pt"
+        path.write_bytes(bytes([first]) + b"arbage that is no pickle\n\x00\xff")
+        assert_refused(lambda path=path: checkpoints.load(path), path, "delete it")
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"x": 1}, {"format": 0}, {"format": "1"}, torch.zeros(3)], ids=str)
+def test_a_checkpoint_of_another_format_is_refused(tmp_path, content):
+    path = tmp_path / "state.pt"
+    torch.save(content, path)
+    assert_refused(lambda: checkpoints.load(path), path, f"reads {checkpoints.FORMAT}", "delete it")
+
+
+def test_nothing_in_a_file_is_executed(tmp_path):
+    path, trace = tmp_path / "state.pt", tmp_path / "trace"
+    for save in (torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))):
+        save({"format": 1, "x": Dangerous(trace)}, path)
+        assert_refused(lambda: checkpoints.load(path), path, "delete it")
+    assert not trace.exists()
+
+
+def test_missing_files_and_folders_are_named(tmp_path):
+    assert_refused(lambda: checkpoints.load(tmp_path / "none.pt"), tmp_path / "none.pt", "no such checkpoint")
+    assert_refused(lambda: checkpoints.load(tmp_path), tmp_path)
+    blocked = tmp_path / "file" / "state.pt"
+    (tmp_path / "file").write_text("in the way")
+    assert_refused(lambda: checkpoints.save(blocked, {}), blocked, "cannot write")
+
+
+# No room
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Files cannot grow beyond ``size`` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def assert_survives(training: Training, path: Path, room: contextlib.AbstractContextManager) -> None:
+    """Saving fails for want of room: one line, no half-written file, and the previous checkpoint as it was."""
+    before, whole = checkpoints.load(path), path.read_bytes()
+    training.advance(3)
+    with room:
+        assert_refused(lambda: checkpoints.save(path, training.state()), path, "cannot write", "free some space")
+    assert path.read_bytes() == whole
+    assert_identical(checkpoints.load(path), before)
+    assert [entry.name for entry in path.parent.iterdir() if entry.name.startswith(".")] == []
+
+
+def test_the_previous_checkpoint_survives_a_file_that_may_not_grow(tiny, tmp_path):
+    path, training = tmp_path / "state.pt", tiny("sg")
+    checkpoints.save(path, training.state())
+    assert_survives(training, path, largest_file(path.stat().st_size // 2))
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(tmp_path)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("only root can mount a small file system")
+    yield tmp_path
+    gc.collect()  # the failed writer, which the error's traceback keeps alive, has a file open
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_the_previous_checkpoint_survives_a_full_disk(tiny, small_disk):
+    path, training = small_disk / "state.pt", tiny("sg")
+    checkpoints.save(path, training.state())
+    with (small_disk / "ballast").open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
+        while True:
+            ballast.write(bytes(4096))
+    assert_survives(training, path, contextlib.nullcontext())
+
+
+# Interruptions
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_stops_and_training_goes_on_bit_by_bit(tiny, tmp_path, number):
+    path = tmp_path / "run" / "state.pt"
+    options = {"iterations": 100_000}
+    undisturbed, first, second = (tiny("mog5-lc-ip", *MEMBERS, **options) for _ in range(3))
+    handler = signal.getsignal(number)
+
+    def send() -> None:
+        while first.iteration < 3:
+            time.sleep(0.001)
+        os.kill(os.getpid(), number)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    with pytest.raises(Interrupted, match=f"my run: stopped at iteration .* saved to {path}") as caught:
+        first.advance(100_000, state=path, label="my run")
+    sender.join()
+    assert caught.value.signal_number == number
+    assert signal.getsignal(number) is handler
+    second.restore(checkpoints.load(path), path)
+    assert second.iteration == first.iteration
+    until = first.iteration + 5
+    undisturbed.advance(until)
+    second.advance(until)
+    assert_identical(second.state(), undisturbed.state())
+
+
+def test_without_a_place_for_the_state_an_interruption_says_so(tiny):
+    training = tiny("sg")
+    step = training.step
+    training.step = lambda: (signal.raise_signal(signal.SIGTERM), step())[1]
+    with pytest.raises(Interrupted, match="stopped at iteration 1; nothing was saved"):
+        training.advance(END)
+
+
+def test_states_are_written_now_and_then(tiny, tmp_path):
+    path, training = tmp_path / "state.pt", tiny("sg")
+    training.advance(END, state=path, checkpoint_seconds=1e9)
+    assert not path.exists()
+    training = tiny("sg")
+    training.advance(END, state=path, checkpoint_seconds=0.0)
+    assert checkpoints.load(path)["iteration"] == END - 1  # the end itself is the caller's to keep
