@@ -17,6 +17,12 @@ TINY = {"iterations": 40, "warmup_iterations": 6, "mixture_warmup_iterations": 2
 TINY |= {"monte_carlo_samples": 5, "hidden_width": 16, "hidden_layers": 2, "milestones": (9, 12)}
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Whatever a test draws without a generator of its own, it draws again the next time."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def float64() -> Iterator[None]:
     """Make float64 the default dtype, so that oracles agree to rounding."""

@@ -201,6 +201,12 @@ class Choices(NamedTuple):
     closed_form: bool = False
 
 
+PROTOCOLS = {
+    "authors": Choices(scale=0.5, reconstructions=True, fresh_noise=True, normalised=True, gamma_r_terms=False),
+    "text": Choices(scale=1.0, reconstructions=False, fresh_noise=False, normalised=False, gamma_r_terms=True),
+}
+
+
 class Carried(NamedTuple):
     """What the decoder's step takes over from the encoder's."""
 

@@ -166,6 +166,18 @@ def test_a_component_without_weight_is_never_chosen(zero):
     assert samples.tolist() == [allowed[0], allowed[0], allowed[1], allowed[1], allowed[1]]
 
 
+def test_the_largest_uniform_number_chooses_the_last_component():
+    short = 0
+    for m in range(2, 200):  # rounded weights may add up to less than it
+        mixture = GaussianMixture(
+            torch.arange(float(m))[:, None], torch.full((m, 1), -40.0), torch.full((m,), 1 / m).log()
+        )
+        largest = torch.tensor([1 - 2.0**-24])
+        short += bool(mixture.log_weights.exp().cumsum(0)[-1] <= largest)
+        assert mixture.sample(torch.zeros(1, 1), largest).item() == m - 1
+    assert short
+
+
 def test_samples_carry_gradients_to_means_and_log_variances_but_not_to_weights():
     mixture, (noise, uniforms) = random_mixture(), draws(200, 3)
     for leaf in (mixture.means, mixture.logvars, mixture.log_weights):

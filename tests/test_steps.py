@@ -9,6 +9,7 @@ from typing import Any
 import naive
 import pytest
 import torch
+from naive import PROTOCOLS
 from torch import Tensor, nn
 
 from introprior import cells, protocols
@@ -16,9 +17,9 @@ from introprior.model import IntroVAE, Posterior
 from introprior.networks import MLPDecoder, MLPEncoder
 from introprior.objectives import Betas
 from introprior.priors import LearnedMixture, StandardGaussian, VampPrior
+from introprior.randomness import MemberStreams
 from introprior.training import steps
 from introprior.training.options import Member, Run, TrainingOptions
-from introprior.training.streams import Streams
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -26,10 +27,6 @@ EQUAL = {"rtol": 1e-9, "atol": 1e-10}
 MEMBERS = (Member(0, 0.2, 0.3, 0.9), Member(1, 0.8, 0.5, 1.5))
 BATCH, DIM, COMPONENTS = 8, 2, 5
 CPU = torch.device("cpu")
-PROTOCOLS = {
-    "authors": naive.Choices(scale=0.5, reconstructions=True, fresh_noise=True, normalised=True, gamma_r_terms=False),
-    "text": naive.Choices(scale=1.0, reconstructions=False, fresh_noise=False, normalised=False, gamma_r_terms=True),
-}
 
 
 def build(prior: str) -> IntroVAE:
@@ -69,8 +66,8 @@ def betas() -> Betas:
     return Betas(*(torch.tensor(column).unsqueeze(-1) for column in zip(*(m.betas for m in MEMBERS), strict=True)))
 
 
-def streams() -> Streams:
-    return Streams([member.seed for member in MEMBERS], CPU)
+def streams() -> MemberStreams:
+    return MemberStreams([member.seed for member in MEMBERS], CPU)
 
 
 def gradients(player: nn.Module) -> list[Tensor | None]:
@@ -194,8 +191,9 @@ def test_the_game_in_closed_form_equals_the_naive_script():
     ids=lambda value: next(iter(value)),
 )
 def test_every_option_of_the_protocol_alone_equals_the_naive_script(overrides, changed):
-    choices = PROTOCOLS["authors"]._replace(r_entropy=2.0, **changed)
-    Duel("clipped", rules("authors", overrides=overrides, r_entropy=2.0), choices).game(prior_learns=True)
+    numbers = {"r_entropy": 2.0, "alpha": 1.5, "gamma": 0.7, "gamma_r": 0.1}  # large enough to tell in the gradients
+    choices = PROTOCOLS["authors"]._replace(**numbers, **changed)
+    Duel("clipped", rules("authors", overrides=overrides, **numbers), choices).game(prior_learns=True)
 
 
 def test_the_target_of_a_reconstructions_own_error_stays_attached():

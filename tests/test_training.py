@@ -17,11 +17,11 @@ from introprior.data import density as data
 from introprior.errors import UserError
 from introprior.networks import MLPDecoder, MLPEncoder
 from introprior.priors import LearnedMixture, StandardGaussian, VampPrior
+from introprior.randomness import MemberStreams
 from introprior.training import density
 from introprior.training.adam import Adam
 from introprior.training.loop import PLAYERS, Training
 from introprior.training.options import Member, Run, TrainingOptions
-from introprior.training.streams import Streams
 
 CPU = torch.device("cpu")
 ALONE = Member(0, 0.2, 0.3, 0.9)
@@ -54,10 +54,6 @@ def tensors(training: Training, row: int | None = None) -> dict[str, Tensor]:
 
 # Against the naive script
 
-CHOICES = {
-    "authors": naive.Choices(scale=0.5, reconstructions=True, fresh_noise=True, normalised=True, gamma_r_terms=False),
-    "text": naive.Choices(scale=1.0, reconstructions=False, fresh_noise=False, normalised=False, gamma_r_terms=True),
-}
 SCHEDULES = {
     "authors": naive.Schedule(
         CONVERSION, GAME, (9, 12), 2e-4, intro_prior=False, keep_contributions=False, isotropic=False, resets=True
@@ -68,7 +64,7 @@ SCHEDULES = {
 }
 
 
-@pytest.mark.parametrize("protocol", CHOICES)
+@pytest.mark.parametrize("protocol", naive.PROTOCOLS)
 @pytest.mark.parametrize("cell", ["vae-sg", "sg", "sg-dt-closed", "vae-mog5-lc", "mog5", "mog5-lc", "mog5-lc-ip"])
 @pytest.mark.usefixtures("exact")
 def test_a_whole_training_equals_the_naive_script(tiny, cell, protocol):
@@ -83,7 +79,7 @@ def test_a_whole_training_equals_the_naive_script(tiny, cell, protocol):
     draw = training.batch
     training.batch = lambda generators: batches.append(draw(generators)) or batches[-1]
     run_to(training, END)
-    choices = CHOICES[protocol]._replace(closed_form=parsed.closed_form_kl)
+    choices = naive.PROTOCOLS[protocol]._replace(closed_form=parsed.closed_form_kl)
     schedule = SCHEDULES[protocol]._replace(intro_prior=parsed.intro_prior)
     if not parsed.adversarial:
         schedule = schedule._replace(conversion=END, game=END)
@@ -415,7 +411,7 @@ def test_training_stops_where_it_is_told_and_goes_on_from_there(tiny):
 
 
 def test_a_member_draws_the_same_numbers_in_any_company():
-    alone, company = Streams([7], CPU), Streams([3, 7, 3, 9], CPU)
+    alone, company = MemberStreams([7], CPU), MemberStreams([3, 7, 3, 9], CPU)
     for _ in range(2):
         for draw in (lambda s: s.normal(4, 2), lambda s: s.uniform(5)):
             one, many = draw(alone), draw(company)
@@ -425,20 +421,20 @@ def test_a_member_draws_the_same_numbers_in_any_company():
 
 
 def test_streams_survive_new_members_and_checkpoints():
-    streams = Streams([1, 2], CPU)
+    streams = MemberStreams([1, 2], CPU)
     streams.normal(3)
     streams.assign([2, 2, 1])
     saved = streams.state()
     drawn = streams.normal(3)
     assert torch.equal(drawn[0], drawn[1])
-    fresh = Streams([1, 2], CPU)
+    fresh = MemberStreams([1, 2], CPU)
     fresh.assign([2, 2, 1])
     fresh.restore(saved)
     assert torch.equal(fresh.normal(3), drawn)
 
 
 def test_streams_have_the_distributions_that_they_say():
-    streams = Streams([0, 1], CPU)
+    streams = MemberStreams([0, 1], CPU)
     normal, uniform = streams.normal(20_000, 2), streams.uniform(40_000)
     assert normal.shape == (2, 20_000, 2)
     assert uniform.shape == (2, 40_000)

@@ -212,12 +212,12 @@ def _search(given: argparse.Namespace) -> None:
         training, state, label = _begin(run, given, device, "search")
         ends = [*search.rungs(halving, run.training.iterations, training.game_start), run.training.iterations]
         for end in ends:
-            if training.iteration >= end:
+            if training.iteration >= end or not training.watch.alive():
                 continue
             training.advance(
                 end, state=state, checkpoint_seconds=given.checkpoint_seconds, log_every=_log_every(run), label=label
             )
-            if end < run.training.iterations:
+            if end < run.training.iterations and training.watch.alive():
                 search.drop_losers(training, halving["keep"], samples)
         rows = search.finished(training, samples) + training.notes.get("dropped", [])
     files.write_text(given.output, search.as_csv(search.in_order(rows, run.members), search.COLUMNS))

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from introprior.evaluation.density import histogram_metrics
+from introprior.randomness import MemberStreams
 from introprior.training.loop import Training
 from introprior.training.options import Member
-from introprior.training.streams import Streams
 
 COLUMNS = ("beta_rec", "beta_kl", "beta_neg", "seed", "KL", "JSD", "status", "detail")
 
@@ -30,7 +30,7 @@ def rungs(halving: dict[str, Any] | None, iterations: int, game_start: int) -> l
 def finished(training: Training, samples: int) -> list[dict[str, Any]]:
     """One row per member in training: its setting, its metrics as of now, and whether it diverged."""
     iterations = training.run.training.iterations
-    streams = Streams([member.seed + iterations - 1 for member in training.members], training.device)
+    streams = MemberStreams([member.seed + iterations - 1 for member in training.members], training.device)
     with torch.no_grad():
         values = histogram_metrics(training.run.dataset, training.model, streams, samples)
     rows = []

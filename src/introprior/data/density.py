@@ -19,39 +19,7 @@ import torch
 from torch import Tensor
 
 from introprior.errors import UserError, unknown
-
-
-class Streams:
-    """S independent random streams drawn from side by side; row s of every result comes from generator s alone.
-
-    One kernel per stream and draw; whatever is computed from the draws is then one kernel for all streams.
-    """
-
-    def __init__(self, generators: Sequence[torch.Generator]) -> None:
-        """Use ``generators``, at least one, all on one device."""
-        self.generators = tuple(generators)
-        self.device = self.generators[0].device
-
-    def uniform(self, *shape: int) -> Tensor:
-        """Uniform numbers in [0, 1): float32 ``[S, *shape]``."""
-        return self._filled(shape, torch.float32, lambda row, generator: row.uniform_(generator=generator))
-
-    def normal(self, *shape: int) -> Tensor:
-        """Standard normal numbers: float32 ``[S, *shape]``."""
-        return self._filled(shape, torch.float32, lambda row, generator: row.normal_(generator=generator))
-
-    def integers(self, high: int, *shape: int) -> Tensor:
-        """Uniform integers in [0, high): int64 ``[S, *shape]``."""
-        return self._filled(shape, torch.int64, lambda row, generator: row.random_(0, high, generator=generator))
-
-    def _filled(
-        self, shape: Sequence[int], dtype: torch.dtype, fill: Callable[[Tensor, torch.Generator], Tensor]
-    ) -> Tensor:
-        rows = torch.empty(len(self.generators), *shape, dtype=dtype, device=self.device)
-        for row, generator in zip(rows.unbind(), self.generators, strict=True):
-            fill(row, generator)
-        return rows
-
+from introprior.randomness import Streams
 
 Sampler = Callable[[int, Streams], Tensor]
 

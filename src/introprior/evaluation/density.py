@@ -21,10 +21,10 @@ from introprior.errors import UserError
 from introprior.metrics import density as metrics
 from introprior.model import IntroVAE, Posterior
 from introprior.objectives import reconstruction_error
+from introprior.randomness import MemberStreams
 from introprior.training import checkpoints
 from introprior.training.density import empty
 from introprior.training.options import Run
-from introprior.training.streams import Streams
 
 METRICS = ("gnELBO", "KL", "JSD", "JSD_nats")
 _POINTS = 8192  # points of the plane evaluated at once
@@ -50,7 +50,7 @@ class Ensemble:
         return cls(model.eval().requires_grad_(False), run, content["records"])
 
 
-def generate(model: IntroVAE, streams: Streams, count: int) -> Tensor:
+def generate(model: IntroVAE, streams: MemberStreams, count: int) -> Tensor:
     """Decoded prior samples, ``[E, count, 2]``."""
     mixture = model.mixture()
     return model.decode(mixture.sample(streams.normal(count, mixture.means.shape[-1]), streams.uniform(count)))
@@ -85,7 +85,7 @@ def plane(limit: float, side: int, device: torch.device) -> Tensor:
     return torch.stack((x, y), -1).reshape(-1, 2)
 
 
-def histogram_metrics(dataset: str, model: IntroVAE, streams: Streams, samples: int) -> dict[str, list[float]]:
+def histogram_metrics(dataset: str, model: IntroVAE, streams: MemberStreams, samples: int) -> dict[str, list[float]]:
     """KL, JSD and JSD in nats of every member; the JSDs with real and generated samples of their own."""
     limit, values = data.limit(dataset), {"KL": [], "JSD": [], "JSD_nats": []}  # type: ignore[var-annotated]
 
@@ -113,7 +113,7 @@ def measure(ensemble: Ensemble, options: dict[str, Any], device: torch.device) -
     """
     run, model = ensemble.run, ensemble.model
     limit = data.limit(run.dataset)
-    streams = Streams([member.seed + run.training.iterations - 1 for member in run.members], device)
+    streams = MemberStreams([member.seed + run.training.iterations - 1 for member in run.members], device)
     values = histogram_metrics(run.dataset, model, streams, options["samples"])
     noise = streams.normal(options["monte_carlo_samples"], run.training.latent_dim)
     grid = negative_elbo(model, plane(limit, options["grid"], device), noise).cpu().numpy()
@@ -160,7 +160,7 @@ def panels(ensemble: Ensemble, options: dict[str, Any], device: torch.device) ->
             f"figure3.seed: {options['panel_seed']} is not among the trained seeds {seeds}; choose one of them"
         )
     e = seeds.index(options["panel_seed"])
-    streams = Streams([member.seed + run.training.iterations for member in run.members], device)
+    streams = MemberStreams([member.seed + run.training.iterations for member in run.members], device)
     limit, side, points = data.limit(run.dataset), options["panel_grid"], options["panel_points"]
     real = streams.draw(lambda generators: data.sample_members(run.dataset, points, generators))
     noise = streams.normal(options["monte_carlo_samples"], run.training.latent_dim)

@@ -14,27 +14,23 @@ so is the preprocessing in both protocols: resized to 299 x 299 (bilinear, corne
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from introprior.data.images.download import Unreachable, fetch, sha256_of
 from introprior.errors import UserError
-from introprior.files import written
 
 DIMENSIONS = 2048
 WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
-DIGEST = "6726825d"
-"""How the SHA-256 of the weights' file begins."""
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+"""Of the weights' file, 95,628,359 bytes."""
 
 
 def truncated(images: Tensor) -> Tensor:
@@ -82,7 +78,7 @@ PROTOCOLS = {protocol.name: protocol for protocol in (FID_AUTHORS, FID)}
 def features(network: nn.Module, images: Tensor, protocol: InceptionProtocol) -> Tensor:
     """pool3 features of one batch, which under ``fid_authors`` is a unit of the measurement.
 
-    A set of images goes through in batches: ``statistics(features(network, batch, FID) for batch in images.split(128))``.
+    A set goes through batch by batch: ``statistics(features(network, part, protocol) for part in images.split(128))``.
 
     Args:
         network: what :func:`load` returned; its parameters and running statistics stay as they are.
@@ -105,14 +101,14 @@ def features(network: nn.Module, images: Tensor, protocol: InceptionProtocol) ->
     return pooled.flatten(1)
 
 
-def load(path: str | os.PathLike[str], device: torch.device | str = "cpu", digest: str | None = DIGEST) -> nn.Module:
+def load(path: str | os.PathLike[str], device: torch.device | str = "cpu", sha256: str | None = SHA256) -> nn.Module:
     """pytorch-fid's network with weights of its file format, frozen.
 
     Args:
         path: the file, see :func:`weights`.
         device: where to put the network.
-        digest: how the file's SHA-256 must begin, by default as that of FID's weights does; None takes any weights,
-            with which no distance may be called FID.
+        sha256: what the file must be, by default FID's weights; None takes any, with which no distance may be called
+            FID.
 
     Raises:
         UserError: missing, damaged or other weights.
@@ -120,9 +116,9 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu", diges
     path = Path(path)
     remedy = f"give the file {WEIGHTS} of pytorch-fid"
     try:
-        found = _sha256(path)
-        if digest is not None and not found.startswith(digest):
-            raise UserError(f"{path}: not the weights of FID (SHA-256 {found[:8]}…, not {digest}…); {remedy}")
+        found = sha256_of(path)
+        if sha256 is not None and found != sha256:
+            raise UserError(f"{path}: not the weights of FID (SHA-256 {found[:8]}…, not {sha256[:8]}…); {remedy}")
         state = torch.load(path, map_location="cpu", weights_only=True)
         network = _build(state)
     except FileNotFoundError as error:
@@ -143,10 +139,11 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu", diges
 def weights(path: str | os.PathLike[str] | None = None) -> Path:
     """The file of Inception's weights: the given one, else that in PyTorch's cache, else a checked download into it.
 
-    The cache is where pytorch-fid itself keeps them: ``hub/checkpoints`` below ``TORCH_HOME``.
+    The cache is where pytorch-fid itself keeps them: ``hub/checkpoints`` below ``TORCH_HOME``. A download that was
+    interrupted is gone on with.
 
     Raises:
-        UserError: no file there; no network; a download that is damaged.
+        UserError: no file there; no way to download it; a cache that cannot be written.
     """
     if path is not None:
         if not Path(path).is_file():
@@ -156,32 +153,19 @@ def weights(path: str | os.PathLike[str] | None = None) -> Path:
     if not cached.is_file():
         from pytorch_fid.inception import FID_WEIGHTS_URL
 
-        with written(cached) as temporary:
-            _download(FID_WEIGHTS_URL, temporary, cached)
+        try:
+            fetch([FID_WEIGHTS_URL], cached, SHA256)
+        except Unreachable as error:
+            raise UserError(
+                f"{error}; download {FID_WEIGHTS_URL} where there is a network, and put it at {cached} or give its "
+                "path in the configuration; or use fd_classifier, which needs no weights"
+            ) from error
     return cached
-
-
-def _download(url: str, target: Path, final: Path) -> None:
-    by_hand = f"download {url} where there is a network, and put it at {final} or give its path; or use fd_classifier"
-    try:
-        with urllib.request.urlopen(url, timeout=60) as source, target.open("wb") as stream:
-            while chunk := source.read(1 << 20):
-                stream.write(chunk)
-    except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise UserError(f"Inception weights: cannot download ({reason}); {by_hand}") from error
-    if not _sha256(target).startswith(DIGEST):
-        raise UserError(f"Inception weights: the download is damaged (wrong SHA-256); run again, or {by_hand}")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _build(state: dict[str, Any]) -> nn.Module:
     """pytorch-fid's own class around given weights; it knows no other source than its download."""
-    from pytorch_fid import inception as upstream  # late: it takes seconds
+    from pytorch_fid import inception as upstream  # late: it takes seconds to import
 
     download = upstream.load_state_dict_from_url
     upstream.load_state_dict_from_url = lambda *_, **__: state

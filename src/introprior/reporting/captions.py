@@ -19,6 +19,7 @@ _PHRASES = {
     "training.hidden_width": "networks {} wide",
     "training.monte_carlo_samples": "{} Monte Carlo samples",
     "evaluation.samples": "histograms of {} points",
+    "training.warmup_iterations": "{} warm-up iterations",
     "search.enabled": "hyperparameter search {}",
     "search.cells": "hyperparameters searched for {} cells",
 }

@@ -160,7 +160,7 @@ def _draw_cell(axes: Sequence[Axes], run: Mapping[str, Any] | None) -> None:
     samples, density, latent = axes
     _points(samples, run["samples"], run["limit"], MODEL)
     _image(density, run["density"], run["limit"], "viridis")
-    _image(latent, np.sqrt(run["latent_density"]), run["latent_limit"], "Greys", 0.8)  # the root shows its tails
+    _image(latent, np.sqrt(run["latent_density"]), run["latent_limit"], "Greys", 0.6)  # the root shows its tails
     latent.scatter(*run["latent"].T, s=0.35, c=DATA, lw=0, alpha=0.5, rasterized=True)
     # Area and weight are proportional; one component alone would hide the panel, so the largest stop growing.
     sizes = _panel_points(latent) ** 2 * np.minimum(0.09 * run["prior_weights"], 0.025)
@@ -242,6 +242,7 @@ def _settings(axis: Axes, table: Any, colours: Mapping[float, Any]) -> None:
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7), numticks=20))
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_locator(NullLocator())
+    axis.set_xlim(-0.5, len(ticks) - 0.5)
     axis.set_xticks(range(len(ticks)), [f"{tick:g}".removeprefix("0") for tick in ticks])
     axis.spines[["top", "right"]].set_visible(False)
 

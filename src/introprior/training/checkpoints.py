@@ -34,6 +34,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such checkpoint") from error
+    except PermissionError as error:
+        raise UserError(f"{path}: cannot read ({error.strerror})") from error
     except Exception as error:  # torch's unpickler raises whatever a foreign byte leads it to
         raise UserError(f"{path}: damaged or not a checkpoint; delete it and run again to make it anew") from error
     found = content.get("format") if isinstance(content, dict) else None

@@ -19,10 +19,10 @@ from introprior.errors import UserError
 from introprior.model import IntroVAE
 from introprior.objectives import Betas
 from introprior.priors import LearnedMixture, VampPrior, to_mixture
+from introprior.randomness import MemberStreams
 from introprior.training import checkpoints, steps
 from introprior.training.adam import Adam
 from introprior.training.options import Member, Run
-from introprior.training.streams import Streams
 from introprior.training.watch import Watch
 
 PLAYERS = ("encoder", "decoder", "prior")
@@ -80,7 +80,7 @@ class Training:
         self.members: list[Member] = warmups(run)
         self.history = History([])
         self.notes: dict[str, Any] = {}
-        self.streams = Streams([member.seed for member in self.members], device)
+        self.streams = MemberStreams([member.seed for member in self.members], device)
         self.watch = Watch(len(self.members), device)
         self.betas = _betas(self.members, device)
         self.optimizers = {player: self._adam(player) for player in PLAYERS}
@@ -226,12 +226,14 @@ class Training:
                     alive = self.watch.alive()
                     bar.set_postfix(alive=f"{alive}/{len(self.watch.iteration)}", refresh=False)
                     if alive == 0:
+                        if self.run.cell.adversarial and self.iteration <= self.game_start:
+                            self._begin_game()  # it never will, but the records are to be of the run's members
                         break
                 due = time.monotonic() - saved > checkpoint_seconds
-                if state is not None and (due or received) and self.iteration < until:
+                if state is not None and (due or received):
                     checkpoints.save(state, self.state())
                     saved = time.monotonic()
-                if received and self.iteration < until:
+                if received and self.iteration < self.run.training.iterations:
                     where = f"saved to {state}: run the same command to go on" if state else "nothing was saved"
                     raise Interrupted(received[0], f"{label}: stopped at iteration {self.iteration}; {where}")
 

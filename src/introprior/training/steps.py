@@ -19,7 +19,7 @@ from introprior.mixtures import GaussianMixture
 from introprior.model import IntroVAE, Posterior
 from introprior.objectives import Betas, Terms, reconstruction_error
 from introprior.protocols import Protocol
-from introprior.training.streams import Streams
+from introprior.randomness import MemberStreams
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def learning(*players: nn.Module, among: nn.Module) -> Iterator[None]:
         among.requires_grad_(True)
 
 
-def divergence(posterior: Posterior, mixture: GaussianMixture, streams: Streams, rules: Rules) -> Tensor:
+def divergence(posterior: Posterior, mixture: GaussianMixture, streams: MemberStreams, rules: Rules) -> Tensor:
     """KL of each posterior to the mixture, ``[..., B]``, with samples of its own (Monte Carlo for every prior)."""
     if rules.monte_carlo_samples == 0:
         return kl_closed_form(*posterior)
@@ -79,7 +79,7 @@ def divergence(posterior: Posterior, mixture: GaussianMixture, streams: Streams,
 
 
 def warmup_loss(
-    model: IntroVAE, x: Tensor, streams: Streams, betas: Betas, rules: Rules
+    model: IntroVAE, x: Tensor, streams: MemberStreams, betas: Betas, rules: Rules
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The VAE's loss; every player learns.
 
@@ -99,7 +99,7 @@ def warmup_loss(
 
 
 def encoder_loss(
-    model: IntroVAE, x: Tensor, streams: Streams, betas: Betas, rules: Rules
+    model: IntroVAE, x: Tensor, streams: MemberStreams, betas: Betas, rules: Rules
 ) -> tuple[Tensor, Carried, dict[str, Tensor]]:
     """L_E; the encoder learns, decoder and prior are to be frozen.
 
@@ -141,7 +141,7 @@ def encoder_loss(
 
 
 def decoder_loss(
-    model: IntroVAE, x: Tensor, carried: Carried, streams: Streams, betas: Betas, rules: Rules, prior_learns: bool
+    model: IntroVAE, x: Tensor, carried: Carried, streams: MemberStreams, betas: Betas, rules: Rules, prior_learns: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """L_D and L_P in one; the decoder learns, and with IP the prior; the encoder, already updated, is to be frozen.
 

@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,9 +71,10 @@ def fetch(urls: Sequence[str], path: Path, sha256: str, *, rounds: int = 3, time
             if attempt < rounds - 1:
                 time.sleep(PAUSE * 2**attempt)
     except OSError as error:
-        raise UserError(f"{part}: cannot write ({error.strerror or error}); free some space, or make it writable") from error
-    reasons = "; ".join(f"{url}: {failure}" for url, failure in failures.items())
-    raise Unreachable(f"{path.name}: cannot download ({reasons})")
+        reason = error.strerror or error
+        raise UserError(f"{part}: cannot write ({reason}); free some space, or make the folder writable") from error
+    reasons = "; ".join(f"{urllib.parse.urlsplit(url).netloc}: {failure}" for url, failure in failures.items())
+    raise Unreachable(f"cannot download {path.name} ({reasons})")
 
 
 def sha256_of(path: Path) -> str:
@@ -91,14 +93,13 @@ def _transfer(url: str, part: Path, timeout: float) -> None:
         error.close()
         if start and error.code == 416:  # there is no more: complete, unless the checksum says otherwise
             return
-        raise _Failed(f"HTTP {error.code} {error.reason}", final=400 <= error.code < 500 and error.code != 429) from error
+        final = 400 <= error.code < 500 and error.code not in (408, 429)  # those two mean: later
+        raise _Failed(f"HTTP {error.code} {error.reason}", final) from error
     except (OSError, http.client.HTTPException) as error:
-        raise _Failed(str(getattr(error, "reason", error)) or type(error).__name__) from error
+        cause = getattr(error, "reason", error)
+        raise _Failed(str(getattr(cause, "strerror", None) or cause) or type(cause).__name__) from error
     with response:
         resumed = response.status == 206
-        if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            part.unlink()
-            raise _Failed("answered with another range than was asked for")
         start = start if resumed else 0
         length = response.headers.get("Content-Length")
         end = start + int(length) if length else None

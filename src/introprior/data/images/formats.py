@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,14 +48,9 @@ def open_file(path: Path) -> Content:
     """
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot read ({error.strerror or error}); make it readable, or move it away") from error
-    if path.suffix == ".gz":
-        try:
-            data = gzip.decompress(data)
-        except _BROKEN as error:
-            raise UserError(f"{path}: truncated or damaged ({error}); {REMEDY}") from error
-    return Content(str(path), data)
+        return Content(str(path), gzip.decompress(data) if path.suffix == ".gz" else data)
+    except _BROKEN as error:
+        raise _unreadable(path, error) from error
 
 
 def open_archive(path: Path, folder: str, names: Iterable[str]) -> dict[str, Content]:
@@ -74,10 +69,21 @@ def open_archive(path: Path, folder: str, names: Iterable[str]) -> dict[str, Con
                     assert stream is not None  # of a regular file there is always one
                     found[wanted[member.name]] = Content(f"{path} ({member.name})", stream.read())
     except _BROKEN as error:
-        raise UserError(f"{path}: truncated or damaged ({error}); {REMEDY}") from error
+        raise _unreadable(path, error) from error
     if missing := [name for name in wanted.values() if name not in found]:
         raise UserError(f"{path}: has no file {folder}/{missing[0]}, so it is another archive; {REMEDY}")
     return found
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    if isinstance(error, OSError) and error.errno:
+        return UserError(f"{path}: cannot read ({error.strerror}); make it readable, or move it away")
+    return UserError(f"{path}: truncated or damaged ({first_line(error)}); {REMEDY}")
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line as users want it."""
+    return str(error).partition("\n")[0].strip(" :") or type(error).__name__
 
 
 def read_idx(contents: Mapping[str, Content], shape: Shape) -> Splits:
@@ -97,7 +103,9 @@ def read_idx(contents: Mapping[str, Content], shape: Shape) -> Splits:
 def _idx_images(content: Content, shape: Shape) -> NDArray[np.uint8]:
     images = idx(content)
     if images.shape[1:] != shape[1:]:
-        raise UserError(f"{content.place}: holds {_size(images.shape)} bytes, expected N x {_size(shape[1:])}; {REMEDY}")
+        raise UserError(
+            f"{content.place}: holds {_size(images.shape)} bytes, expected N x {_size(shape[1:])}; {REMEDY}"
+        )
     return images.reshape(-1, *shape)
 
 
@@ -115,7 +123,7 @@ def idx(content: Content) -> NDArray[np.uint8]:
         UserError: other content, or too little or too much of it.
     """
     data, place = content.data, content.place
-    if data[:3] != b"\x00\x00\x08" or len(data) < 4 + 4 * data[3]:
+    if data[:3] != b"\x00\x00\x08" or len(data) < 4 or len(data) < 4 + 4 * data[3]:
         raise UserError(f"{place}: not an idx file of unsigned bytes (it begins with 0x{data[:4].hex()}); {REMEDY}")
     shape = np.frombuffer(data, ">u4", count=data[3], offset=4).tolist()
     have, expected = len(data) - 4 - 4 * data[3], math.prod(shape)
@@ -161,7 +169,7 @@ def unpickled(content: Content) -> Any:
     try:
         return _Arrays(io.BytesIO(content.data), encoding="latin1").load()
     except pickle.UnpicklingError as error:
-        raise UserError(f"{content.place}: damaged or unsafe pickle ({error}); {REMEDY}") from error
+        raise UserError(f"{content.place}: damaged or unsafe pickle ({first_line(error)}); {REMEDY}") from error
     except Exception as error:  # bytes that are no pickle make the unpickler raise almost anything
         raise UserError(f"{content.place}: truncated or damaged ({type(error).__name__}); {REMEDY}") from error
 
@@ -170,7 +178,7 @@ class _Arrays(pickle.Unpickler):
     """Unpickles arrays and built-in containers. CIFAR's files name numpy's modules as they were in Python 2."""
 
     _reconstruct = np.zeros(0).__reduce__()[0]  # numpy's own, by a public way
-    _allowed = {
+    _allowed: ClassVar = {
         ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
         ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
         ("numpy", "ndarray"): np.ndarray,

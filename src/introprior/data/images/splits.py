@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from introprior.data.images.formats import SPLITS
+from introprior.data.images.formats import SPLITS, first_line
 from introprior.data.images.store import check_file, read_manifest
 from introprior.errors import UserError, unknown
 
@@ -66,7 +66,7 @@ def _open(folder: Path, file: dict[str, str], shape: tuple[int, ...], dtype: typ
         # Copy on write: torch wants memory that it may write to, and the file must stay as it is.
         array = np.load(path, mmap_mode="c")
     except (OSError, ValueError, EOFError) as error:
-        what = "missing" if isinstance(error, FileNotFoundError) else "truncated or damaged"
+        what = "missing" if isinstance(error, FileNotFoundError) else f"truncated or damaged ({first_line(error)})"
         raise UserError(f"{path}: {what}; run `introprior prepare` to make it anew") from error
     if array.shape != shape or array.dtype != dtype:
         raise UserError(
@@ -84,9 +84,9 @@ def to_unit(images: Tensor) -> Tensor:
 class Epochs:
     """Batches for training: in each epoch all images in a new order, the last batch as short as it comes.
 
-    The whole dataset lies on the training device, as bytes. The order depends on seed and epoch alone: not on the device,
-    nor on who else trains, nor on what was drawn before. So there is no state to save: a run that goes on at some
-    iteration gets the batches that it would have got.
+    The whole dataset lies on the training device, as bytes. The order depends on seed and epoch alone: not on the
+    device, nor on who else trains, nor on what was drawn before. So there is no state to save: a run that goes on at
+    some iteration gets the batches that it would have got.
 
     Attributes:
         iterations: batches per epoch: 469 for 60,000 images in batches of 128, 1,563 for 50,000 in batches of 32.
@@ -109,8 +109,8 @@ class Epochs:
     def _order(self, seed: int, epoch: int) -> Tensor:
         present, order = self._orders.get(seed, (None, None))
         if order is None or present != epoch:
-            mixed = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)  # far from any seed in use
-            generator = torch.Generator().manual_seed(int(mixed[0]) >> 1)
-            order = torch.randperm(len(self.images), generator=generator).to(self.images.device)
+            # Sorting raw numbers shuffles fairly, and numpy promises that these never change.
+            numbers = np.random.PCG64([seed, epoch]).random_raw(len(self.images))
+            order = torch.from_numpy(numbers.argsort(kind="stable")).to(self.images.device)
             self._orders[seed] = epoch, order
         return order

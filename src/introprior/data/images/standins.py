@@ -17,8 +17,9 @@ PHOTO_CLASSES = tuple(f"{photo}, band {band + 1} of {_BANDS}" for photo in _PHOT
 def digits() -> Splits:
     """The 1,797 handwritten digits of scikit-learn, made to look like MNIST's.
 
-    Their 8x8 pixels of 0 to 16 are enlarged to 20x20 bilinearly and framed by 4 black pixels, which is how MNIST sets its
-    digits into 28x28. In integers, so that every machine gets the same bytes. Of each class every sixth is for testing.
+    Their 8x8 pixels of 0 to 16 are enlarged to 20x20 bilinearly and framed by 4 black pixels, which is how MNIST sets
+    its digits into 28x28. In integers, so that every machine gets the same bytes. Of each class every sixth is for
+    testing.
     """
     from sklearn.datasets import load_digits
 
@@ -62,7 +63,10 @@ def photos() -> Splits:
             for photograph in (load_sample_image(f"{name}.jpg") for name in _PHOTOS)
             for band in range(_BANDS)
         ]
-        splits[split] = np.concatenate(classes), np.arange(len(classes)).repeat([len(patches) for patches in classes])
+        labels = np.arange(len(classes)).repeat([len(patches) for patches in classes])
+        # Mixed, once and for all, as the published sets are: batches of a single class would mislead some metrics.
+        order = np.random.PCG64(0).random_raw(len(labels)).argsort(kind="stable")
+        splits[split] = np.concatenate(classes)[order], labels[order]
     return splits
 
 

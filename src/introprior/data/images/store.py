@@ -62,7 +62,7 @@ def prepare(
     """
     entry, folder = dataset(name), Path(folder)
     present = _intact(folder, entry)
-    if present is not None and present["verified"]:
+    if present is not None and present["verified"]:  # a user's own files may have changed
         return present
     files.check_writable(folder / MANIFEST)
     if isinstance(entry.source, Embedded):
@@ -111,13 +111,14 @@ def _intact(folder: Path, entry: ImageDataset) -> Manifest | None:
     """The manifest in ``folder`` if it is this dataset's and all files are as it says."""
     try:
         manifest = read_manifest(folder)
+        holds, _ = manifest["dataset"], manifest["verified"]
         for split in SPLITS:
             for kind in ("images", "labels"):
                 check_file(folder, manifest["splits"][split][kind])
     except (UserError, KeyError, TypeError):
         return None
-    if manifest.get("dataset") not in (entry.name, None):
-        raise UserError(f"{folder}: holds {manifest['dataset']}, not {entry.name}; give each dataset its own folder")
+    if holds != entry.name:
+        raise UserError(f"{folder}: holds {holds}, not {entry.name}; give each dataset its own folder")
     return manifest
 
 
@@ -137,13 +138,13 @@ def _obtain(
     for place in places:
         if contents := _found(published, place):
             return contents, f"found in {place}"
-    looked = f"not in {source}, " if source is not None else ""
+    looked = f"not found in {source}" if source is not None else "no local copy is named"
     advice = (
         f"download {', '.join(published.files)} from {published.mirrors[0]} by hand into a folder"
         f"{f', or {published.hint}' if published.hint else ''}, and name that folder in {SOURCE_KEY} (or --source)"
     )
     if offline:
-        raise UserError(f"{entry.name}: {looked}and nothing may be downloaded (offline); {advice}")
+        raise UserError(f"{entry.name}: {looked}, and nothing may be downloaded (offline); {advice}")
     store, origins = _downloads(folder), set()
     try:
         for file, sha256 in published.files.items():
@@ -151,7 +152,7 @@ def _obtain(
                 address = fetch([mirror + file for mirror in published.mirrors], store / file, sha256)
                 origins.add(address.removesuffix(file))
     except Unreachable as error:
-        raise UserError(f"{entry.name}: {looked}{error}; {advice}") from error
+        raise UserError(f"{entry.name}: {looked}; {error}; {advice}") from error
     contents = _found(published, store)
     assert contents, "the downloaded files hold the contents"
     return contents, f"downloaded from {', '.join(sorted(origins)) or 'a mirror'}"

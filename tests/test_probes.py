@@ -1,0 +1,214 @@
+"""Probes of latent codes, and the small classifier whose features stand in for Inception's."""
+
+from __future__ import annotations
+
+import collections
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.svm import SVC
+
+from introprior.errors import UserError
+from introprior.metrics import classifier as small
+from introprior.metrics.frechet import frechet_distance, statistics
+from introprior.metrics.probes import knn_accuracy, svm_accuracy
+
+Split = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def codes() -> Split:
+    """Three overlapping classes in four dimensions of very different scales, float32 as codes are."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 400)
+    z = (rng.normal(size=(400, 4)) + 1.5 * np.eye(3, 4)[labels]) * [1e-2, 1.0, 30.0, 1e3] + [5.0, 0.0, -7.0, 1e4]
+    z = z.astype(np.float32)
+    return z[:300], labels[:300], z[300:], labels[300:]
+
+
+def by_train(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    mean, std = train.mean(0, dtype=float), train.std(0, dtype=float)
+    return (train - mean) / std, (test - mean) / std
+
+
+def naive_knn(data: Split, k: int) -> float:
+    train, test = by_train(data[0], data[2])
+    right = 0
+    for z, label in zip(test, data[3], strict=True):
+        distances = [math.dist(z, other) for other in train]
+        votes = collections.Counter(data[1][i] for i in sorted(range(len(train)), key=distances.__getitem__)[:k])
+        right += min(votes, key=lambda kind: (-votes[kind], kind)) == label
+    return right / len(test)
+
+
+@pytest.mark.parametrize("k", [1, 5, 100])
+def test_knn_is_a_vote_among_standardised_neighbours(codes: Split, k: int) -> None:
+    found = knn_accuracy(*codes, k=k)
+    assert found == pytest.approx(naive_knn(codes, k), abs=1e-12)
+    assert 0.5 < found < 1  # above chance, and above what the dimension of the largest scale says alone
+
+
+@pytest.mark.parametrize("max_iter", [3, 2000])
+def test_svm_is_capped_and_standardised(codes: Split, max_iter: int) -> None:
+    train, test = by_train(codes[0], codes[2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        svm = SVC(kernel="linear", C=0.025, max_iter=max_iter).fit(train, codes[1])
+    assert (svm.n_iter_ <= max_iter).all()
+    assert svm.n_iter_.shape == (3,)  # the cap holds for each pair of labels
+    expected = (svm.predict(test) == codes[3]).mean()
+    assert svm_accuracy(*codes, max_iter=max_iter) == pytest.approx(expected, abs=0.011)
+
+
+def test_svm_that_stops_early_is_the_protocol_and_no_warning(codes: Split) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        few, many = svm_accuracy(*codes, max_iter=1), svm_accuracy(*codes, max_iter=10_000)
+    assert not caught
+    assert few < many < 1
+
+
+def test_probes_do_not_care_for_the_units_of_a_dimension(codes: Split) -> None:
+    units = np.float32([8.0, 0.25, 1.0, 2.0**-10])  # powers of two: no rounding
+    scaled = (codes[0] * units, codes[1], codes[2] * units, codes[3])
+    assert knn_accuracy(*scaled, k=5) == knn_accuracy(*codes, k=5)
+    assert svm_accuracy(*scaled, max_iter=2000) == pytest.approx(svm_accuracy(*codes, max_iter=2000), abs=0.011)
+
+
+def test_a_collapsed_dimension_is_harmless(codes: Split) -> None:
+    dead = tuple(np.insert(part, 2, 3.0, axis=1) if part.ndim == 2 else part for part in codes)
+    assert knn_accuracy(*dead, k=5) == knn_accuracy(*codes, k=5)
+    assert svm_accuracy(*dead, max_iter=2000) == svm_accuracy(*codes, max_iter=2000)
+
+
+@pytest.mark.parametrize(("probe", "option"), [(svm_accuracy, "max_iter"), (knn_accuracy, "k")])
+def test_probes_refuse_bad_input(codes: Split, probe: object, option: str) -> None:
+    def score(train=codes[0], labels=codes[1], test=codes[2], test_labels=codes[3], value=5) -> float:  # type: ignore[no-untyped-def]
+        return probe(train, labels, test, test_labels, **{option: value})  # type: ignore[operator]
+
+    assert 0 <= score() <= 1
+    broken = codes[2].copy()
+    broken[3, 1] = np.nan
+    for message, arguments in {
+        r"training codes must have shape \[N, D\]": {"train": codes[0][:, 0]},
+        r"test codes must have shape \[N, D\]": {"test": codes[2][:0], "test_labels": codes[3][:0]},
+        r"training labels must have shape \[300\], as the codes, got \[299\]": {"labels": codes[1][1:]},
+        "test codes must be finite; the encoder that made them has diverged": {"test": broken},
+        "codes of 4 and 3 dimensions": {"test": codes[2][:, :3]},
+        f"{option} must be": {"value": 0},
+    }.items():
+        with pytest.raises(UserError, match=message):
+            score(**arguments)
+
+
+def test_probes_refuse_what_only_one_of_them_minds(codes: Split) -> None:
+    with pytest.raises(UserError, match="at least 2 kinds"):
+        svm_accuracy(codes[0], np.zeros(300, int), codes[2], codes[3], max_iter=10)
+    with pytest.raises(UserError, match="k must be from 1 to 300"):
+        knn_accuracy(*codes, k=301)
+
+
+# The classifier
+
+Images = tuple[torch.Tensor, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[Images, Images]:
+    """scikit-learn's handwritten digits, 8 x 8, as uint8, in two splits."""
+    content = load_digits()
+    images = torch.from_numpy(np.rint(content.images * 255 / 16).astype(np.uint8)).unsqueeze(1)
+    labels = torch.from_numpy(content.target)
+    return (images[:1400], labels[:1400]), (images[1400:], labels[1400:])
+
+
+def train(digits: tuple[Images, Images], seed: int = 0, epochs: int = 1) -> small.Classifier:
+    return small.train_classifier(*digits[0], test=digits[1], epochs=epochs, seed=seed, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(digits: tuple[Images, Images]) -> small.Classifier:
+    return train(digits, epochs=12)
+
+
+def test_classifier_learns_and_records_its_accuracy(trained: small.Classifier, digits: tuple[Images, Images]) -> None:
+    images, labels = digits[1]
+    assert trained.test_accuracy > 0.85
+    right = sum(
+        int(trained(image[None] / 255).argmax()) == label for image, label in zip(images, labels.tolist(), strict=True)
+    )
+    assert trained.test_accuracy == pytest.approx(right / len(labels), abs=1e-12)
+    assert not any(parameter.requires_grad for parameter in trained.parameters())
+
+
+def test_classifier_is_the_same_for_a_seed_and_leaves_the_global_stream_alone(digits: tuple[Images, Images]) -> None:
+    before = torch.get_rng_state()
+    first, again, other = train(digits, 3), train(digits, 3), train(digits, 4)
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name])
+    assert not torch.equal(first.head.weight, other.head.weight)
+
+
+def test_classifier_features(trained: small.Classifier, digits: tuple[Images, Images]) -> None:
+    images = digits[1][0]
+    found = small.features(trained, images)
+    assert found.shape == (len(images), small.DIMENSIONS)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(torch.cat([small.features(trained, part) for part in images.split(37)]), found)
+    torch.testing.assert_close(trained.head(found), trained(images / 255))
+    decoded = images / 255 + torch.empty(images.shape).uniform_(-0.4 / 255, 0.4 / 255)  # below and above [0, 1] too
+    torch.testing.assert_close(small.features(trained, decoded), found, msg="decoded images pass through 8 bits")
+
+
+def test_classifier_distance_orders_images_by_damage(trained: small.Classifier, digits: tuple[Images, Images]) -> None:
+    (reference, _), (images, _) = digits
+    real = statistics([small.features(trained, reference)])
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    distances = [
+        frechet_distance(real, statistics([small.features(trained, images / 255 + level * noise)]))
+        for level in (0.0, 0.2, 0.5)
+    ]
+    assert distances[0] < distances[1] < distances[2]
+
+
+def test_classifier_of_colour_images_of_any_size() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (10, 3, 32, 20), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(10) % 4
+    found = small.train_classifier(images, labels, test=(images, labels), epochs=1, seed=0, device="cpu")
+    assert found(images / 255).shape == (10, 4)
+
+
+def test_classifier_file(trained: small.Classifier, digits: tuple[Images, Images], tmp_path: Path) -> None:
+    path = tmp_path / "classifier.pt"
+    small.save(path, trained)
+    loaded = small.load(path)
+    assert loaded.test_accuracy == trained.test_accuracy
+    assert torch.equal(small.features(loaded, digits[1][0]), small.features(trained, digits[1][0]))
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(UserError, match="damaged"):
+        small.load(path)
+    small.checkpoints.save(path, {"model": {}})
+    with pytest.raises(UserError, match="not a classifier of images"):
+        small.load(path)
+
+
+def test_classifier_refuses_bad_input(trained: small.Classifier, digits: tuple[Images, Images]) -> None:
+    (images, labels), test = digits
+    for message, arguments in {
+        "training images must be uint8": (images.float(), labels, test, 1),
+        "training labels must be 1400 integers from 0": (images, labels[1:], test, 1),
+        "test labels must be": (images, labels, (test[0], test[1].float()), 1),
+        "epochs must be at least 1": (images, labels, test, 0),
+    }.items():
+        with pytest.raises(UserError, match=message):
+            small.train_classifier(*arguments[:2], test=arguments[2], epochs=arguments[3], seed=0, device="cpu")
+    with pytest.raises(UserError, match=r"must have shape \[N, 1, H, W\], got \[4, 3, 8, 8\]"):
+        small.features(trained, torch.zeros(4, 3, 8, 8))
