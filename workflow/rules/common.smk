@@ -84,9 +84,7 @@ def options(resolve):
 # ---- Sources: which change of the code outdates which results ----
 # Neither names, checks and messages (protocols, errors, files, reporting/job) nor the command line (cli, configuration, devices):
 # what they come to is in the options. Whatever else these import must be here too, see tests/test_workflow_dag.py.
-_TRAIN = [
-    f"training/{name}.py" for name in ("adam", "checkpoints", "density", "loop", "options", "steps", "watch")
-]
+_TRAIN = [f"training/{name}.py" for name in ("adam", "checkpoints", "density", "loop", "options", "steps", "watch")]
 _TRAIN += ["data/density.py", "divergences.py", "mixtures.py", "model.py", "networks.py", "objectives.py", "priors.py"]
 _TRAIN += ["randomness.py"]
 _EVALUATE = [*_TRAIN, "evaluation/density.py", "metrics/density.py"]

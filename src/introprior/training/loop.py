@@ -229,11 +229,12 @@ class Training:
                         if self.run.cell.adversarial and self.iteration <= self.game_start:
                             self._begin_game()  # it never will, but the records are to be of the run's members
                         break
-                due = time.monotonic() - saved > checkpoint_seconds
-                if state is not None and (due or received):
+                due = self.iteration < until and time.monotonic() - saved > checkpoint_seconds
+                stop = received and self.iteration < self.run.training.iterations
+                if state is not None and (due or stop):
                     checkpoints.save(state, self.state())
                     saved = time.monotonic()
-                if received and self.iteration < self.run.training.iterations:
+                if stop:
                     where = f"saved to {state}: run the same command to go on" if state else "nothing was saved"
                     raise Interrupted(received[0], f"{label}: stopped at iteration {self.iteration}; {where}")
 
