@@ -33,7 +33,7 @@ What is not given is as in the paper (protocol `authors`). A command that was in
 where it stopped when it is started again with the same options and --state.
 """
 
-EVALUATION = {
+EVALUATION: dict[str, Any] = {
     "samples": 5000,
     "grid": 1024,
     "data_points": 12800,
@@ -217,7 +217,7 @@ def _search(given: argparse.Namespace) -> None:
             training.advance(
                 end, state=state, checkpoint_seconds=given.checkpoint_seconds, log_every=_log_every(run), label=label
             )
-            if end < run.training.iterations and training.watch.alive():
+            if halving and end < run.training.iterations and training.watch.alive():
                 search.drop_losers(training, halving["keep"], samples)
         rows = search.finished(training, samples) + training.notes.get("dropped", [])
     files.write_text(given.output, search.as_csv(search.in_order(rows, run.members), search.COLUMNS))

@@ -71,7 +71,7 @@ class _MeanLogMixture(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, mean: Tensor, logvar: Tensor, means: Tensor, logvars: Tensor, log_weights: Tensor, noise: Tensor
     ) -> Tensor:
         posterior_learns = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
@@ -115,7 +115,7 @@ class _MeanLogMixture(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         mean_grad, logvar_grad, *mixture = ctx.saved_tensors
         results: list[Tensor | None] = [None] * 6
         if mean_grad is not None:

@@ -22,6 +22,8 @@ Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 class StandardGaussian(nn.Module):
     """SG: N(0, I), without parameters."""
 
+    origin: Tensor
+
     def __init__(self, latent_dim: int):
         super().__init__()
         self.register_buffer("origin", torch.zeros(latent_dim), persistent=False)
@@ -113,7 +115,7 @@ class LearnedMixture(_Contributions):
 
     def forward(self, encode: Encode | None = None) -> GaussianMixture:
         """The mixture, means ``[..., M, D]``."""
-        logvars = self.logvars
+        logvars: Tensor = self.logvars
         if self.low is not None and self.high is not None:
             logvars = soft_clip(logvars, self.low, self.high, self.steepness)
         return GaussianMixture(self.means, logvars.expand_as(self.means), self.log_weights())

@@ -112,7 +112,7 @@ def features(classifier: Classifier, images: Tensor) -> Tensor:
     Raises:
         UserError: images of another shape than the classifier's.
     """
-    device, channels = classifier.head.weight.device, classifier.body[0].in_channels  # type: ignore[union-attr]
+    device, channels = classifier.head.weight.device, classifier.body[0].in_channels
     if images.dim() != 4 or images.shape[1] != channels:
         raise UserError(f"classifier: images must have shape [N, {channels}, H, W], got {list(images.shape)}")
     return torch.cat([classifier.embed(shown(part.to(device))) for part in images.split(_CHUNK)])

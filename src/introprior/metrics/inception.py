@@ -133,7 +133,7 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu", sha25
         if isinstance(module, nn.BatchNorm2d):
             # In training mode they now use the batch's statistics and leave the running ones alone.
             module.track_running_stats = False
-    return network.requires_grad_(False).to(device=device, memory_format=torch.channels_last)
+    return network.requires_grad_(False).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def weights(path: str | os.PathLike[str] | None = None) -> Path:

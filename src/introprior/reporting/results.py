@@ -48,7 +48,8 @@ def read_metrics(paths: Iterable[str | Path]) -> pd.DataFrame:
     Raises:
         UserError: no files, a file that is absent, empty, cut short or malformed, an unknown metric, a run met twice.
     """
-    rows, origin = [], {}
+    rows: list[dict[str, Any]] = []
+    origin: dict[tuple[Any, ...], str] = {}
     for path, number, row in _records(paths, ("dataset", "cell", "seed", "metric", "value", "status", "detail")):
         where = f"{path}, line {number}"
         if row["metric"] not in ARROWS:
@@ -88,7 +89,7 @@ def summarise(runs: pd.DataFrame, datasets: Sequence[str], cells: Sequence[str],
             for metric in metrics:
                 group = groups.get((dataset, cell, metric))
                 found = [] if group is None else group["seed"].tolist()
-                if sorted(found) != sorted(seeds):
+                if group is None or sorted(found) != sorted(seeds):
                     raise UserError(
                         f"results of {dataset}, {cell}: {metric} of seeds {_listed(found)} found, {_listed(seeds)} "
                         "wanted; delete its metrics.csv and run again to make it anew"

@@ -41,8 +41,9 @@ class Adam:
         active = [i for i, parameter in enumerate(self.parameters) if parameter.grad is not None]
         if not active:
             return
-        columns = (self.parameters, [p.grad for p in self.parameters], self.means, self.squares, self.steps)
-        parameters, gradients, means, squares, steps = ([column[i] for i in active] for column in columns)
+        columns = (self.parameters, self.means, self.squares, self.steps)
+        parameters, means, squares, steps = ([column[i] for i in active] for column in columns)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         torch._foreach_add_(steps, 1)
         torch._fused_adam_(
             parameters,
