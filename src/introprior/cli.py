@@ -220,7 +220,7 @@ def _search(given: argparse.Namespace) -> None:
             if halving and end < run.training.iterations and training.watch.alive():
                 search.drop_losers(training, halving["keep"], samples)
         rows = search.finished(training, samples) + training.notes.get("dropped", [])
-    files.write_text(given.output, search.as_csv(search.in_order(rows, run.members), search.COLUMNS))
+    files.write_csv(given.output, search.in_order(rows, run.members), search.COLUMNS)
     _finish(state)
 
 
@@ -232,7 +232,6 @@ def _select(given: argparse.Namespace) -> None:
 def _train(given: argparse.Namespace) -> None:
     options = _options(given, ("dataset", "cell", "training", "protocol", "seeds"))
     files.check_writable(given.output, given.history)
-    from introprior import search
     from introprior.devices import borrowed
     from introprior.training import checkpoints
     from introprior.training.options import Member
@@ -260,7 +259,7 @@ def _train(given: argparse.Namespace) -> None:
             },
         )
     rows = [{"seed": run.members[row.pop("member")].seed, **row} for row in training.history.tidy()]
-    files.write_text(given.history, search.as_csv(rows, ("iteration", "seed", "quantity", "value")))
+    files.write_csv(given.history, rows, ("iteration", "seed", "quantity", "value"))
     _finish(state)
     for member, record in zip(run.members, training.records(), strict=True):
         if record["status"] != "ok":
@@ -272,7 +271,6 @@ def _evaluate(given: argparse.Namespace) -> None:
     files.check_writable(given.metrics, given.panels)
     import numpy as np
 
-    from introprior import search
     from introprior.devices import borrowed
     from introprior.evaluation import density
 
@@ -285,7 +283,7 @@ def _evaluate(given: argparse.Namespace) -> None:
     with files.written(given.panels) as temporary:
         np.savez_compressed(temporary, **panels)
     columns = ("dataset", "cell", "seed", "metric", "value", "status", "detail")
-    files.write_text(given.metrics, search.as_csv(rows, columns))
+    files.write_csv(given.metrics, rows, columns)
 
 
 def _read_betas(path: Path) -> tuple[float, float, float | None]:

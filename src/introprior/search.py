@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -61,12 +59,3 @@ def in_order(rows: Sequence[dict[str, Any]], members: Sequence[Member]) -> list[
     """Rows in the order of the grid."""
     by_setting = {(row["beta_rec"], row["beta_kl"], row["beta_neg"], row["seed"]): row for row in rows}
     return [by_setting[member.beta_rec, member.beta_kl, member.beta_neg, member.seed] for member in members]
-
-
-def as_csv(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
-    """CSV text; None is empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
