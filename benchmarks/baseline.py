@@ -11,7 +11,7 @@ that does not learn; the gamma_r terms; the responsibilities of the real batch, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -99,13 +99,23 @@ class Script:
         self.means = spread * torch.randn(components, latent_dim, device=device)
         self.logvars = -spread * torch.rand(components, latent_dim, device=device)
         self.logits = torch.zeros(components, device=device)
-        self.low, self.high = self.logvars.amin(0), self.logvars.amax(0)
+        self.low, self.high = self.logvars.amin(0, keepdim=True), self.logvars.amax(0, keepdim=True)
         learned = [self.means, self.logvars] + [self.logits] * learnable_contributions if intro_prior else []
         for tensor in learned:
             tensor.requires_grad_()
         self.encoder_optimizer = torch.optim.Adam(self.encoder.parameters(), settings.learning_rate)
         self.decoder_optimizer = torch.optim.Adam(self.decoder.parameters(), settings.learning_rate)
         self.prior_optimizer = torch.optim.Adam(learned, settings.learning_rate) if learned else None
+
+    def load(self, encoder: Iterable[Tensor], decoder: Iterable[Tensor], mixture: dict[str, Tensor] | None = None) -> None:
+        """Go on from given parameters: weight, bias, weight, ... of both networks, the mixture's tensors by their names."""
+        with torch.no_grad():
+            for own, given in zip(self.encoder.parameters(), encoder, strict=True):
+                own.copy_(given)
+            for own, given in zip(self.decoder.parameters(), decoder, strict=True):
+                own.copy_(given)
+            for name, given in (mixture or {}).items():
+                getattr(self, name).copy_(given)
 
     def prior(self) -> tuple[Tensor, Tensor, Tensor]:
         """Means, log-variances and log-weights."""

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import math
 import os
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from introprior import __version__, cells, files, protocols, selection
+from introprior.configuration import DATASETS
 from introprior.errors import UserError, unknown
 
 if TYPE_CHECKING:  # torch takes seconds to import: only the commands that compute do it
     import torch
 
     from introprior.training.loop import Training
-    from introprior.training.options import Run
+    from introprior.training.options import Member, Run
 
 DESCRIPTION = """\
 Train and evaluate Soft-IntroVAE with the prior as a third player.
@@ -40,21 +45,38 @@ EVALUATION: dict[str, Any] = {
     "monte_carlo_samples": 100,
     "panel_grid": 200,
     "panel_points": 2000,
-    "panel_seed": None,
 }
+
+_RUN_KEYS: dict[str, type] = {"dataset": str, "cell": str, "training": dict, "protocol": dict}
+SEARCH_KEYS = {**_RUN_KEYS, "seed": int, "betas": list, "samples": int, "halving": dict}
+TRAIN_KEYS = {**_RUN_KEYS, "seeds": list}
+EVALUATE_KEYS = {"dataset": str, "cell": str, **dict.fromkeys(EVALUATION, int), "panel_seed": int}
+"""What the options of each command may hold."""
+
+_TYPES = {
+    str: "text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    list: "a list",
+    tuple: "a list of whole numbers",
+    dict: "a section of keys",
+}
+_LARGEST_SEED = 2**32 - 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for what the user can mend, 128 + n after signal n."""
     options = _parser().parse_args(arguments)
     try:
-        options.command(options)
+        with _terminable():
+            options.command(options)
     except UserError as error:
         print(f"introprior {options.name}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"introprior {options.name}: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interruption:
+        print(f"introprior {options.name}: interrupted; run the same command again", file=sys.stderr)
+        return 128 + int((interruption.args or (signal.SIGINT,))[0])
     except Exception as error:
         number = getattr(error, "signal_number", None)
         if number is None:
@@ -64,10 +86,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM raise what SIGINT does, so that nothing half-written is left behind. In the main thread only."""
+
+    def stop(number: int, _: object) -> NoReturn:
+        raise KeyboardInterrupt(number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Parser(argparse.ArgumentParser):
+    """One that says what is wrong in one line; by default it recites all options first."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="introprior", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _Parser(prog="introprior", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"introprior {__version__}")
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
 
@@ -99,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = command(_evaluate, "evaluate", "measure a trained ensemble, and draw what Figure 3 shows of it")
     evaluate.add_argument("--model", type=Path, required=True, help="what `introprior train` wrote")
-    _add_options(evaluate, f"keys {', '.join(EVALUATION)}")
+    _add_options(evaluate, ", ".join(EVALUATE_KEYS))
     evaluate.add_argument("--metrics", type=Path, required=True, help="tidy CSV, one row per seed and metric")
     evaluate.add_argument("--panels", type=Path, required=True, help="NPZ with the arrays of one seed's panels")
     return parser
@@ -123,6 +168,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", help="8Gaussian, 2Spirals, Checkerboard or Rings; goes before --options")
     parser.add_argument("--cell", help=f"for example {', '.join(cells.TABLE1_CELLS)}; goes before --options")
     parser.add_argument(
+        "--protocol",
+        choices=list(protocols.PRESETS),
+        default="authors",
+        help="what the options' protocol changes single options of (default: authors)",
+    )
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
@@ -135,11 +186,13 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _options(given: argparse.Namespace, known: Sequence[str]) -> dict[str, Any]:
-    """The options of a command: the JSON's, and over them the single flags'."""
+def _options(given: argparse.Namespace, known: Mapping[str, type]) -> dict[str, Any]:
+    """The options of a command: the JSON's, and over them the single flags'; null is as good as not given."""
     text = given.options
     if not text.lstrip().startswith("{"):
         options = files.read_json(text)
+        if not isinstance(options, dict):
+            raise UserError(f"{text}: must be {_TYPES[dict]}, is {options!r}")
     else:
         try:
             options = json.loads(text)
@@ -153,6 +206,8 @@ def _options(given: argparse.Namespace, known: Sequence[str]) -> dict[str, Any]:
         place = options
         for section in sections:
             place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise UserError(f"--set {assignment}: {section} has no keys of its own")
         try:
             place[key] = json.loads(value)
         except json.JSONDecodeError:
@@ -163,25 +218,70 @@ def _options(given: argparse.Namespace, known: Sequence[str]) -> dict[str, Any]:
     for key in options:
         if key not in known:
             raise unknown("key", key, known, "--options")
+    options = {key: value for key, value in options.items() if value is not None}
+    _check_types(options, known, "--options: ")
     return options
 
 
-def _run(options: dict[str, Any], members: Sequence[Any]) -> Run:
-    """The ensemble that the options describe."""
-    from introprior.data.density import dataset
+def _check_types(values: Mapping[str, Any], known: Mapping[str, type], where: str) -> None:
+    """Refuse values that are not of their key's type; whole numbers may stand for real ones."""
+    for key, value in values.items():
+        wanted = known.get(key, type(value))
+        if wanted is float:
+            right = _is_number(value)
+        elif wanted is tuple:
+            right = isinstance(value, list) and all(type(item) is int for item in value)
+        else:
+            right = type(value) is wanted
+        if not right:
+            raise UserError(f"{where}{key}: must be {_TYPES[wanted]}, is {value!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _run(
+    given: argparse.Namespace, options: dict[str, Any], settings: Sequence[tuple[Any, Any]], where: object = "betas"
+) -> Run:
+    """The ensemble that the options describe, with one member for each (seed, betas); ``where`` these come from."""
     from introprior.training.options import Run, TrainingOptions
 
     for key in ("dataset", "cell"):
         if key not in options:
             raise UserError(f"--{key} is missing; give it, or have it in --options")
-    dataset(options["dataset"], "--dataset")
+    _check_dataset(options["dataset"])
+    cell, training = cells.parse(options["cell"], "--cell"), options.get("training", {})
+    _check_types(
+        training, {field.name: type(field.default) for field in dataclasses.fields(TrainingOptions)}, "training."
+    )
     return Run(
         options["dataset"],
-        cells.parse(options["cell"], "--cell"),
-        tuple(members),
-        TrainingOptions.from_dict(options.get("training", {})),
-        protocols.resolve("authors", options.get("protocol", {})),
+        cell,
+        tuple(_member(cell, seed, betas, where) for seed, betas in settings),
+        TrainingOptions.from_dict(training),
+        protocols.resolve(given.protocol, options.get("protocol", {})),
     )
+
+
+def _check_dataset(name: str) -> None:
+    if name not in DATASETS:
+        raise unknown("dataset", name, DATASETS, "--dataset")
+
+
+def _member(cell: cells.Cell, seed: Any, betas: Any, where: object) -> Member:
+    """One member; a VAE has no use for beta_neg."""
+    from introprior.training.options import Member
+
+    if type(seed) is not int or not 0 <= seed <= _LARGEST_SEED:
+        raise UserError(f"seeds: must be whole numbers from 0 to {_LARGEST_SEED}; {seed!r} is none")
+    weights = (*betas, None)[:3] if isinstance(betas, list | tuple) and len(betas) in (2, 3) else ()
+    if not weights or not all(map(_is_number, weights if weights[2] is not None else weights[:2])):
+        raise UserError(f"{where}: must be the numbers beta_rec, beta_kl and, unless for a VAE, beta_neg; is {betas!r}")
+    try:
+        return Member(seed, *(weights if cell.adversarial else weights[:2]))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _begin(run: Run, given: argparse.Namespace, device: torch.device, kind: str) -> tuple[Training, Path | None, str]:
@@ -191,6 +291,8 @@ def _begin(run: Run, given: argparse.Namespace, device: torch.device, kind: str)
     training = density.begin(run, device)
     label = f"{run.dataset} {run.cell.name}"
     state = given.state / f"{kind}-{run.key}.pt" if given.state else None
+    if state is not None:
+        files.check_writable(state)
     if state is not None and state.exists():
         training.restore(checkpoints.load(state, device), state)
         print(f"{label}: going on from iteration {training.iteration} of {state}", file=sys.stderr)
@@ -198,21 +300,21 @@ def _begin(run: Run, given: argparse.Namespace, device: torch.device, kind: str)
 
 
 def _search(given: argparse.Namespace) -> None:
-    options = _options(given, ("dataset", "cell", "training", "protocol", "seed", "betas", "samples", "halving"))
+    options = _options(given, SEARCH_KEYS)
     files.check_writable(given.output)
     from introprior import search
     from introprior.devices import borrowed
-    from introprior.training.options import Member
 
     if not options.get("betas"):
         raise UserError("betas: no setting to search; give at least one [beta_rec, beta_kl, beta_neg]")
-    run = _run(options, [Member(options.get("seed", 0), *betas) for betas in options["betas"]])
+    run = _run(given, options, [(options.get("seed", 0), betas) for betas in options["betas"]])
     samples, halving = options.get("samples", EVALUATION["samples"]), options.get("halving")
+    _check_size(run.dataset, samples, "samples")
     with borrowed(given.device) as device:
         training, state, label = _begin(run, given, device, "search")
-        ends = [*search.rungs(halving, run.training.iterations, training.game_start), run.training.iterations]
-        for end in ends:
-            if training.iteration >= end or not training.watch.alive():
+        for end in [*search.rungs(halving, run.training.iterations, training.game_start), run.training.iterations]:
+            # At `end` itself a rung is still to be judged: that is where a signal may have stopped the run.
+            if training.iteration > end or not training.watch.alive():
                 continue
             training.advance(
                 end, state=state, checkpoint_seconds=given.checkpoint_seconds, log_every=_log_every(run), label=label
@@ -225,20 +327,21 @@ def _search(given: argparse.Namespace) -> None:
 
 
 def _select(given: argparse.Namespace) -> None:
+    _check_dataset(given.dataset)
+    cells.parse(given.cell, "--cell")
     chosen = selection.choose(selection.read_slices(given.slices))
     files.write_json(given.output, {"dataset": given.dataset, "cell": given.cell, "source": "search", **chosen})
 
 
 def _train(given: argparse.Namespace) -> None:
-    options = _options(given, ("dataset", "cell", "training", "protocol", "seeds"))
+    options = _options(given, TRAIN_KEYS)
     files.check_writable(given.output, given.history)
     from introprior.devices import borrowed
     from introprior.training import checkpoints
-    from introprior.training.options import Member
 
     betas = given.betas or _read_betas(given.hyperparameters)
-    seeds = options.get("seeds", [0, 1, 2, 3, 4])
-    run = _run(options, [Member(seed, *betas) for seed in seeds])
+    settings = [(seed, betas) for seed in options.get("seeds", [0, 1, 2, 3, 4])]
+    run = _run(given, options, settings, given.hyperparameters or "--betas")
     started = time.time()
     with borrowed(given.device) as device:
         training, state, label = _begin(run, given, device, "train")
@@ -267,7 +370,11 @@ def _train(given: argparse.Namespace) -> None:
 
 
 def _evaluate(given: argparse.Namespace) -> None:
-    options = EVALUATION | _options(given, ("dataset", "cell", *EVALUATION))
+    options = EVALUATION | _options(given, EVALUATE_KEYS)
+    for key in EVALUATION:
+        least = 2 if key in ("grid", "panel_grid") else 1
+        if options[key] < least:
+            raise UserError(f"--options: {key}: must be at least {least}, is {options[key]}")
     files.check_writable(given.metrics, given.panels)
     import numpy as np
 
@@ -276,8 +383,15 @@ def _evaluate(given: argparse.Namespace) -> None:
 
     with borrowed(given.device) as device:
         ensemble = density.Ensemble.read(given.model, device)
-        if options["panel_seed"] is None:
-            options["panel_seed"] = ensemble.run.members[0].seed
+        run = ensemble.run
+        for key, trained in (("dataset", run.dataset), ("cell", run.cell.name)):
+            if options.get(key, trained) != trained:
+                raise UserError(
+                    f"{given.model}: trained for the {key} {trained}, not {options[key]}; give another --model"
+                )
+        for key in ("samples", "data_points", "panel_points"):
+            _check_size(run.dataset, options[key], key)
+        options.setdefault("panel_seed", run.members[0].seed)
         panels = density.panels(ensemble, options, device)
         rows = density.measure(ensemble, options, device)
     with files.written(given.panels) as temporary:
@@ -286,12 +400,18 @@ def _evaluate(given: argparse.Namespace) -> None:
     files.write_csv(given.metrics, rows, columns)
 
 
-def _read_betas(path: Path) -> tuple[float, float, float | None]:
+def _read_betas(path: Path) -> list[Any]:
     content = files.read_json(path)
     try:
-        return content["beta_rec"], content["beta_kl"], content["beta_neg"]
+        return [content["beta_rec"], content["beta_kl"], content["beta_neg"]]
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: beta_rec, beta_kl and beta_neg are not all there; delete it and run again") from error
+
+
+def _check_size(dataset: str, size: int, key: str) -> None:
+    from introprior.data.density import check_size
+
+    check_size(dataset, size, f"--options: {key}")
 
 
 def _log_every(run: Run) -> int:
@@ -315,7 +435,3 @@ def _finish(state: Path | None) -> None:
     """The results are written: what was kept for going on is not needed any more."""
     if state is not None:
         state.unlink(missing_ok=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -21,14 +21,14 @@ def borrowed(name: str = "auto") -> Iterator[torch.device]:
     """A device for as long as the block runs.
 
     Args:
-        name: ``cpu``; ``cuda``, a GPU that no other job of this project uses (waits for one); ``cuda:N``, that one,
+        name: ``cpu``; ``cuda``, a GPU that no other job of this user has (waits for one); ``cuda:N``, that one,
             shared or not; ``auto``, ``cuda`` where there is a GPU, else ``cpu``.
 
     Raises:
         UserError: an unknown name, or a GPU that is not there.
     """
     kind, _, number = name.partition(":")
-    if name not in ("auto", "cpu", "cuda") and not (kind == "cuda" and number.isdigit()):
+    if name not in ("auto", "cpu", "cuda") and not (kind == "cuda" and number.isdecimal()):
         raise UserError(f"device: unknown {name!r}; use auto, cpu, cuda or cuda:N")
     present = torch.cuda.device_count()
     if kind == "cuda" and int(number or 0) >= present:
@@ -45,8 +45,8 @@ def borrowed(name: str = "auto") -> Iterator[torch.device]:
 @contextlib.contextmanager
 def _leased(present: int) -> Iterator[int]:
     """The index of a GPU under an advisory lock, which the kernel lifts when this process ends, however it ends."""
-    folder = Path(tempfile.gettempdir()) / "introprior-gpus"
-    folder.mkdir(mode=0o777, exist_ok=True)
+    folder = Path(tempfile.gettempdir()) / f"introprior-gpus-{os.getuid()}"  # others' files could not be opened
+    folder.mkdir(exist_ok=True)
     waiting = False
     while True:
         for index in range(present):

@@ -66,7 +66,7 @@ class MemberStreams(Streams):
 
     def draw(self, source: Callable[[Sequence[torch.Generator]], Tensor]) -> Tensor:
         """What ``source`` makes of the generators, one row each; ``[E, ...]``."""
-        return self._spread(source(self.generators))
+        return self.spread(source(self.generators))
 
     def state(self) -> dict[int, Tensor]:
         """The generators' states, for a checkpoint."""
@@ -80,9 +80,9 @@ class MemberStreams(Streams):
     def _filled(
         self, shape: Sequence[int], dtype: torch.dtype, fill: Callable[[Tensor, torch.Generator], Tensor]
     ) -> Tensor:
-        return self._spread(super()._filled(shape, dtype, fill))
+        return self.spread(super()._filled(shape, dtype, fill))
 
-    def _spread(self, per_seed: Tensor) -> Tensor:
+    def spread(self, per_seed: Tensor) -> Tensor:
         """From one row per seed to one per member."""
         if self.index is None:
             return per_seed

@@ -22,11 +22,15 @@ def read_slices(paths: Iterable[Path]) -> list[dict[str, str]]:
     rows: list[dict[str, str]] = []
     for path in paths:
         try:
-            with path.open(newline="") as stream:
-                part = list(csv.DictReader(stream))
+            text = path.read_text()
         except OSError as error:
             raise UserError(f"{path}: cannot read ({error.strerror})") from error
-        whole = part and all(row.get("status") in ("ok", "diverged") and None not in row.values() for row in part)
+        part = list(csv.DictReader(text.splitlines()))
+        whole = (
+            text.endswith("\n")
+            and part
+            and all(row.get("status") in ("ok", "diverged") and None not in row.values() for row in part)
+        )
         if not whole:
             raise UserError(f"{path}: empty, truncated or not a slice of a search; delete it and run again")
         rows += part
@@ -36,7 +40,9 @@ def read_slices(paths: Iterable[Path]) -> list[dict[str, str]]:
 def choose(rows: list[dict[str, str]]) -> dict[str, Any]:
     """The setting with the lowest KL; of equals the first in the grid.
 
-    Where every setting diverged the first is taken, with KL None: its training will diverge too, and the tables say so.
+    Settings that successive halving dropped (their rows say so in ``detail``) stand back behind those that finished: an
+    early KL is no match for a late one. Where every setting diverged the first is taken, with KL None: its training
+    will diverge too, and the tables say so.
 
     Returns:
         beta_rec, beta_kl, beta_neg (None for a VAE), KL, settings, diverged.
@@ -46,7 +52,8 @@ def choose(rows: list[dict[str, str]]) -> dict[str, Any]:
     """
     try:
         alive = [row for row in rows if row["status"] == "ok"]
-        best = min(alive, key=lambda row: float(row["KL"])) if alive else rows[0]
+        finished = [row for row in alive if not row["detail"]]
+        best = min(finished or alive, key=lambda row: float(row["KL"])) if alive else rows[0]
         betas = {name: float(best[name]) if best[name] else None for name in ("beta_rec", "beta_kl", "beta_neg")}
         kl = float(best["KL"]) if alive else None
     except (ValueError, KeyError) as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from introprior.data import density as data
@@ -25,7 +27,7 @@ def begin(run: Run, device: torch.device) -> Training:
     return Training(
         run,
         _model(run, [torch.Generator().manual_seed(seed) for seed in seeds]),
-        lambda generators: data.sample_members(run.dataset, run.training.batch_size, generators),
+        lambda _, streams: streams.draw(partial(data.sample_members, run.dataset, run.training.batch_size)),
         device,
     )
 

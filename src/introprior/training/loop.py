@@ -63,7 +63,7 @@ class Training:
     Args:
         run: what to train.
         model: the model, with one member per warm-up (``warmups(run)``).
-        batch: draws a batch of data with each of several generators, ``[S, B, *data]``.
+        batch: the data of an iteration for every member, ``[E, B, *data]``, drawn from their streams.
         device: where to train.
 
     Attributes:
@@ -71,9 +71,7 @@ class Training:
         notes: plain values that the caller wants kept with the resume state.
     """
 
-    def __init__(
-        self, run: Run, model: IntroVAE, batch: Callable[[Sequence[torch.Generator]], Tensor], device: torch.device
-    ):
+    def __init__(self, run: Run, model: IntroVAE, batch: Callable[[int, MemberStreams], Tensor], device: torch.device):
         self.run, self.model, self.batch, self.device = run, model.to(device), batch, device
         self.rules = run.rules
         self.iteration = 0
@@ -112,7 +110,7 @@ class Training:
             self._begin_game()
         for optimizer in self.optimizers.values():
             optimizer.learning_rate = self.learning_rate(iteration)
-        x = self.streams.draw(self.batch)
+        x = self.batch(iteration, self.streams)
         values = self._warmup_step(x) if iteration < self.game_start else self._game_step(x)
         self.iteration += 1
         return values
@@ -166,6 +164,8 @@ class Training:
 
     def select(self, rows: Sequence[int], members: Sequence[Member]) -> None:
         """Let the ensemble consist of the present ``rows``, which from now on are ``members``."""
+        if list(rows) == list(range(len(self.members))):  # nobody comes or goes
+            return self._appoint(members)
         index = torch.tensor(rows, device=self.device)
         with torch.no_grad():
             for optimizer in self.optimizers.values():

@@ -1,0 +1,7 @@
+"""``python -m introprior``: the command ``introprior``."""
+
+import sys
+
+from introprior.cli import main
+
+sys.exit(main())

@@ -1,0 +1,196 @@
+"""Image runs: the 2D half's losses and loop around convolutions with BatchNorm, whose batches affect their samples."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from introprior import cells, protocols
+from introprior.data.images import prepare
+from introprior.errors import UserError
+from introprior.objectives import Betas
+from introprior.priors import LearnedMixture, VampPrior
+from introprior.randomness import MemberStreams
+from introprior.training import checkpoints, images, steps
+from introprior.training.options import ImageTrainingOptions, Member, Run
+from tests import naive
+
+CPU = torch.device("cpu")
+EPOCH = 12  # iterations, of 1,501 digits in batches of 128
+SMALL = {"iterations": 5, "warmup_iterations": 3, "mixture_warmup_iterations": 1, "monte_carlo_samples": 4}
+SMALL |= {"latent_dim": 4, "widths": (2, 4), "batch_size": 128}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    prepare("digits", folder)
+    return folder
+
+
+def a_run(cell: str, *, seeds: tuple[int, ...] = (0,), protocol: str = "authors", **training) -> Run:
+    members = tuple(Member(seed, 1.0, 1.0, 128.0) for seed in seeds)
+    options = ImageTrainingOptions(**SMALL | training)
+    return Run("digits", cells.parse(cell), members, options, protocols.resolve(protocol))
+
+
+class Script:
+    """A model as the oracle's steps want it: one member, no member axis, in training mode throughout."""
+
+    def __init__(self, model):
+        self.model = copy.deepcopy(model)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return tuple(part.squeeze(0) for part in self.model.encoder(x.unsqueeze(0)))
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.model.decoder(z.unsqueeze(0)).squeeze(0)
+
+    def mixture(self) -> naive.Mixture:
+        prior = self.model.prior
+        logvars = naive.soft_clip_of_the_authors(prior.logvars[0], prior.low[0], prior.high[0])
+        return naive.Mixture(prior.means[0], logvars, F.log_softmax(prior.logits[0], -1))
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("preset", ["authors", "text"])
+def test_steps_with_batchnorm_equal_one_pass_per_batch(digits, preset):
+    """Losses, gradients, running statistics of both steps against the equations' script, responsibilities included."""
+    training = images.begin(a_run("mog5-lc-ip"), CPU, digits)
+    model, x = training.model.double(), training.batch(0, training.streams)[:, :8].double()
+    model.prior = LearnedMixture(torch.randn(1, 5, 4), torch.randn(1, 5, 4) - 1, torch.randn(1, 5), True)
+    model.prior.clip_to_present_range()
+    script, streams = Script(model), MemberStreams([0], CPU)
+    (replay,) = naive.listen(streams)
+    scale = 1 / 784 if preset == "authors" else 1e-3  # at scale 1 the untrained exponentials all vanish
+    choices = naive.PROTOCOLS[preset]._replace(scale=scale, r_entropy=10.0)
+    if preset == "text":
+        choices = choices._replace(normalised=False)
+    rules = steps.Rules(scale, r_entropy=10.0, monte_carlo_samples=4, protocol=protocols.resolve(preset))
+    betas = Betas(*(torch.tensor([[value]]) for value in (1.0, 1.0, 2.0)))
+
+    def same_gradients(player: str) -> None:
+        ours, theirs = (dict(getattr(m, player).named_parameters()) for m in (model, script.model))
+        assert any(p.grad.abs().sum() > 0 for p in theirs.values())
+        for name, parameter in theirs.items():
+            torch.testing.assert_close(ours[name].grad, parameter.grad, rtol=1e-8, atol=1e-11, msg=name)
+
+    with steps.learning(model.encoder, among=model):
+        loss, carried, _ = steps.encoder_loss(model, x, streams, betas, rules)
+        loss.mean().backward()
+    expected, theirs = naive.encoder_step(script, x[0], replay, (1.0, 1.0, 2.0), choices)
+    expected.backward()
+    torch.testing.assert_close(loss.mean(), expected)
+    same_gradients("encoder")
+    for each in (model, script.model):
+        with torch.no_grad():
+            for parameter in each.encoder.parameters():
+                parameter -= 0.01 * parameter.grad
+        each.zero_grad()
+
+    with steps.learning(model.decoder, model.prior, among=model):
+        loss, _ = steps.decoder_loss(model, x, carried, streams, betas, rules, prior_learns=True)
+        loss.mean().backward()
+    expected, _ = naive.decoder_step(script, x[0], theirs, replay, (1.0, 1.0, 2.0), choices, prior_learns=True)
+    expected.backward()
+    torch.testing.assert_close(loss.mean(), expected)
+    same_gradients("decoder")
+    same_gradients("prior")
+    buffers = dict(script.model.named_buffers())
+    for name, buffer in model.named_buffers():
+        torch.testing.assert_close(buffer, buffers[name], msg=name)
+    assert replay.used_up()
+
+
+@pytest.mark.parametrize("cell", ["sg", "mog10", "mog10-lc-ip"])
+def test_a_run_goes_through_its_phases_and_stays_finite(digits, cell):
+    training = images.begin(a_run(cell, r_entropy=1.0), CPU, digits)
+    kinds = []
+    for _ in range(5):
+        training.step()
+        kinds.append(type(training.model.prior).__name__)
+    assert training.records()[0]["status"] == "ok"
+    if cell != "sg":
+        assert kinds == ["VampPrior", "VampPrior", "LearnedMixture", "LearnedMixture", "LearnedMixture"]
+        assert (training.model.prior.low is not None) == cell.endswith("-ip")
+
+
+def test_the_loss_scale_is_one_over_the_pixels():
+    assert a_run("sg").rules.scale == 1 / 784
+    assert Run.from_dict(a_run("sg").as_dict()) == a_run("sg")
+
+
+def test_the_papers_epochs_are_counted_in_iterations():
+    options = ImageTrainingOptions()
+    assert (options.iterations, options.warmup_iterations, options.mixture_warmup_iterations) == (103_180, 9_380, 2_345)
+
+
+@pytest.mark.parametrize("at", [1, 3, 4])
+def test_a_resumed_run_equals_an_uninterrupted_one(digits, tmp_path, at):
+    run = a_run("mog10-lc-ip", r_entropy=1.0)
+    whole = images.begin(run, CPU, digits)
+    for _ in range(5):
+        whole.step()
+    first = images.begin(run, CPU, digits)
+    for _ in range(at):
+        first.step()
+    checkpoints.save(tmp_path / "state.pt", first.state())
+    second = images.begin(run, CPU, digits)
+    second.restore(checkpoints.load(tmp_path / "state.pt"), tmp_path / "state.pt")
+    for _ in range(5 - at):
+        second.step()
+    tensors = second.model.state_dict()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, tensors[name]), name
+
+
+def test_a_run_begins_with_its_seed_alone(digits):
+    def first_numbers(seed: int) -> tuple[Tensor, Tensor]:
+        torch.rand(seed)  # whatever was drawn before
+        model = images.begin(a_run("mog10", seeds=(seed,)), CPU, digits).model
+        return model.encoder.head.weight, model.prior.pseudo_inputs
+
+    for one, other, different in zip(first_numbers(3), first_numbers(3), first_numbers(4), strict=True):
+        assert torch.equal(one, other)
+        assert not torch.equal(one, different)
+
+
+def test_pseudo_inputs_start_as_images_and_freeze_at_the_bounds(digits):
+    training = images.begin(a_run("mog10"), CPU, digits)
+    prior = training.model.prior
+    assert isinstance(prior, VampPrior)
+    before = prior.pseudo_inputs.detach().clone()
+    training.step()
+    black = before == 0
+    assert 0.2 < black.float().mean() < 0.9
+    assert torch.equal(prior.pseudo_inputs[black], before[black])
+    assert not torch.equal(prior.pseudo_inputs[~black], before[~black])
+
+
+def test_an_epoch_shows_every_image_once(digits):
+    training = images.begin(a_run("sg"), CPU, digits)
+    batches = [training.batch(i, training.streams)[0] for i in range(EPOCH)]
+    assert [len(batch) for batch in batches] == [128] * 11 + [93]
+    seen = torch.cat(batches).flatten(1).mean(1).sort().values
+    everything = torch.cat([training.batch(EPOCH + i, training.streams)[0] for i in range(EPOCH)])
+    torch.testing.assert_close(seen, everything.flatten(1).mean(1).sort().values)
+    assert not torch.equal(batches[0], everything[:128])
+
+
+@pytest.mark.parametrize(
+    ("cell", "changes", "message"),
+    [
+        ("sg", {"seeds": (0, 1)}, "image runs have one member each"),
+        ("sg", {"shape": (3, 32, 32)}, "images of shape [1, 28, 28], but training.shape is [3, 32, 32]"),
+        ("mog1600", {}, "1600 components, but only 1501 training images"),
+    ],
+)
+def test_what_does_not_fit_is_refused(digits, cell, changes, message):
+    with pytest.raises(UserError) as caught:
+        images.begin(a_run(cell, **changes), CPU, digits)
+    assert message in str(caught.value)
