@@ -124,13 +124,15 @@ def draws(n: int, dim: int, *lead: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("components", [1, 2, 7])
 def test_samples_invert_the_cumulative_weights(components):
     mixture, (noise, uniforms) = random_mixture(components=components), draws(50, 3)
-    torch.testing.assert_close(mixture.sample(noise, uniforms), naive.draw(oracle(mixture), noise, uniforms), **EXACT)
+    torch.testing.assert_close(
+        mixture.sample_with(noise, uniforms), naive.draw(oracle(mixture), noise, uniforms), **EXACT
+    )
 
 
 @pytest.mark.usefixtures("float64")
 def test_members_sample_from_their_own_mixtures():
     mixture, (noise, uniforms) = random_mixture(3), draws(20, 3, 3)
-    samples = mixture.sample(noise, uniforms)
+    samples = mixture.sample_with(noise, uniforms)
     for e in range(3):
         own = naive.Mixture(*(part[e] for part in oracle(mixture)))
         torch.testing.assert_close(samples[e], naive.draw(own, noise[e], uniforms[e]), **EXACT)
@@ -139,20 +141,20 @@ def test_members_sample_from_their_own_mixtures():
 @pytest.mark.usefixtures("float64")
 def test_samples_have_the_moments_and_frequencies_of_the_mixture():
     n, mixture = 40_000, random_mixture(dim=2)
-    samples, weights = mixture.sample(*draws(n, 2)), mixture.log_weights.exp()
+    samples, weights = mixture.sample_with(*draws(n, 2)), mixture.log_weights.exp()
     mean = weights @ mixture.means
     second = weights @ (mixture.means**2 + mixture.logvars.exp())
     for values, expected in ((samples, mean), (samples**2, second)):
         assert ((values.mean(0) - expected).abs() < 5 * values.std(0) / math.sqrt(n)).all()
     apart = GaussianMixture(100 * torch.arange(7.0)[:, None].expand(7, 2), torch.zeros(7, 2), mixture.log_weights)
-    counts = torch.bincount((apart.sample(*draws(n, 2, seed=1))[:, 0] / 100).round().long(), minlength=7)
+    counts = torch.bincount((apart.sample_with(*draws(n, 2, seed=1))[:, 0] / 100).round().long(), minlength=7)
     assert ((counts - n * weights).abs() < 5 * (n * weights * (1 - weights)).sqrt()).all()
 
 
 def test_sampling_is_a_function_of_its_randomness():
     mixture, randomness = random_mixture(), draws(30, 3)
-    assert torch.equal(mixture.sample(*randomness), mixture.sample(*randomness))
-    assert not torch.equal(mixture.sample(*randomness), mixture.sample(randomness[0], randomness[1].flip(0)))
+    assert torch.equal(mixture.sample_with(*randomness), mixture.sample_with(*randomness))
+    assert not torch.equal(mixture.sample_with(*randomness), mixture.sample_with(randomness[0], randomness[1].flip(0)))
 
 
 @pytest.mark.parametrize("zero", [0, 1, 2])
@@ -161,7 +163,7 @@ def test_a_component_without_weight_is_never_chosen(zero):
     weights[zero] = 0
     mixture = GaussianMixture(torch.arange(3.0)[:, None], torch.full((3, 1), -40.0), weights.log())
     uniforms = torch.tensor([0.0, 0.25, 0.5, 0.75, 0.999999])
-    samples = mixture.sample(torch.zeros(5, 1), uniforms)[:, 0]
+    samples = mixture.sample_with(torch.zeros(5, 1), uniforms)[:, 0]
     allowed = [k for k in range(3) if k != zero]
     assert samples.tolist() == [allowed[0], allowed[0], allowed[1], allowed[1], allowed[1]]
 
@@ -174,7 +176,7 @@ def test_the_largest_uniform_number_chooses_the_last_component():
         )
         largest = torch.tensor([1 - 2.0**-24])
         short += bool(mixture.log_weights.exp().cumsum(0)[-1] <= largest)
-        assert mixture.sample(torch.zeros(1, 1), largest).item() == m - 1
+        assert mixture.sample_with(torch.zeros(1, 1), largest).item() == m - 1
     assert short
 
 
@@ -184,7 +186,7 @@ def test_samples_carry_gradients_to_means_and_log_variances_but_not_to_weights()
         leaf.requires_grad_()
     upstream = torch.randn(200, 3, generator=torch.Generator().manual_seed(3))
     leaves = (mixture.means, mixture.logvars, mixture.log_weights)
-    gradients = torch.autograd.grad((mixture.sample(noise, uniforms) * upstream).sum(), leaves, allow_unused=True)
+    gradients = torch.autograd.grad((mixture.sample_with(noise, uniforms) * upstream).sum(), leaves, allow_unused=True)
     expected = torch.autograd.grad((naive.draw(oracle(mixture), noise, uniforms) * upstream).sum(), leaves[:2])
     assert gradients[2] is None
     for ours, theirs in zip(gradients[:2], expected, strict=True):
@@ -274,3 +276,12 @@ def test_soft_clip_takes_bounds_per_dimension():
             torch.testing.assert_close(clipped[e, :, d], soft_clip(x[e, :, d], low[e, 0, d], high[e, 0, d]))
     kept = (clipped.amax(-2) - clipped.amin(-2)) / (high - low).squeeze(-2)
     torch.testing.assert_close(kept, torch.full((2, 3), 0.8614), rtol=0, atol=1e-4)
+
+
+def test_samples_by_count_are_those_of_their_generators_numbers():
+    mixture = GaussianMixture(torch.randn(2, 3, 4), torch.randn(2, 3, 4), torch.log_softmax(torch.randn(2, 3), -1))
+    generator = torch.Generator().manual_seed(5)
+    noise, uniforms = torch.randn(2, 10, 4, generator=generator), torch.rand(2, 10, generator=generator)
+    samples = mixture.sample(10, torch.Generator().manual_seed(5))
+    torch.testing.assert_close(samples, mixture.sample_with(noise, uniforms))
+    assert mixture.sample(7).shape == (2, 7, 4)

@@ -70,7 +70,13 @@ class GaussianMixture:
         """Posterior probability of each component, within the mean of Eq. 11: ``[..., N, D]`` to ``[..., N, M]``."""
         return torch.softmax(self.log_joint(z), -1)
 
-    def sample(self, noise: Tensor, uniforms: Tensor) -> Tensor:
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """``count`` samples, ``[..., count, D]``, differentiable as those of :meth:`sample_with`."""
+        lead, dim = self.means.shape[:-2], self.means.shape[-1]
+        like = {"device": self.means.device, "dtype": self.means.dtype, "generator": generator}
+        return self.sample_with(torch.randn(*lead, count, dim, **like), torch.rand(*lead, count, **like))
+
+    def sample_with(self, noise: Tensor, uniforms: Tensor) -> Tensor:
         """Samples made of given randomness: the prior as a source.
 
         Gradients reach means and log-variances through ``mu_k + sigma_k * noise``; none reach the weights, since the

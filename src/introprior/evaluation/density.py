@@ -53,7 +53,7 @@ class Ensemble:
 def generate(model: IntroVAE, streams: MemberStreams, count: int) -> Tensor:
     """Decoded prior samples, ``[E, count, 2]``."""
     mixture = model.mixture()
-    return model.decode(mixture.sample(streams.normal(count, mixture.means.shape[-1]), streams.uniform(count)))
+    return model.decode(mixture.sample_with(streams.normal(count, mixture.means.shape[-1]), streams.uniform(count)))
 
 
 def negative_elbo(model: IntroVAE, x: Tensor, noise: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ def encoder_loss(
     reconstruction = model.decode(z)
     prior_noise = streams.normal(*size), streams.uniform(size[0])
     with torch.no_grad():
-        generated = model.decode(target.sample(*prior_noise))
+        generated = model.decode(target.sample_with(*prior_noise))
     kinds = [generated, reconstruction] if rules.reconstructions_are_fakes else [generated]
     posteriors = model.encode_each([kind.detach() for kind in kinds])
     outputs = model.decode_each([q.sample(streams.normal(*size)) for q in posteriors])
@@ -158,7 +158,7 @@ def decoder_loss(
     size = carried.z.shape[-2:]
     fresh = rules.protocol.decoder_noise == "fresh"
     prior_noise = (streams.normal(*size), streams.uniform(size[0])) if fresh else carried.prior_noise
-    reconstruction, generated = model.decode_each([carried.z, mixture.sample(*prior_noise)])
+    reconstruction, generated = model.decode_each([carried.z, mixture.sample_with(*prior_noise)])
     kinds = [generated, reconstruction] if rules.reconstructions_are_fakes else [generated]
     posteriors = model.encode_each(kinds)
     fakes_kl = [divergence(q, target, streams, rules) for q in posteriors]
