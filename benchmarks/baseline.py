@@ -3,9 +3,10 @@
 This is the yardstick of ``benchmarks/run.py``, written in plain torch from Eq. 98-99 and without a line of the package,
 so that it serves as a check of it too: a test holds its losses against the package's, in float64 and on equal noise.
 It does what the authors' 2D script does: samples x components x dimensions in memory for every Monte Carlo KL; a pass of
-its own for every real, decoded and reconstructed batch; gradients for both networks in both steps, also for the one
-that does not learn; the gamma_r terms; the responsibilities of the real batch, whose weight is zero in 2D; one
-``item()`` per loss and iteration. It does not run the decoder's stack twice, as the authors' script happens to.
+its own for every real, decoded and reconstructed batch; the gamma_r terms; the responsibilities of the real batch, whose
+weight is zero in 2D; a standard Gaussian as a mixture of one; one ``item()`` per loss and iteration. In two points it
+differs: it freezes nobody, so that both steps compute gradients of both networks, where the authors switch off those
+that nobody uses; and it does not run the decoder's stack twice, as their script happens to.
 """
 
 from __future__ import annotations
@@ -49,8 +50,7 @@ def log_joint(z: Tensor, means: Tensor, logvars: Tensor, log_weights: Tensor) ->
 def kl(mean: Tensor, logvar: Tensor, prior: tuple[Tensor, Tensor, Tensor], noise: Tensor) -> Tensor:
     """Monte Carlo KL of Eq. 99: mean and logvar ``[B, D]``, noise ``[T, B, D]``, result ``[B]``."""
     z = mean + torch.exp(0.5 * logvar) * noise
-    log_prior = torch.logsumexp(log_joint(z, *prior), -1) if len(prior[2]) > 1 else log_normal(z, *prior[:2])
-    return (log_normal(z, mean, logvar) - log_prior).mean(0)
+    return (log_normal(z, mean, logvar) - torch.logsumexp(log_joint(z, *prior), -1)).mean(0)
 
 
 def soft_clip(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -182,8 +182,7 @@ class Script:
             s.scale * (s.beta_rec * real_error.mean() + s.beta_kl * real_kl.mean())
             + 0.5 * (exp_rec + exp_fake) / s.alpha
         )
-        if len(self.means) > 1:
-            encoder_loss = encoder_loss + s.scale * self.entropy_term(real_mean, real_logvar)
+        encoder_loss = encoder_loss + s.scale * self.entropy_term(real_mean, real_logvar)
         self.encoder_optimizer.zero_grad()
         encoder_loss.backward()
         self.encoder_optimizer.step()

@@ -282,6 +282,6 @@ def test_samples_by_count_are_those_of_their_generators_numbers():
     mixture = GaussianMixture(torch.randn(2, 3, 4), torch.randn(2, 3, 4), torch.log_softmax(torch.randn(2, 3), -1))
     generator = torch.Generator().manual_seed(5)
     noise, uniforms = torch.randn(2, 10, 4, generator=generator), torch.rand(2, 10, generator=generator)
-    samples = mixture.sample(10, torch.Generator().manual_seed(5))
+    samples = mixture.sample(10, generator=torch.Generator().manual_seed(5))
     torch.testing.assert_close(samples, mixture.sample_with(noise, uniforms))
     assert mixture.sample(7).shape == (2, 7, 4)

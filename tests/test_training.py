@@ -77,7 +77,7 @@ def test_a_whole_training_equals_the_naive_script(tiny, cell, protocol):
     replays = naive.listen(training.streams)
     batches: list[Tensor] = []
     draw = training.batch
-    training.batch = lambda generators: batches.append(draw(generators)) or batches[-1]
+    training.batch = lambda *arguments: batches.append(draw(*arguments)) or batches[-1]
     run_to(training, END)
     choices = naive.PROTOCOLS[protocol]._replace(closed_form=parsed.closed_form_kl)
     schedule = SCHEDULES[protocol]._replace(intro_prior=parsed.intro_prior)

@@ -73,8 +73,8 @@ class GaussianMixture:
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """``count`` samples, ``[..., count, D]``, differentiable as those of :meth:`sample_with`."""
         lead, dim = self.means.shape[:-2], self.means.shape[-1]
-        like = {"device": self.means.device, "dtype": self.means.dtype, "generator": generator}
-        return self.sample_with(torch.randn(*lead, count, dim, **like), torch.rand(*lead, count, **like))
+        noise = self.means.new_empty(*lead, count, dim).normal_(generator=generator)
+        return self.sample_with(noise, self.means.new_empty(*lead, count).uniform_(generator=generator))
 
     def sample_with(self, noise: Tensor, uniforms: Tensor) -> Tensor:
         """Samples made of given randomness: the prior as a source.

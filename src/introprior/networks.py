@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from introprior.errors import UserError
 
@@ -41,19 +43,71 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.weight.dim() == 2:
             return F.linear(x, self.weight, self.bias)
-        if self.weight.shape[0] == 1:  # one matrix product, in the fastest form there is
-            return F.linear(x[0], self.weight[0], self.bias[0]).unsqueeze(0)
         return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.mT)
 
 
 class MLP(nn.Sequential):
-    """Linear layers with ReLU between them, as Soft-IntroVAE's 2D experiments use."""
+    """Linear layers with ReLU between them, as Soft-IntroVAE's 2D experiments use.
+
+    On a CPU an ensemble goes through layer by layer and member by member, each with plain matrix products.
+    """
 
     def __init__(self, sizes: Sequence[int], generators: Sequence[torch.Generator] | torch.Generator):
-        layers: list[nn.Module] = []
-        for inputs, outputs in itertools.pairwise(sizes):
-            layers += [Linear(inputs, outputs, generators), nn.ReLU(inplace=True)]
-        super().__init__(*layers[:-1])
+        super().__init__(*(Linear(*pair, generators) for pair in itertools.pairwise(sizes)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 3 and x.device.type == "cpu":
+            return _Chain.apply(x, *self.parameters())
+        *hidden, last = self
+        for layer in hidden:
+            x = F.relu(layer(x))
+        return last(x)
+
+
+class _Chain(torch.autograd.Function):
+    """An ensemble of ReLU networks on a CPU: ``[E, B, in]`` to ``[E, B, out]``, parameters weight, bias, weight, ...
+
+    Per member and layer one matrix product forward and at most two backward, straight into the results' rows; and of
+    the gradients just those that somebody wants: of a frozen network that of its input alone.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
+        weights, biases = parameters[::2], parameters[1::2]
+        layers = [x, *(x.new_empty(*x.shape[:2], weight.shape[1]) for weight in weights)]
+        for e in range(len(x)):
+            for before, after, weight, bias in zip(layers, layers[1:], weights, biases, strict=False):
+                torch.addmm(bias[e], before[e], weight[e].T, out=after[e])
+                if after is not layers[-1]:
+                    after[e].relu_()
+        ctx.save_for_backward(*layers[:-1], *weights)
+        return layers[-1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        layers, weights = saved[: len(saved) // 2], saved[len(saved) // 2 :]
+        wanted = ctx.needs_input_grad
+        weight_grads = [torch.empty_like(w) if wanted[1 + 2 * i] else None for i, w in enumerate(weights)]
+        bias_grads = [w.new_empty(w.shape[:2]) if wanted[2 + 2 * i] else None for i, w in enumerate(weights)]
+        input_grad = torch.empty_like(layers[0]) if wanted[0] else None
+        for e in range(len(grad)):
+            g = grad[e]
+            for i in reversed(range(len(weights))):
+                x, weight = layers[i][e], weights[i][e]
+                if (weight_grad := weight_grads[i]) is not None:
+                    # The first layer has few inputs: a product with few rows is far faster than one with few columns.
+                    weight_grad[e] = (x.T @ g).T if i == 0 else g.T @ x
+                if (bias_grad := bias_grads[i]) is not None:
+                    torch.sum(g, 0, out=bias_grad[e])
+                if i > 0:
+                    g = g @ weight
+                    torch.ops.aten.threshold_backward.grad_input(g, x, 0, grad_input=g)
+                elif input_grad is not None:
+                    torch.mm(g, weight.T.contiguous().T, out=input_grad[e])
+        gradients = (gradient for pair in zip(weight_grads, bias_grads, strict=True) for gradient in pair)
+        return input_grad, *gradients
 
 
 class MLPEncoder(nn.Module):

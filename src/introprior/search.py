@@ -35,7 +35,9 @@ def rungs(halving: dict[str, Any] | None, iterations: int, game_start: int) -> l
     right = fractions and all(isinstance(part, int | float) and 0 < part <= 1 for part in fractions)
     if not right or len(halving) > 2:
         raise UserError(f"halving: must be like {{'keep': 0.5, 'at': [0.25, 0.5]}}, all from 0 to 1, is {halving}")
-    return sorted({rung for rung in (int(part * iterations) for part in at) if game_start < rung < iterations})
+    return sorted(
+        {rung for rung in (int(part * iterations) for part in fractions[1:]) if game_start < rung < iterations}
+    )
 
 
 def finished(training: Training, samples: int) -> list[dict[str, Any]]:

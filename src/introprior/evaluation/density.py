@@ -127,7 +127,9 @@ def measure(ensemble: Ensemble, options: dict[str, Any], device: torch.device) -
         for metric in METRICS:
             value, status, detail = float(values[metric][e]), record["status"], record["detail"]
             if status == "ok" and not math.isfinite(value):
-                status, detail = "diverged", f"{metric} is not finite: no generated point lies in the window"
+                status, detail = "diverged", f"{metric} is not finite"
+                if metric != "gnELBO":
+                    detail += ": no generated point lies in the window"
             rows.append(
                 {
                     **common,

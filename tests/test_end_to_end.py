@@ -1,0 +1,267 @@
+"""The workflow for real, once, as small as it gets: every job runs, from data to LaTeX and report."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("snakemake")
+
+from matplotlib.image import imread
+
+from tests import test_workflow_dag as dag
+
+server = dag.server  # a fixture
+
+TINY = """\
+experiment: tiny
+density:
+  datasets: [8Gaussian]
+  seeds: [0, 1]
+  training: {iterations: 12, warmup_iterations: 4, mixture_warmup_iterations: 2, batch_size: 16,
+             monte_carlo_samples: 3, hidden_width: 8, milestones: [9]}
+  search: {cells: [sg], samples: 200, beta_rec: [0.2], beta_kl: [0.1], beta_neg_multiples: [1, 3]}
+  evaluation: {samples: 200, grid: 16, data_points: 32, monte_carlo_samples: 3}
+tables: {table1: [vae-sg, sg, mog64-lc-ip]}
+figure3: {cells: [sg, mog64-lc-ip], points: 50, grid: 16}
+"""
+TINY_ARGUMENTS = ("--configfile", "tiny.yaml", "--cores", "1")
+CELLS = ("vae-sg", "sg", "mog64-lc-ip", "sg-dt", "sg-dt-closed")
+MEASURED = {"1": ("vae-sg", "sg", "mog64-lc-ip"), "4": ("sg-dt-closed", "sg-dt", "sg")}
+METRICS = ("gnELBO", "KL", "JSD")
+
+LONG = """\
+experiment: long
+density:
+  seeds: [0]
+  training: {iterations: 300, warmup_iterations: 4, mixture_warmup_iterations: 2, batch_size: 16,
+             monte_carlo_samples: 3, hidden_width: 8, milestones: [9]}
+  search: {enabled: false}
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, server: subprocess.Popen[str]) -> dag.Project:
+    """A copy of the project and the two configurations."""
+    project = dag.Project(tmp_path_factory.mktemp("project"), server)
+    (project.folder / "tiny.yaml").write_text(TINY)
+    (project.folder / "long.yaml").write_text(LONG)
+    return project
+
+
+@pytest.fixture(scope="module")
+def made(project: dag.Project) -> Path:
+    """The results of a whole run."""
+    code, printed = project.snakemake(*TINY_ARGUMENTS, **ENVIRONMENT)
+    assert code == 0, printed[-5000:]
+    counts = {"search": 1, "select": 1, "published": 4, "train": 5, "evaluate": 5, "all": 1}
+    counts |= dict.fromkeys(("table1", "table3", "table4", "figure3", "search_figure"), 1)
+    assert finished(printed) == counts | ({"tables_pdf": 1} if shutil.which("pdflatex") else {})
+    return project.folder / "results" / "tiny"
+
+
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
+
+
+def finished(printed: str) -> Counter[str]:
+    """How many jobs of each rule Snakemake finished."""
+    return Counter(re.findall(r"^Finished jobid: \d+ \(Rule: (\w+)\)", printed, re.MULTILINE))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """A CSV file."""
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def metric_rows(made: Path, cell: str) -> list[dict[str, str]]:
+    return rows(made / "density/8Gaussian" / cell / "metrics.csv")
+
+
+def body(markdown: Path) -> list[list[str]]:
+    """The rows of a Markdown table below its headings: the cells right of the labels."""
+    lines = [line.strip("|").split("|") for line in markdown.read_text().splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line] for line in lines]
+    first = next(i for i, line in enumerate(cells) if line[0] == "8Gaussian")
+    return cells[first:]
+
+
+def test_a_whole_run_leaves_all_results_and_nothing_else(made):
+    cell_files = ["ensemble.pt", "history.csv", "hyperparameters.json", "metrics.csv", "panels.npz"]
+    wanted = {f"density/8Gaussian/{cell}/{name}" for cell in CELLS for name in cell_files}
+    wanted |= {"density/8Gaussian/sg/search/slice-0.csv"}
+    kinds = [f"table{n}{kind}.{suffix}" for n in "134" for kind in ("", "_vs_paper") for suffix in ("csv", "md", "tex")]
+    wanted |= {f"tables/{name}" for name in kinds}
+    wanted |= {f"figures/{name}.{suffix}" for name in ("figure3", "search-sg") for suffix in ("pdf", "png")}
+    wanted |= {"tables/tables.pdf"} if shutil.which("pdflatex") else set()
+    found = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
+    assert {name for name in found if not name.startswith(("logs/", "benchmarks/"))} == wanted
+    assert "introprior" not in "".join(path.read_text() for path in made.glob("logs/density/*/*/evaluate.log"))
+
+
+@pytest.mark.parametrize("number", MEASURED)
+def test_every_number_of_the_metric_tables_is_there_and_right(made, number):
+    table = {(row["cell"], row["metric"]): row for row in rows(made / f"tables/table{number}.csv")}
+    for cell in MEASURED[number]:
+        for metric in METRICS:
+            values = [float(row["value"]) for row in metric_rows(made, cell) if row["metric"] == metric]
+            row = table[cell, metric]
+            assert len(values) == 2
+            assert float(row["mean"]) == pytest.approx(sum(values) / 2, rel=1e-9)
+            assert float(row["std"]) == pytest.approx(abs(values[0] - values[1]) / 2, rel=1e-6)
+            assert float(row["sem"]) == pytest.approx(float(row["std"]) / math.sqrt(2), rel=1e-9)
+            assert (row["n"], row["diverged"]) == ("2", "0")
+            assert math.isfinite(float(row["paper_mean"]))
+    labels = 2
+    for line in body(made / f"tables/table{number}.md"):
+        assert len(line) == labels + len(MEASURED[number]) + (2 if number == "4" else 0)
+        assert all(re.fullmatch(r"(\*\*)?\d+\.\d\d ± \d+\.\d\d(\*\*)?( †)?", cell) for cell in line[labels:]), line
+    compared = {(row["cell"], row["metric"]): row for row in rows(made / f"tables/table{number}_vs_paper.csv")}
+    assert compared.keys() == {(cell, metric) for cell in MEASURED[number] for metric in METRICS}
+    for key, row in compared.items():
+        assert row["mean"] == table[key]["mean"]
+        assert float(row["difference"]) == pytest.approx(float(row["mean"]) - float(row["paper_mean"]))
+        assert row["within"] in ("yes", "no")
+    for line in body(made / f"tables/table{number}_vs_paper.md"):
+        assert all(re.search(r"\d", cell) for cell in line[3:]), line
+
+
+def test_every_number_of_the_hyperparameter_table_is_there_and_right(made):
+    tried = rows(made / "density/8Gaussian/sg/search/slice-0.csv")
+    assert [float(row["beta_neg"]) for row in tried] == [0.1, 0.3]
+    best = min(tried, key=lambda row: float(row["KL"]))
+    chosen = json.loads((made / "density/8Gaussian/sg/hyperparameters.json").read_text())
+    table = {row["metric"]: row for row in rows(made / "tables/table3.csv")}
+    for name in ("beta_rec", "beta_kl", "beta_neg"):
+        assert float(best[name]) == chosen[name] == float(table[name]["mean"])
+        assert math.isfinite(float(table[name]["paper_mean"]))
+    (line,) = body(made / "tables/table3.md")
+    shown = [f"{chosen[name]:g} ({default})" for name, default in (("beta_rec", 0.2), ("beta_kl", 0.3))]
+    assert line[2:4] == shown
+    assert line[-1] == "grid search, 2 settings"
+    published = json.loads((made / "density/8Gaussian/sg-dt/hyperparameters.json").read_text())
+    assert [published[name] for name in ("beta_rec", "beta_kl", "beta_neg")] == [0.2, 0.3, 0.9]
+    assert published["source"] == "daniel-tamar"
+
+
+@pytest.mark.parametrize("number", ["1", "3", "4"])
+def test_every_caption_says_the_scale(made, number):
+    for kind in ("", "_vs_paper"):
+        for suffix in ("md", "tex"):
+            text = (made / f"tables/table{number}{kind}.{suffix}").read_text()
+            assert "Tiny scale: 12 iterations instead of 30,000" in text
+            assert "not comparable with the paper" in text
+    if number != "3":
+        assert "2 seeds instead of 5" in (made / f"tables/table{number}.md").read_text()
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_all_tables_are_in_one_pdf(made):
+    pdf = (made / "tables/tables.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF-")
+    assert re.search(rb"%%EOF\s*$", pdf)
+
+
+@pytest.mark.parametrize("name", ["figure3", "search-sg"])
+def test_figures_show_something(made, name):
+    picture = imread(made / f"figures/{name}.png")[..., :3]
+    assert min(picture.shape[:2]) > 200
+    assert len(np.unique(picture[::5, ::5].reshape(-1, 3), axis=0)) > 20
+    assert (made / f"figures/{name}.pdf").read_bytes().startswith(b"%PDF-")
+
+
+def test_a_second_run_does_nothing(project, made):
+    before = {path: path.stat().st_mtime_ns for path in made.rglob("*")}
+    started = time.monotonic()
+    code, printed = project.snakemake(*TINY_ARGUMENTS, **ENVIRONMENT)
+    assert (code, finished(printed)) == (0, Counter())
+    assert "Nothing to be done" in printed
+    assert time.monotonic() - started < 20
+    assert {path: path.stat().st_mtime_ns for path in made.rglob("*")} == before
+
+
+def test_the_report_has_every_caption(project, made):
+    code, printed = project.snakemake("--configfile", "tiny.yaml", "--report", "report.html", **ENVIRONMENT)
+    assert code == 0, printed
+    report = (project.folder / "report.html").read_text().replace("\\n", " ")
+    captions = [
+        "Table 1, performance on the 2D datasets",
+        "Table 3, hyperparameters of S-IntroVAE",
+        "The grid has 2 settings",
+        "Table 4, the baseline",
+        "Figure 3, seed 0: the data, and for sg, mog64-lc-ip generated samples",
+        "What the hyperparameter search saw (not in the paper)",
+        "12 iterations [30000], 4 of them warm-up [2000], batches of 16 [512], seeds 0, 1 [0, 1, 2, 3, 4]",
+    ]
+    captions += ["Tables 1, 3 and 4, each followed by its companion"] if shutil.which("pdflatex") else []
+    assert [caption for caption in captions if caption not in report] == []
+    assert "{{" not in "".join(re.findall(r'"caption": "(.*?)", "', report))
+
+
+def test_a_truncated_result_is_told_of_and_made_again_with_what_depends_on_it(project, made):
+    path = made / "density/8Gaussian/vae-sg/metrics.csv"
+    content = path.read_bytes()
+    before = {path: path.stat().st_mtime_ns for path in made.rglob("*") if path.is_file()}
+    path.write_bytes(content[: len(content) // 2])
+    code, printed = project.snakemake(*TINY_ARGUMENTS, **ENVIRONMENT)
+    assert (code, finished(printed)) == (1, Counter())
+    (line,) = {line for line in printed.splitlines() if line.startswith("introprior: ")}
+    assert path.relative_to(project.folder).as_posix() in line
+    assert "cut short" in line
+    assert "delete it and run again" in line
+    assert not (made / "tables/table1.csv").exists()
+    path.unlink()
+    code, printed = project.snakemake(*TINY_ARGUMENTS, **ENVIRONMENT)
+    assert code == 0, printed[-5000:]
+    ran = {"evaluate": 1, "table1": 1, "all": 1} | ({"tables_pdf": 1} if shutil.which("pdflatex") else {})
+    assert finished(printed) == ran
+    assert path.read_bytes() == content  # the same numbers
+    changed = {path for path in before if path.stat().st_mtime_ns != before[path]}
+    expected = {path, path.with_name("panels.npz"), *made.glob("tables/table1*"), *made.glob("tables/tables.pdf")}
+    assert {path for path in changed if path.relative_to(made).parts[0] not in ("logs", "benchmarks")} == expected
+
+
+def test_a_workflow_that_is_interrupted_goes_on_in_the_middle_of_a_training(project):
+    """Control-C in a terminal: Snakemake and its job get the signal alike."""
+    target = "results/long/density/8Gaussian/sg/ensemble.pt"
+    arguments = [target, "--configfile", "long.yaml", "--cores", "1"]
+    results, log = (project.folder / "results/long" / part for part in ("", "logs/density/8Gaussian/sg/train.log"))
+    paths = {"PYTHONPATH": str(project.folder / "src"), "XDG_CACHE_HOME": str(project.folder / ".cache")}
+    environment = {**os.environ, **ENVIRONMENT, **paths, "CUDA_VISIBLE_DEVICES": ""}
+    environment = {key: value for key, value in environment.items() if not key.startswith("SNAKEMAKE")}
+    command = [sys.executable, "-m", "snakemake", *arguments]
+    with subprocess.Popen(
+        command, cwd=project.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            while process.poll() is None and not (log.exists() and "it/s" in log.read_text()):
+                time.sleep(0.01)
+        finally:
+            os.killpg(process.pid, signal.SIGINT)
+        printed = process.communicate(timeout=60)[0].decode()
+    assert process.returncode != 0, printed[-3000:]
+    (state,) = (results / ".state").iterdir()
+    stopped = re.search(r"8Gaussian sg: stopped at iteration (\d+); saved to (\S+): run the same command", printed)
+    assert stopped
+    assert project.folder / stopped[2] == state
+    assert not list(results.rglob("ensemble.pt"))
+    code, printed = project.snakemake(*arguments, **ENVIRONMENT)
+    assert code == 0, printed[-3000:]
+    assert finished(printed) == {"train": 1}
+    assert f"8Gaussian sg: going on from iteration {stopped[1]} of {stopped[2]}" in log.read_text()
+    assert (project.folder / target).exists()
+    assert not state.exists()
