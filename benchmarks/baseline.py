@@ -107,7 +107,9 @@ class Script:
         self.decoder_optimizer = torch.optim.Adam(self.decoder.parameters(), settings.learning_rate)
         self.prior_optimizer = torch.optim.Adam(learned, settings.learning_rate) if learned else None
 
-    def load(self, encoder: Iterable[Tensor], decoder: Iterable[Tensor], mixture: dict[str, Tensor] | None = None) -> None:
+    def load(
+        self, encoder: Iterable[Tensor], decoder: Iterable[Tensor], mixture: dict[str, Tensor] | None = None
+    ) -> None:
         """Go on from given parameters: weight, bias, weight, ... of both networks, the mixture's tensors by their names."""
         with torch.no_grad():
             for own, given in zip(self.encoder.parameters(), encoder, strict=True):

@@ -38,7 +38,9 @@ DATASET = "8Gaussian"
 CELLS = ("sg", "mog64-lc-ip")
 BETAS = (0.2, 0.3, 0.9)
 
-DESCRIPTION = "Measure the package against a straightforward script (benchmarks/baseline.py), side by side in one process."
+DESCRIPTION = (
+    "Measure the package against a straightforward script (benchmarks/baseline.py), side by side in one process."
+)
 EPILOG = """\
 sections:
   kl          one Monte Carlo KL of 512 posteriors to 64 components, 100 samples each, forward and backward
@@ -354,7 +356,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N; default: cpu")
     parser.add_argument("--threads", type=int, help="threads of a CPU; default: all cores")
     parser.add_argument("--repeats", type=int, default=15, help="turns of each comparison; default: 15")
-    parser.add_argument("--members", type=int, default=120, help="size of the section throughput's ensemble; default: 120")
+    parser.add_argument(
+        "--members", type=int, default=120, help="size of the section throughput's ensemble; default: 120"
+    )
     parser.add_argument("--markdown", action="store_true", help="print the table of docs/performance.md")
     parser.add_argument("--json", metavar="FILE", help="write every single measurement to FILE")
     return parser.parse_args(arguments)
@@ -391,7 +395,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         where = about["gpu"] or f"{about['processor']}, {about['threads']} threads"
         print(f"torch {about['torch']} on {where}, float32, load {about['load']:.1f}", file=sys.stderr)
         if not options.markdown:
-            print(f"{'section':10} {'what':50} {'against':10} {'it takes':>9} {'ours':>9} {'':4} {'ratio':>7} {'from':>7} {'to':>7}")
+            print(
+                f"{'section':10} {'what':50} {'against':10} {'it takes':>9} {'ours':>9} {'':4} {'ratio':>7} {'from':>7} {'to':>7}"
+            )
         rows = []
         for name in names:
             for row in SECTIONS[name](setting):
@@ -400,7 +406,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.markdown:
             print(markdown(rows))
         if options.json:
-            measured = [{**vars(row), "ratio": dict(zip(("median", "min", "max"), row.summary, strict=True))} for row in rows]
+            measured = [
+                {**vars(row), "ratio": dict(zip(("median", "min", "max"), row.summary, strict=True))} for row in rows
+            ]
             write_json(options.json, {"environment": about, "rows": measured})
     except UserError as error:
         sys.exit(f"benchmarks/run.py: {error}")
