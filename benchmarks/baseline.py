@@ -1,12 +1,12 @@
 """What a straightforward script does: one model, the paper's equations as they stand, nothing shared, nothing skipped.
 
-This is the yardstick of ``benchmarks/run.py``, written in plain torch from Eq. 98-99 and without a line of the package,
-so that it serves as a check of it too: a test holds its losses against the package's, in float64 and on equal noise.
-It does what the authors' 2D script does: samples x components x dimensions in memory for every Monte Carlo KL; a pass of
-its own for every real, decoded and reconstructed batch; the gamma_r terms; the responsibilities of the real batch, whose
-weight is zero in 2D; a standard Gaussian as a mixture of one; one ``item()`` per loss and iteration. In two points it
-differs: it freezes nobody, so that both steps compute gradients of both networks, where the authors switch off those
-that nobody uses; and it does not run the decoder's stack twice, as their script happens to.
+This is the yardstick of ``benchmarks/run.py``, written in plain torch from Eq. 98-99 and without a line of the
+package, so that it serves as a check of it too: a test holds its losses against the package's, in float64 and on equal
+noise. It does what the authors' 2D script does: samples x components x dimensions in memory for every Monte Carlo KL;
+a pass of its own for every real, decoded and reconstructed batch; the gamma_r terms; the responsibilities of the real
+batch, whose weight is zero in 2D; a standard Gaussian as a mixture of one; one ``item()`` per loss and iteration. In
+two points it differs: it freezes nobody, so that both steps compute gradients of both networks, where the authors
+switch off those that nobody uses; and it does not run the decoder's stack twice, as their script happens to.
 """
 
 from __future__ import annotations
@@ -85,14 +85,15 @@ class Script:
         components: int = 1,
         intro_prior: bool = False,
         learnable_contributions: bool = False,
-        settings: Settings = Settings(),
+        settings: Settings | None = None,
         width: int = 256,
         hidden_layers: int = 4,
         latent_dim: int = 2,
         device: torch.device | str = "cpu",
         normal: Callable[..., Tensor] = torch.randn,
     ):
-        self.settings, self.intro_prior, self.device, self.normal = settings, intro_prior, device, normal
+        self.settings = settings = settings or Settings()
+        self.intro_prior, self.device, self.normal = intro_prior, device, normal
         self.encoder = mlp(2, 2 * latent_dim, width, hidden_layers).to(device)
         self.decoder = mlp(latent_dim, 2, width, hidden_layers).to(device)
         spread = 2.0 if components > 1 else 0.0
@@ -110,12 +111,11 @@ class Script:
     def load(
         self, encoder: Iterable[Tensor], decoder: Iterable[Tensor], mixture: dict[str, Tensor] | None = None
     ) -> None:
-        """Go on from given parameters: weight, bias, weight, ... of both networks, the mixture's tensors by their names."""
+        """Go on from given parameters: of each network weight, bias, weight, ...; of the mixture tensors by name."""
         with torch.no_grad():
-            for own, given in zip(self.encoder.parameters(), encoder, strict=True):
-                own.copy_(given)
-            for own, given in zip(self.decoder.parameters(), decoder, strict=True):
-                own.copy_(given)
+            for network, tensors in ((self.encoder, encoder), (self.decoder, decoder)):
+                for own, given in zip(network.parameters(), tensors, strict=True):
+                    own.copy_(given)
             for name, given in (mixture or {}).items():
                 getattr(self, name).copy_(given)
 
@@ -217,3 +217,13 @@ class Script:
         if self.prior_optimizer:
             self.prior_optimizer.step()
         return encoder_loss.item(), decoder_loss.item()
+
+    @torch.no_grad()
+    def negative_elbo(self, x: Tensor, noise: Tensor, batch: int = 512) -> Tensor:
+        """KL + reconstruction error of the points ``[N, 2]``, with noise ``[T, D]`` for all of them: ``[N]``."""
+        energies = []
+        for points in x.split(batch):
+            mean, logvar = self.encode(points)
+            divergence = kl(mean, logvar, self.target(), noise.unsqueeze(1).expand(-1, len(points), -1))
+            energies.append(divergence + ((points - self.decoder(mean)) ** 2).sum(-1))
+        return torch.cat(energies)

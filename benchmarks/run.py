@@ -12,20 +12,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
 from baseline import Script, Settings
 from baseline import kl as naive_kl
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from introprior import cells
 from introprior.data import density as data
 from introprior.divergences import kl_monte_carlo
 from introprior.errors import UserError
+from introprior.evaluation.density import negative_elbo, plane
 from introprior.files import write_json
 from introprior.mixtures import GaussianMixture
 from introprior.priors import LearnedMixture
@@ -47,15 +47,16 @@ sections:
   memory      the most memory that this KL takes at once, and its largest single tensor
   underflow   exp of float32 numbers that underflow, which is why the package's KL works to base two
   step        one adversarial iteration of one model, the cells sg and mog64-lc-ip at the paper's sizes
-  ensemble    five models as one ensemble: against one model of the package, per model and iteration
+  ensemble    five models as one ensemble: per model and iteration, against one model of the package and the script
+  gnelbo      negative ELBOs of points of the plane, of which a gnELBO takes a million
   throughput  an ensemble of --members on a GPU against the script there, in models x iterations per second
   all         every section that the device can run (the default)
 
 how to read it:
   Every line compares two ways of doing the same work. They take turns (A B A B ...), so that whatever else the machine
-  is doing disturbs both alike; the ratio is taken turn by turn. "ratio" is the median over the turns of the slower
-  way's time divided by the package's (above 1: the package is faster), "from" and "to" the smallest and the largest.
-  Times wobble with the machine, ratios far less; on a busy machine take --threads 1.
+  is doing disturbs both alike. "ratio" is the median over the turns of their time divided by ours (above 1: the
+  package is faster; for memory, needs less), "from" and "to" are the smallest and the largest. Times wobble with the
+  machine, ratios less; on a busy machine take --threads 1, since two threads that wait for each other suffer most.
 
 examples:
   python benchmarks/run.py                             everything, on all cores
@@ -91,9 +92,9 @@ class Row:
         return [a / b for a, b in zip(self.reference, self.ours, strict=True)]
 
     @property
-    def summary(self) -> tuple[float, float, float]:
+    def ratio(self) -> dict[str, float]:
         """Median, smallest and largest ratio."""
-        return statistics.median(self.ratios), min(self.ratios), max(self.ratios)
+        return {"median": statistics.median(self.ratios), "min": min(self.ratios), "max": max(self.ratios)}
 
 
 @dataclass(frozen=True)
@@ -106,13 +107,16 @@ class Setting:
 
     def compare(self, reference: Callable[[], Any], ours: Callable[[], Any]) -> tuple[list[float], list[float]]:
         """Milliseconds of both, in turns after a warm-up. Quick work is repeated within a turn to last a while."""
-        loops = [max(1, round(0.05 / self._seconds(work, 1))) for work in (reference, ours) for _ in range(2)][::2]
+        both = (reference, ours)
+        for work in both:
+            work()
+        loops = [max(1, round(0.05 / self._seconds(work, 1))) for work in both]
         turns: tuple[list[float], list[float]] = ([], [])
         gc.collect()
         gc.disable()
         try:
             for _ in range(self.repeats):
-                for work, loop, times in zip((reference, ours), loops, turns, strict=True):
+                for work, loop, times in zip(both, loops, turns, strict=True):
                     times.append(1e3 * self._seconds(work, loop))
         finally:
             gc.enable()
@@ -149,12 +153,15 @@ def memory(setting: Setting) -> Iterator[Row]:
     three_way = SAMPLES * BATCH * COMPONENTS * DIM * torch.finfo(torch.float32).bits / 8 / 2**20
     for what, learns in (("posteriors learn", slice(0, 2)), ("mixture learns", slice(2, 5))):
         reference, ours = kl_both_ways(setting.device, learns)
-        peaks = [[peak_memory(work, setting.device)] for work in (reference, ours)]
-        yield Row("memory", f"peak of a KL forward and backward, {what}", "script", "MiB", *peaks)
-        largest = [[largest_tensor(work)] for work in (reference, ours)]
-        if largest[1][0] >= three_way:
-            raise SystemExit(f"memory: a tensor of {largest[1][0]:.1f} MiB; samples x components x dimensions are back")
-        yield Row("memory", f"largest tensor of it, {what}", "script", "MiB", *largest)
+        theirs, own = Memory(), Memory()
+        for work, watch in ((reference, theirs), (ours, own)):
+            work()
+            with watch:
+                work()
+        if own.largest >= three_way:
+            raise SystemExit(f"memory: a tensor of {own.largest:.1f} MiB; samples x components x dimensions are back")
+        yield Row("memory", f"peak of a KL forward and backward, {what}", "script", "MiB", [theirs.peak], [own.peak])
+        yield Row("memory", f"largest tensor of it, {what}", "script", "MiB", [theirs.largest], [own.largest])
 
 
 def underflow(setting: Setting) -> Iterator[Row]:
@@ -174,7 +181,7 @@ def step(setting: Setting) -> Iterator[Row]:
     """An adversarial iteration of one model."""
     for cell in CELLS:
         training = in_the_game(cell, 1, setting.device)
-        script = script_like(training)
+        script = iterations(script_like(training))
         yield Row("step", f"iteration, {cell}", "script", "ms", *setting.compare(script, training.step))
 
 
@@ -182,10 +189,23 @@ def ensemble(setting: Setting) -> Iterator[Row]:
     """Five models at once, beside one of the package and beside the script, per model."""
     for cell in CELLS:
         five, one = in_the_game(cell, 5, setting.device), in_the_game(cell, 1, setting.device)
-        for against, reference in (("1 model", one.step), ("script", script_like(one))):
+        for against, reference in (("1 model", one.step), ("script", iterations(script_like(one)))):
             single, together = setting.compare(reference, five.step)
             per_model = [ms / 5 for ms in together]
             yield Row("ensemble", f"iteration per model, 5 x {cell}", against, "ms", single, per_model)
+
+
+def gnelbo(setting: Setting) -> Iterator[Row]:
+    """Negative ELBOs of 8,192 points, under a mixture of 64 components."""
+    training = in_the_game("mog64-lc-ip", 1, setting.device)
+    script = script_like(training)
+    points, noise = plane(2.0, 1024, setting.device)[::128], torch.randn(SAMPLES, DIM, device=setting.device)
+    with torch.no_grad():
+        times = setting.compare(
+            lambda: script.negative_elbo(points, noise),
+            lambda: negative_elbo(training.model, points, noise.unsqueeze(0)),
+        )
+    yield Row("gnelbo", f"negative ELBO of {len(points)} points, mog64-lc-ip", "script", "ms", *times)
 
 
 def throughput(setting: Setting) -> Iterator[Row]:
@@ -194,14 +214,14 @@ def throughput(setting: Setting) -> Iterator[Row]:
         raise UserError("throughput: made for a GPU; add --device cuda, or measure the section ensemble")
     for cell in CELLS:
         many = in_the_game(cell, setting.members, setting.device)
-        single, together = setting.compare(script_like(many), many.step)
+        single, together = setting.compare(iterations(script_like(many)), many.step)
         per_model = [ms / setting.members for ms in together]
         what = f"iteration per model, {setting.members} x {cell}"
         yield Row("throughput", what, "script", "ms", single, per_model)
 
 
 SECTIONS: dict[str, Callable[[Setting], Iterator[Row]]] = {
-    section.__name__: section for section in (kl, memory, underflow, step, ensemble, throughput)
+    section.__name__: section for section in (kl, memory, underflow, step, ensemble, gnelbo, throughput)
 }
 
 
@@ -247,80 +267,71 @@ def in_the_game(cell: str, members: int, device: torch.device) -> Training:
     return training
 
 
-def script_like(training: Training) -> Callable[[], tuple[float, float]]:
-    """An iteration of the script, which goes on from the parameters of the ensemble's first member."""
-    cell, prior = training.run.cell, training.model.prior
+def script_like(training: Training) -> Script:
+    """The script, where the ensemble's first member stands."""
+    cell, model = training.run.cell, training.model
     script = Script(
         cell.components, cell.intro_prior, cell.learnable_contributions, Settings(*BETAS), device=training.device
     )
     mixture: dict[str, Tensor] = {}
-    if isinstance(prior, LearnedMixture) and prior.low is not None and prior.high is not None:
-        names = ("means", "logvars", "logits", "low", "high")
-        mixture = {name: getattr(prior, name)[0] for name in names}
-    networks = [[tensor[0] for tensor in net.parameters()] for net in (training.model.encoder, training.model.decoder)]
-    script.load(*networks, mixture)
-    generator = torch.Generator(training.device).manual_seed(0)
+    if isinstance(model.prior, LearnedMixture):
+        names = ("means", "logvars", "logits") + ("low", "high") * cell.intro_prior
+        mixture = {name: getattr(model.prior, name)[0] for name in names}
+    script.load(*([tensor[0] for tensor in net.parameters()] for net in (model.encoder, model.decoder)), mixture)
+    return script
+
+
+def iterations(script: Script) -> Callable[[], tuple[float, float]]:
+    """An iteration of the script at every call, data included."""
+    generator = torch.Generator(script.device).manual_seed(0)
     return lambda: script.step(data.sample(DATASET, BATCH, generator))
 
 
-def peak_memory(work: Callable[[], Any], device: torch.device) -> float:
-    """The most memory in MiB that torch held at once for ``work``, beyond what it held before."""
-    work()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        work()
-        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        work()
-    # The public list of events adds allocations up per operation; the peak needs them one by one, in their order.
-    changes = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = accumulate(event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns()))
-    return max(held) / 2**20
+class Memory(TorchDispatchMode):
+    """Sizes in MiB of the tensors that operations make while it is on: the largest, and most of them held at once.
 
+    What an operation takes and gives back while it runs is not seen, which flatters the script alone: its logsumexp
+    keeps a copy of its argument for a while.
+    """
 
-def largest_tensor(work: Callable[[], Any]) -> float:
-    """Size in MiB of the largest tensor that any operation of ``work`` makes."""
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: dict[int, tuple[StorageWeakRef, float]] = {}
+        self.largest = self.peak = 0.0
 
-    class Largest(TorchDispatchMode):
-        size = 0
-
-        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            result = function(*args, **(kwargs or {}))
-            for tensor in result if isinstance(result, (tuple, list)) else (result,):
-                if isinstance(tensor, Tensor):
-                    self.size = max(self.size, tensor.untyped_storage().nbytes())
-            return result
-
-    with Largest() as seen:
-        work()
-    return seen.size / 2**20
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = {id(tensor) for tensor in (*args, *(kwargs or {}).values())}
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, Tensor) and id(tensor) not in before:
+                storage = tensor.untyped_storage()
+                self.held[storage._cdata] = StorageWeakRef(storage), storage.nbytes() / 2**20
+                self.largest = max(self.largest, storage.nbytes() / 2**20)
+        self.held = {key: value for key, value in self.held.items() if not value[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.held.values()))
+        return result
 
 
 # How it is shown
 
 
-def significant(value: float) -> str:
-    """Two significant digits, three from 100 on."""
-    digits = 1 if value >= 10 else 2 if value >= 1 else 3
-    return f"{value:.{0 if value >= 99.5 else max(0, digits - (value >= 10))}f}"
+HEADER = (
+    f"{'section':10} {'what':50} {'against':10} {'theirs':>9} {'ours':>9} {'':4} {'ratio':>7} {'from':>7} {'to':>7}"
+)
 
 
 def line(row: Row) -> str:
     """One row of the plain table."""
     reference, ours = (f"{statistics.median(values):9.2f}" for values in (row.reference, row.ours))
-    median, low, high = (f"{value:7.2f}" for value in row.summary)
+    median, low, high = (f"{value:7.2f}" for value in row.ratio.values())
     return f"{row.section:10} {row.what:50} {row.against:10} {reference} {ours} {row.unit:4} {median} {low} {high}"
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """The table of docs/performance.md."""
     head = ["| section | what | against | ratio | from | to |", "| --- | --- | --- | ---: | ---: | ---: |"]
-    body = [
-        f"| {row.section} | {row.what} | {row.against} | {' | '.join(significant(value) for value in row.summary)} |"
-        for row in rows
-    ]
-    return "\n".join(head + body)
+    body = ((row.section, row.what, row.against, *(f"{value:.2f}" for value in row.ratio.values())) for row in rows)
+    return "\n".join(head + [f"| {' | '.join(row)} |" for row in body])
 
 
 def environment(setting: Setting) -> dict[str, Any]:
@@ -395,9 +406,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         where = about["gpu"] or f"{about['processor']}, {about['threads']} threads"
         print(f"torch {about['torch']} on {where}, float32, load {about['load']:.1f}", file=sys.stderr)
         if not options.markdown:
-            print(
-                f"{'section':10} {'what':50} {'against':10} {'it takes':>9} {'ours':>9} {'':4} {'ratio':>7} {'from':>7} {'to':>7}"
-            )
+            print(HEADER)
         rows = []
         for name in names:
             for row in SECTIONS[name](setting):
@@ -406,10 +415,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.markdown:
             print(markdown(rows))
         if options.json:
-            measured = [
-                {**vars(row), "ratio": dict(zip(("median", "min", "max"), row.summary, strict=True))} for row in rows
-            ]
-            write_json(options.json, {"environment": about, "rows": measured})
+            write_json(
+                options.json, {"environment": about, "rows": [{**vars(row), "ratio": row.ratio} for row in rows]}
+            )
     except UserError as error:
         sys.exit(f"benchmarks/run.py: {error}")
 
