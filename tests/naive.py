@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -182,8 +183,31 @@ def listen(streams: Any) -> list[Replay]:
 
         return draw
 
-    streams.normal, streams.uniform = kept(streams.normal), kept(streams.uniform)
+    def moments(draws: int, *shape: int) -> tuple[Tensor, Tensor]:
+        first, second = spared(draws, *shape)
+        for replay, mean, square in zip(replays, first, second, strict=True):
+            replay.keep(with_moments(draws, mean, square))
+        return first, second
+
+    spared = copy_of(streams).moments
+    streams.normal, streams.uniform, streams.moments = kept(streams.normal), kept(streams.uniform), moments
     return replays
+
+
+def copy_of(streams: Any) -> Any:
+    """The same streams, drawing from the same generators, that nobody listens to."""
+    other = copy(streams)
+    other.__dict__ = {
+        name: value for name, value in vars(streams).items() if name not in ("normal", "uniform", "moments")
+    }
+    return other
+
+
+def with_moments(draws: int, mean: Tensor, square: Tensor) -> Tensor:
+    """Numbers ``[T, ...]`` of this mean and mean square: pairs about the mean, and the mean itself if T is odd."""
+    pairs = draws // 2
+    deviation = (draws * (square - mean * mean).clamp(min=0) / max(2 * pairs, 1)).sqrt()
+    return torch.stack([mean + deviation] * pairs + [mean - deviation] * pairs + [mean] * (draws % 2))
 
 
 class Choices(NamedTuple):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import naive
 import pytest
 import torch
+from scipy.stats import kstest
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from introprior import divergences
 from introprior.divergences import kl_closed_form, kl_monte_carlo, responsibilities_monte_carlo
 from introprior.mixtures import GaussianMixture, standard_gaussian
+from introprior.randomness import MemberStreams
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 INPUTS = ("mean", "logvar", "means", "logvars", "logits")
@@ -308,3 +310,16 @@ def test_the_gradient_in_the_posterior_goes_through_the_sample(single):
     pull = (c.unsqueeze(-1) * (means - z) / logvars.exp()).sum(0)
     torch.testing.assert_close(by_mean, -pull.unsqueeze(0))
     torch.testing.assert_close(by_logvar, -0.5 - pull * (logvar / 2).exp() * noise[0] / 2)
+
+
+def test_moments_are_distributed_as_those_of_drawn_noise():
+    """Against noise drawn in full: location and spread of both moments, and their independence."""
+    n, draws = 40_000, 10
+    first, second = MemberStreams([0], torch.device("cpu")).moments(draws, n)
+    noise = torch.randn(draws, n, generator=torch.Generator().manual_seed(1))
+    for ours, drawn in ((first[0], noise.mean(0)), (second[0], (noise * noise).mean(0))):
+        assert kstest(ours.numpy(), drawn.numpy()).pvalue > 1e-3
+    variances = second[0] - first[0] ** 2
+    assert abs(torch.corrcoef(torch.stack((first[0], variances)))[0, 1]) < 4 / n**0.5
+    alone, square = MemberStreams([0], torch.device("cpu")).moments(1, 5)
+    torch.testing.assert_close(square, alone * alone)

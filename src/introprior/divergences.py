@@ -38,7 +38,7 @@ def kl_monte_carlo(mean: Tensor, logvar: Tensor, mixture: GaussianMixture, noise
         ``[..., B]``. Single estimates can be negative.
     """
     if mixture.components == 1:
-        return _kl_to_one_gaussian(mean, logvar, mixture, noise)
+        return kl_from_moments(mean, logvar, mixture, noise.mean(-3), (noise * noise).mean(-3))
     lead = mean.shape[:-2]
     members = lead.numel()
     flat = [t.expand(*lead, *t.shape[-n:]).reshape(members, *t.shape[-n:]) for t, n in (
@@ -48,12 +48,20 @@ def kl_monte_carlo(mean: Tensor, logvar: Tensor, mixture: GaussianMixture, noise
     return entropy_term - _MeanLogMixture.apply(*flat).reshape(*lead, -1)
 
 
-def _kl_to_one_gaussian(mean: Tensor, logvar: Tensor, mixture: GaussianMixture, noise: Tensor) -> Tensor:
-    """The same estimate for a single component, whose log-density needs only the noise's first two moments."""
-    first, second = noise.mean(-3), (noise * noise).mean(-3)
-    sigma, offset = torch.exp(0.5 * logvar), mean - mixture.means
-    square = offset * offset + 2 * offset * sigma * first + sigma * sigma * second  # mean_t (z_t - mu)^2
-    return 0.5 * (square * torch.exp(-mixture.logvars) + mixture.logvars - second - logvar).sum(-1)
+def kl_from_moments(mean: Tensor, logvar: Tensor, gaussian: GaussianMixture, first: Tensor, second: Tensor) -> Tensor:
+    """:func:`kl_monte_carlo` to a single Gaussian, which needs no more of the noise than its first two moments.
+
+    Args:
+        mean, logvar: ``[..., B, D]``.
+        gaussian: a mixture of one component.
+        first, second: ``[..., B, D]``, means of the T noise samples and of their squares.
+
+    Returns:
+        ``[..., B]``.
+    """
+    sigma, offset = torch.exp(0.5 * logvar), mean - gaussian.means
+    square = offset * (offset + 2 * sigma * first) + sigma * sigma * second  # mean_t (z_t - mu)^2
+    return 0.5 * (square * torch.exp(-gaussian.logvars) + gaussian.logvars - second - logvar).sum(-1)
 
 
 def responsibilities_monte_carlo(mean: Tensor, logvar: Tensor, mixture: GaussianMixture, noise: Tensor) -> Tensor:

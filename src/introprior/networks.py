@@ -98,7 +98,7 @@ class _Chain(torch.autograd.Function):
                 x, weight = layers[i][e], weights[i][e]
                 if (weight_grad := weight_grads[i]) is not None:
                     # The first layer has few inputs: a product with few rows is far faster than one with few columns.
-                    weight_grad[e] = (x.T @ g).T if i == 0 else g.T @ x
+                    torch.mm(*((x.T, g) if i == 0 else (g.T, x)), out=weight_grad[e].T if i == 0 else weight_grad[e])
                 if (bias_grad := bias_grads[i]) is not None:
                     torch.sum(g, 0, out=bias_grad[e])
                 if i > 0:

@@ -27,6 +27,20 @@ class Streams:
         """Standard normal numbers: ``[S, *shape]``."""
         return self._filled(shape, torch.get_default_dtype(), lambda row, generator: row.normal_(generator=generator))
 
+    def moments(self, draws: int, *shape: int) -> tuple[Tensor, Tensor]:
+        """Means of ``draws`` standard normals and of their squares, ``[S, *shape]`` each, without drawing them all.
+
+        Their mean is N(0, 1/draws); independent of it, the sum of squares about it is chi-square with ``draws - 1``
+        degrees of freedom (Cochran's theorem), twice a gamma variable of half that shape.
+        """
+        first = self.normal(*shape) * draws**-0.5
+        if draws == 1:
+            return first, first * first
+        half = torch.full(shape, (draws - 1) / 2, device=self.device)
+        dtype = torch.get_default_dtype()
+        squares = self._filled(shape, dtype, lambda row, g: row.copy_(torch._standard_gamma(half, generator=g)))
+        return first, squares * (2 / draws) + first * first
+
     def integers(self, high: int, *shape: int) -> Tensor:
         """Uniform integers in [0, high): int64 ``[S, *shape]``."""
         return self._filled(shape, torch.int64, lambda row, generator: row.random_(0, high, generator=generator))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from introprior import objectives
-from introprior.divergences import kl_closed_form, kl_monte_carlo, responsibilities_monte_carlo
+from introprior.divergences import kl_closed_form, kl_from_moments, kl_monte_carlo, responsibilities_monte_carlo
 from introprior.mixtures import GaussianMixture
 from introprior.model import IntroVAE, Posterior
 from introprior.objectives import Betas, Terms, reconstruction_error
@@ -74,8 +74,10 @@ def divergence(posterior: Posterior, mixture: GaussianMixture, streams: MemberSt
     """KL of each posterior to the mixture, ``[..., B]``, with samples of its own (Monte Carlo for every prior)."""
     if rules.monte_carlo_samples == 0:
         return kl_closed_form(*posterior)
-    noise = streams.normal(rules.monte_carlo_samples, *posterior.mean.shape[-2:])
-    return kl_monte_carlo(*posterior, mixture, noise)
+    size = posterior.mean.shape[-2:]
+    if mixture.components == 1:  # the same estimate, and the same distribution of it, at the cost of two draws
+        return kl_from_moments(*posterior, mixture, *streams.moments(rules.monte_carlo_samples, *size))
+    return kl_monte_carlo(*posterior, mixture, streams.normal(rules.monte_carlo_samples, *size))
 
 
 def warmup_loss(
@@ -124,12 +126,16 @@ def encoder_loss(
         Terms(reconstruction_error(kind, output, model.event_dims), divergence(q, target, streams, rules))
         for kind, output, q in zip(kinds, outputs, posteriors, strict=True)
     ]
-    noise = streams.normal(rules.monte_carlo_samples, *size) if rules.monte_carlo_samples else None
-    kl = kl_closed_form(*posterior) if noise is None else kl_monte_carlo(*posterior, target, noise)
+    noise = None
+    if rules.monte_carlo_samples == 0 or target.components == 1:
+        kl = divergence(posterior, target, streams, rules)
+    else:  # responsibilities and KL share their samples
+        noise = streams.normal(rules.monte_carlo_samples, *size)
+        kl = kl_monte_carlo(*posterior, target, noise)
     real = Terms(reconstruction_error(x, reconstruction, model.event_dims), kl)
     loss = objectives.encoder_loss(real, fakes, betas, scale=rules.scale, alpha=rules.alpha)
     history = _means(encoder_loss=loss, real_rec=real.rec, real_kl=real.kl, fake_rec=fakes[0].rec, fake_kl=fakes[0].kl)
-    if rules.r_entropy and noise is not None and target.components > 1:
+    if rules.r_entropy and noise is not None:
         normalised = rules.protocol.responsibility_weight == "normalised-scaled"
         share = responsibilities_monte_carlo(*posterior, target, noise)
         penalty = objectives.responsibility_penalty(
