@@ -28,6 +28,10 @@ class EqualStreams(MemberStreams):
     def draw(self, source: Any) -> Tensor:
         return self.x
 
+    def moments(self, draws: int, *shape: int) -> tuple[Tensor, Tensor]:
+        noise = self.normal(draws, *shape)
+        return noise.mean(1), noise.square().mean(1)
+
     def _filled(self, *arguments: Any) -> Tensor:
         self.generators[0].manual_seed(1)
         return super()._filled(*arguments)

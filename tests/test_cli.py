@@ -985,10 +985,13 @@ def child(job: Callable[[], None]) -> Iterator[int]:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_gpu_is_lent_to_one_process_at_a_time(tmp_path, gpus):
+def test_a_gpu_is_lent_to_one_process_at_a_time(tmp_path, gpus, monkeypatch):
     gpus(2)
+    monkeypatch.setattr(devices, "POLL_SECONDS", 0.01)
 
     def job() -> None:
+        while not (tmp_path / "go").exists():  # all at once, or the first is done before the last begins
+            time.sleep(0.001)
         for turn in range(10):
             with devices.borrowed("auto" if turn % 2 else "cuda") as device:
                 held = tmp_path / f"held-{device.index}"
@@ -1000,6 +1003,7 @@ def test_a_gpu_is_lent_to_one_process_at_a_time(tmp_path, gpus):
 
     with contextlib.ExitStack() as stack:
         children = [stack.enter_context(child(job)) for _ in range(6)]
+        (tmp_path / "go").touch()
         assert [os.waitpid(number, 0)[1] for number in children] == [0] * 6
     lent = (tmp_path / "log").read_text().split()
     assert len(lent) == 60

@@ -15,6 +15,9 @@ import torch
 
 from introprior.errors import UserError
 
+POLL_SECONDS = 2.0
+"""How often a job that waits for a GPU looks for one."""
+
 
 @contextlib.contextmanager
 def borrowed(name: str = "auto") -> Iterator[torch.device]:
@@ -66,4 +69,4 @@ def _leased(present: int) -> Iterator[int]:
         if not waiting:
             print(f"all {present} GPU(s) are in use by other jobs; waiting for one", file=sys.stderr, flush=True)
             waiting = True
-        time.sleep(2)
+        time.sleep(POLL_SECONDS)

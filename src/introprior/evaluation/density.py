@@ -27,7 +27,7 @@ from introprior.training.density import empty
 from introprior.training.options import Run
 
 METRICS = ("gnELBO", "KL", "JSD", "JSD_nats")
-_POINTS = 8192  # points of the plane evaluated at once
+_POINTS = {"cpu": 1024, "cuda": 8192}  # points of the plane at once; on a CPU, of all members together
 
 
 @dataclass
@@ -68,7 +68,8 @@ def negative_elbo(model: IntroVAE, x: Tensor, noise: Tensor) -> Tensor:
     """
     mixture = model.mixture()
     parts = []
-    for part in x.split(_POINTS, -2):
+    at_once = _POINTS["cuda"] if x.is_cuda else max(256, _POINTS["cpu"] // noise.shape[0])
+    for part in x.split(at_once, -2):
         points = part.expand(noise.shape[0], *part.shape[-2:])
         posterior = model.encode(points)
         q = Posterior(posterior.mean, posterior.logvar.clamp(min=-80))  # as the authors' code, inside the density only
