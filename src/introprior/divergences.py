@@ -14,7 +14,7 @@ from introprior.mixtures import LOG_2PI, GaussianMixture
 
 LOG2_E = math.log2(math.e)
 _BLOCK = {"cpu": 1 << 18, "cuda": 1 << 28}
-"""Samples x components handled at once: what stays in a core's cache, and what is little beside a GPU's memory."""
+"""Samples x components at once: what stays in one core's cache, and what is little beside a GPU's memory."""
 
 
 def kl_closed_form(mean: Tensor, logvar: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ class _MeanLogMixture(torch.autograd.Function):
 
 def _block(members: int, samples: int, row: int, device: torch.device) -> tuple[int, int]:
     """Numbers of members and samples that make about ``_BLOCK`` elements: several members where they are small."""
-    budget = _BLOCK.get(device.type, _BLOCK["cuda"])
+    budget = _BLOCK["cpu"] * torch.get_num_threads() if device.type == "cpu" else _BLOCK["cuda"]
     together = max(1, min(members, budget // (row * samples)))
     return together, max(1, min(samples, budget // (row * together)))
 
