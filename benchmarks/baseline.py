@@ -2,15 +2,19 @@
 
 This is the yardstick of ``benchmarks/run.py``, written in plain torch from Eq. 98-99 and without a line of the
 package, so that it serves as a check of it too: a test holds its losses against the package's, in float64 and on equal
-noise. It does what the authors' 2D script does: samples x components x dimensions in memory for every Monte Carlo KL;
+noise. It does what the authors' scripts do: samples x components x dimensions in memory for every Monte Carlo KL;
 a pass of its own for every real, decoded and reconstructed batch; the gamma_r terms; the responsibilities of the real
-batch, whose weight is zero in 2D; a standard Gaussian as a mixture of one; one ``item()`` per loss and iteration. In
-two points it differs: it freezes nobody, so that both steps compute gradients of both networks, where the authors
-switch off those that nobody uses; and it does not run the decoder's stack twice, as their script happens to.
+batch, whose weight is zero in 2D; a standard Gaussian as a mixture of one; one ``item()`` per loss and iteration.
+
+On images it also freezes, as they do, the player whose turn it is not, and the responsibilities share the samples of
+the real batch's KL. What their image script computes in every iteration for its log alone (norms of a Jacobian and of
+gradients) is left out, to its advantage. In 2D it differs from theirs in two points: it freezes nobody, so that both
+steps compute gradients of both networks; and it does not run the decoder's stack twice, as their script happens to.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -23,7 +27,7 @@ LOG_2PI = math.log(2 * math.pi)
 
 
 class Settings(NamedTuple):
-    """The numbers of Eq. 98 in the authors' 2D experiments; ``r_entropy`` is 0 there."""
+    """The numbers of Eq. 98; the defaults are those of the authors' 2D experiments."""
 
     beta_rec: float = 0.2
     beta_kl: float = 0.3
@@ -53,6 +57,11 @@ def kl(mean: Tensor, logvar: Tensor, prior: tuple[Tensor, Tensor, Tensor], noise
     return (log_normal(z, mean, logvar) - torch.logsumexp(log_joint(z, *prior), -1)).mean(0)
 
 
+def squared_error(target: Tensor, output: Tensor) -> Tensor:
+    """Summed over all but the samples: ``[B, *data]`` to ``[B]``."""
+    return ((output - target) ** 2).flatten(1).sum(1)
+
+
 def soft_clip(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Eq. 97 with K = 10."""
     beta = 10 / (high - low)
@@ -60,50 +69,100 @@ def soft_clip(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def mlp(inputs: int, outputs: int, width: int, hidden_layers: int) -> nn.Sequential:
-    """The 2D networks: ``hidden_layers`` layers of ``width`` with ReLU, and a linear output."""
+    """``hidden_layers`` layers of ``width`` with ReLU, and a linear output."""
     layers: list[nn.Module] = [nn.Linear(inputs, width), nn.ReLU()]
     for _ in range(hidden_layers - 1):
         layers += [nn.Linear(width, width), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(width, outputs))
 
 
+class Residual(nn.Module):
+    """Two 3x3 convolutions with BatchNorm, around the identity or a 1x1 convolution."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.skip = nn.Conv2d(inputs, outputs, 1, bias=False) if inputs != outputs else nn.Identity()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs)
+        self.conv2, self.bn2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, inputs, H, W]`` to ``[B, outputs, H, W]``."""
+        y = F.leaky_relu(self.bn1(self.conv1(x)), 0.2)
+        return F.leaky_relu(self.bn2(self.conv2(y)) + self.skip(x), 0.2)
+
+
+class Networks(NamedTuple):
+    """Data ``[B, *data]`` to mean and log-variance side by side ``[B, 2D]``, latents ``[B, D]`` to data."""
+
+    encoder: nn.Module
+    decoder: nn.Module
+    latent_dim: int
+
+
+def plane_networks(width: int = 256, hidden_layers: int = 4, latent_dim: int = 2) -> Networks:
+    """Those of the 2D experiments."""
+    return Networks(mlp(2, 2 * latent_dim, width, hidden_layers), mlp(latent_dim, 2, width, hidden_layers), latent_dim)
+
+
+def image_networks(
+    shape: tuple[int, int, int] = (1, 28, 28), widths: tuple[int, ...] = (64, 128), latent_dim: int = 32
+) -> Networks:
+    """Those of the image experiments; the defaults are (Fashion-)MNIST's."""
+    channels, height, width = shape
+    coarsest = (widths[-1], height >> len(widths), width >> len(widths))
+    encoder: list[nn.Module] = [
+        nn.Conv2d(channels, widths[0], 5, padding=2, bias=False),
+        nn.BatchNorm2d(widths[0]),
+        nn.LeakyReLU(0.2),
+        nn.AvgPool2d(2),
+    ]
+    for before, after in itertools.pairwise(widths):
+        encoder += [Residual(before, after), nn.AvgPool2d(2)]
+    encoder += [Residual(widths[-1], widths[-1]), nn.Flatten(), nn.Linear(math.prod(coarsest), 2 * latent_dim)]
+    decoder: list[nn.Module] = [nn.Linear(latent_dim, math.prod(coarsest)), nn.ReLU(), nn.Unflatten(1, coarsest)]
+    for before, after in itertools.pairwise((widths[-1], *widths[::-1])):
+        decoder += [Residual(before, after), nn.Upsample(scale_factor=2, mode="nearest")]
+    decoder += [Residual(widths[0], widths[0]), nn.Conv2d(widths[0], channels, 5, padding=2)]
+    return Networks(nn.Sequential(*encoder), nn.Sequential(*decoder), latent_dim)
+
+
 class Script:
     """One S-IntroVAE in adversarial training.
 
     Args:
+        networks: encoder and decoder, in training mode.
         components: of the prior's mixture; 1 is the standard Gaussian.
         intro_prior: the mixture learns in the decoder's step (IP); its log-variances are then soft-clipped.
         learnable_contributions: LC.
         settings: the numbers of the losses.
-        width, hidden_layers, latent_dim: of the networks.
+        as_on_images: freeze the player whose turn it is not; share the real batch's samples with the responsibilities.
         device: where to train.
         normal: where standard normals come from, like ``torch.randn``.
     """
 
     def __init__(
         self,
+        networks: Networks,
         components: int = 1,
         intro_prior: bool = False,
         learnable_contributions: bool = False,
         settings: Settings | None = None,
-        width: int = 256,
-        hidden_layers: int = 4,
-        latent_dim: int = 2,
+        as_on_images: bool = False,
         device: torch.device | str = "cpu",
         normal: Callable[..., Tensor] = torch.randn,
     ):
         self.settings = settings = settings or Settings()
-        self.intro_prior, self.device, self.normal = intro_prior, device, normal
-        self.encoder = mlp(2, 2 * latent_dim, width, hidden_layers).to(device)
-        self.decoder = mlp(latent_dim, 2, width, hidden_layers).to(device)
+        self.intro_prior, self.as_on_images, self.device, self.normal = intro_prior, as_on_images, device, normal
+        self.encoder, self.decoder = networks.encoder.to(device), networks.decoder.to(device)
         spread = 2.0 if components > 1 else 0.0
-        self.means = spread * torch.randn(components, latent_dim, device=device)
-        self.logvars = -spread * torch.rand(components, latent_dim, device=device)
+        self.means = spread * torch.randn(components, networks.latent_dim, device=device)
+        self.logvars = -spread * torch.rand(components, networks.latent_dim, device=device)
         self.logits = torch.zeros(components, device=device)
         self.low, self.high = self.logvars.amin(0, keepdim=True), self.logvars.amax(0, keepdim=True)
         learned = [self.means, self.logvars] + [self.logits] * learnable_contributions if intro_prior else []
         for tensor in learned:
             tensor.requires_grad_()
+        self.learned = learned
         self.encoder_optimizer = torch.optim.Adam(self.encoder.parameters(), settings.learning_rate)
         self.decoder_optimizer = torch.optim.Adam(self.decoder.parameters(), settings.learning_rate)
         self.prior_optimizer = torch.optim.Adam(learned, settings.learning_rate) if learned else None
@@ -111,7 +170,7 @@ class Script:
     def load(
         self, encoder: Iterable[Tensor], decoder: Iterable[Tensor], mixture: dict[str, Tensor] | None = None
     ) -> None:
-        """Go on from given parameters: of each network weight, bias, weight, ...; of the mixture tensors by name."""
+        """Go on from given parameters: of each network in its order, of the mixture by name."""
         with torch.no_grad():
             for network, tensors in ((self.encoder, encoder), (self.decoder, decoder)):
                 for own, given in zip(network.parameters(), tensors, strict=True):
@@ -148,23 +207,40 @@ class Script:
         mean, logvar = self.encoder(x).chunk(2, -1)
         return mean, logvar
 
+    def noise(self, mean: Tensor) -> Tensor:
+        """For the Monte Carlo samples of ``[B, D]`` Gaussians: ``[T, B, D]``."""
+        return self.normal(self.settings.samples, *mean.shape, device=self.device)
+
     def kl(self, mean: Tensor, logvar: Tensor, prior: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """KL by Monte Carlo, ``[B]``."""
-        return kl(mean, logvar, prior, self.normal(self.settings.samples, *mean.shape, device=self.device))
+        return kl(mean, logvar, prior, self.noise(mean))
 
-    def entropy_term(self, mean: Tensor, logvar: Tensor) -> Tensor:
-        """r_entropy sum_k c_k log c_k / log M with samples of its own."""
-        noise = self.normal(self.settings.samples, *mean.shape, device=self.device)
-        z = mean + torch.exp(0.5 * logvar) * noise
-        c = torch.softmax(log_joint(z, *self.target()), -1).mean((0, 1))
-        return self.settings.r_entropy * (c * torch.log(c + 1e-8)).sum() / max(math.log(len(c)), 1.0)
+    def kl_and_entropy(self, mean: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
+        """KL ``[B]`` and r_entropy sum_k c_k log c_k / log M, with the same samples or with samples of its own."""
+        target = self.target()
+        z = mean + torch.exp(0.5 * logvar) * self.noise(mean)
+        joint = log_joint(z, *target)
+        divergence = (log_normal(z, mean, logvar) - torch.logsumexp(joint, -1)).mean(0)
+        if not self.as_on_images:
+            joint = log_joint(mean + torch.exp(0.5 * logvar) * self.noise(mean), *target)
+        c = torch.softmax(joint, -1).mean((0, 1))
+        return divergence, self.settings.r_entropy * (c * torch.log(c + 1e-8)).sum() / max(math.log(len(c)), 1.0)
+
+    def turn(self, *learning: Tensor) -> None:
+        """On images: let these parameters learn, and no others."""
+        if self.as_on_images:
+            for parameter in (*self.encoder.parameters(), *self.decoder.parameters(), *self.learned):
+                parameter.requires_grad_(False)
+            for parameter in learning:
+                parameter.requires_grad_(True)
 
     def step(self, x: Tensor) -> tuple[float, float]:
-        """One adversarial iteration on the data ``[B, 2]``; L_E and L_D + L_P of Eq. 98."""
+        """One adversarial iteration on the data ``[B, *data]``; L_E and L_D + L_P of Eq. 98."""
         s = self.settings
         n = len(x)
 
         # Encoder
+        self.turn(*self.encoder.parameters())
         fake = self.decoder(self.sample_prior(n))
         real_mean, real_logvar = self.encode(x)
         z = self.sample(real_mean, real_logvar)
@@ -174,22 +250,23 @@ class Script:
         rec_rec = self.decoder(self.sample(rec_mean, rec_logvar))
         fake_rec = self.decoder(self.sample(fake_mean, fake_logvar))
         target = self.target()
-        real_error = ((x - rec) ** 2).sum(-1)
-        real_kl = self.kl(real_mean, real_logvar, target)
-        rec_error, rec_kl = ((rec - rec_rec) ** 2).sum(-1), self.kl(rec_mean, rec_logvar, target)
-        fake_error, fake_kl = ((fake.detach() - fake_rec) ** 2).sum(-1), self.kl(fake_mean, fake_logvar, target)
+        real_error = squared_error(x, rec)
+        real_kl, entropy = self.kl_and_entropy(real_mean, real_logvar)
+        rec_error, rec_kl = squared_error(rec, rec_rec), self.kl(rec_mean, rec_logvar, target)
+        fake_error, fake_kl = squared_error(fake.detach(), fake_rec), self.kl(fake_mean, fake_logvar, target)
         exp_rec = torch.exp(-s.alpha * s.scale * (s.beta_rec * rec_error + s.beta_neg * rec_kl)).mean()
         exp_fake = torch.exp(-s.alpha * s.scale * (s.beta_rec * fake_error + s.beta_neg * fake_kl)).mean()
         encoder_loss = (
             s.scale * (s.beta_rec * real_error.mean() + s.beta_kl * real_kl.mean())
             + 0.5 * (exp_rec + exp_fake) / s.alpha
         )
-        encoder_loss = encoder_loss + s.scale * self.entropy_term(real_mean, real_logvar)
+        encoder_loss = encoder_loss + s.scale * entropy
         self.encoder_optimizer.zero_grad()
         encoder_loss.backward()
         self.encoder_optimizer.step()
 
         # Decoder and prior
+        self.turn(*self.decoder.parameters(), *self.learned)
         real_mean, real_logvar, z = real_mean.detach(), real_logvar.detach(), z.detach()
         fake = self.decoder(self.sample_prior(n))
         rec = self.decoder(z)
@@ -197,12 +274,12 @@ class Script:
         fake_mean, fake_logvar = self.encode(fake)
         rec_rec = self.decoder(self.sample(rec_mean, rec_logvar).detach())
         fake_rec = self.decoder(self.sample(fake_mean, fake_logvar).detach())
-        real_error = ((x - rec) ** 2).sum(-1).mean()
+        real_error = squared_error(x, rec).mean()
         real_kl = self.kl(real_mean, real_logvar, self.prior()).mean()
         rec_kl = self.kl(rec_mean, rec_logvar, target).mean()
         fake_kl = self.kl(fake_mean, fake_logvar, target).mean()
-        rec_error = ((rec.detach() - rec_rec) ** 2).sum(-1).mean()
-        fake_error = ((fake.detach() - fake_rec) ** 2).sum(-1).mean()
+        rec_error = squared_error(rec.detach(), rec_rec).mean()
+        fake_error = squared_error(fake.detach(), fake_rec).mean()
         decoder_loss = s.scale * (
             s.beta_rec * real_error
             + s.beta_kl * real_kl

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from introprior import cells, protocols
 from introprior.training import density
@@ -53,3 +55,41 @@ def tiny() -> Callable[..., Training]:
         return density.begin(run, torch.device("cpu"))
 
     return begin
+
+
+@pytest.fixture(scope="session")
+def torch_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of PyTorch's that holds random weights where pytorch-fid looks for the real ones."""
+    from pytorch_fid import inception as upstream  # late: it takes seconds to import
+
+    from introprior.metrics import inception
+
+    home = tmp_path_factory.mktemp("torch")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(upstream, "load_state_dict_from_url", lambda *_, **__: {})
+        patch.setattr(nn.Module, "load_state_dict", lambda *_, **__: None)
+        network = upstream.fid_inception_v3()
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):  # keeps the signal's size from layer to layer
+            module.weight.data.normal_(0, (2 / module.weight[0].numel()) ** 0.5, generator=generator)
+        elif isinstance(module, nn.BatchNorm2d):
+            for values, low, high in (
+                (module.weight.data, 0.7, 1.3),
+                (module.bias.data, -0.3, 0.3),
+                (module.running_mean, -0.3, 0.3),
+                (module.running_var, 0.7, 1.3),
+            ):
+                values.uniform_(low, high, generator=generator)
+    path = home / "hub" / "checkpoints" / inception.WEIGHTS
+    path.parent.mkdir(parents=True)
+    torch.save(network.state_dict(), path)
+    return home
+
+
+@pytest.fixture(scope="session")
+def inception_network(torch_home: Path) -> nn.Module:
+    """The network with these weights; tests share it, as its parameters and running statistics never change."""
+    from introprior.metrics import inception
+
+    return inception.load(torch_home / "hub" / "checkpoints" / inception.WEIGHTS, sha256=None)

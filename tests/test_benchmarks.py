@@ -9,13 +9,17 @@ import torch
 from torch import Tensor
 
 from benchmarks import baseline
+from introprior import cells, protocols
 from introprior.data import density as data
 from introprior.divergences import kl_monte_carlo
 from introprior.evaluation.density import negative_elbo
 from introprior.mixtures import GaussianMixture
+from introprior.priors import LearnedMixture
 from introprior.randomness import MemberStreams
+from introprior.training import images
 from introprior.training.adam import Adam
 from introprior.training.loop import Training
+from introprior.training.options import ImageTrainingOptions, Member, Run
 
 
 class EqualStreams(MemberStreams):
@@ -40,50 +44,82 @@ class EqualStreams(MemberStreams):
 class Script(baseline.Script):
     """The baseline on those numbers, at the tiny sizes of the tests."""
 
-    def __init__(self, training: Training, streams: EqualStreams):
-        cell, options, rules = training.run.cell, training.run.training, training.rules
-        member = training.run.members[0]
+    def __init__(self, training: Training, streams: EqualStreams, networks: baseline.Networks, **arguments: Any):
+        cell, rules, member = training.run.cell, training.rules, training.run.members[0]
+        settings = baseline.Settings(
+            beta_rec=member.beta_rec,
+            beta_kl=member.beta_kl,
+            beta_neg=member.beta_neg or 0.0,
+            scale=rules.scale,
+            gamma_r=rules.gamma_r,
+            r_entropy=rules.r_entropy,
+            samples=rules.monte_carlo_samples,
+            learning_rate=training.run.training.learning_rate,
+        )
         super().__init__(
+            networks,
             cell.components,
             cell.intro_prior,
             cell.learnable_contributions,
-            baseline.Settings(
-                beta_rec=member.beta_rec,
-                beta_kl=member.beta_kl,
-                beta_neg=member.beta_neg or 0.0,
-                gamma_r=rules.gamma_r,
-                samples=options.monte_carlo_samples,
-                learning_rate=options.learning_rate,
-            ),
-            options.hidden_width,
-            options.hidden_layers,
+            settings,
             normal=lambda *shape, device: streams.normal(*shape)[0],
+            **arguments,
         )
         self.uniform = streams.uniform
         theirs = training.model.prior
         mixture = {name: getattr(theirs, name)[0] for name in ("means", "logvars", "logits") if cell.prior == "mog"}
         if cell.intro_prior:
             mixture |= {name: getattr(theirs, name)[0] for name in ("low", "high")}
-        networks = [
-            [tensor[0] for tensor in net.parameters()] for net in (training.model.encoder, training.model.decoder)
-        ]
-        self.load(*networks, mixture)
+        players = (training.model.encoder, training.model.decoder)
+        members = slice(None) if self.as_on_images else 0  # convolutions have no member axis
+        self.load(*([tensor[members] for tensor in player.parameters()] for player in players), mixture)
 
     def choose(self, log_weights: Tensor, n: int) -> Tensor:
         return torch.searchsorted(log_weights.exp().cumsum(0)[:-1].detach(), self.uniform(n)[0], right=True)
 
 
+def equal_numbers(training: Training) -> EqualStreams:
+    """Have a training go on with new optimizers, as the script begins, and with streams to share with it."""
+    training.optimizers = {p: Adam(adam.parameters, adam.learning_rate) for p, adam in training.optimizers.items()}
+    training.streams = streams = EqualStreams()
+    return streams
+
+
 @pytest.fixture(params=["sg", "mog8", "mog8-lc-ip"])
 def pair(request, tiny, float64, monkeypatch) -> tuple[Training, Script, EqualStreams]:
-    """A training just after the game began, with new optimizers, and the script that stands where it stands."""
+    """A training just after the game began, and the script that stands where it stands."""
     draw = data.sample_members
     monkeypatch.setattr(data, "sample_members", lambda *arguments: draw(*arguments).double())
     training = tiny(request.param, options={"gamma_r_terms": "compute"}, gamma_r=0.1, milestones=())
     while training.iteration <= training.game_start:
         training.step()
-    training.optimizers = {p: Adam(adam.parameters, adam.learning_rate) for p, adam in training.optimizers.items()}
-    training.streams = streams = EqualStreams()
-    return training, Script(training, streams), streams
+    streams, options = equal_numbers(training), training.run.training
+    networks = baseline.plane_networks(options.hidden_width, options.hidden_layers)
+    return training, Script(training, streams, networks), streams
+
+
+@pytest.fixture(params=["sg", "mog5", "mog5-lc-ip"])
+def image_pair(request, float64) -> tuple[Training, Script, Tensor]:
+    """The same on 8x8 images, and the batch that they train with."""
+    cell, shape, widths = cells.parse(request.param), (1, 8, 8), (2, 4)
+    r_entropy = 10.0 if cell.prior == "mog" else 0.0
+    options = ImageTrainingOptions(
+        iterations=9, warmup_iterations=3, mixture_warmup_iterations=1, monte_carlo_samples=4,
+        gamma_r=0.1, r_entropy=r_entropy, latent_dim=3, shape=shape, widths=widths, learning_rate=1e-3,
+    )  # fmt: skip
+    protocol = protocols.resolve("authors", {"gamma_r_terms": "compute"})
+    run = Run("images", cell, (Member(0, 1.0, 1.0, 8.0),), options, protocol)
+    x = torch.rand(1, 6, *shape)
+    training = Training(run, images.empty(run).double(), lambda *_: x, torch.device("cpu"))
+    if cell.prior == "mog":
+        means, logvars, logits = torch.randn(1, 5, 3), torch.randn(1, 5, 3) - 1, torch.randn(1, 5)
+        training.model.prior = LearnedMixture(means, logvars, logits, cell.learnable_contributions)
+        training.optimizers["prior"] = Adam(training.model.prior.parameters(), options.learning_rate)
+    training.iteration = training.game_start
+    training.step()
+    streams = equal_numbers(training)
+    script = Script(training, streams, baseline.image_networks(shape, widths, 3), as_on_images=True)
+    return training, script, x
 
 
 def test_the_baselines_losses_are_the_packages(pair):
@@ -93,6 +129,14 @@ def test_the_baselines_losses_are_the_packages(pair):
         losses = script.step(streams.x[0])
         assert ours["encoder_loss"].item() == pytest.approx(losses[0], rel=1e-10)
         assert ours["decoder_loss"].item() == pytest.approx(losses[1], rel=1e-10)
+
+
+def test_the_baselines_losses_on_images_are_the_packages(image_pair):
+    training, script, x = image_pair
+    for _ in range(3):
+        training.step()
+        ours = training.watch.last[-2:, 0].tolist()  # the responsibilities' penalty included
+        assert ours == pytest.approx(script.step(x[0]), rel=1e-9)
 
 
 def test_the_baselines_negative_elbo_is_the_packages(pair):

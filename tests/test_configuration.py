@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from introprior import configuration, paper, protocols
+from introprior import configuration, image_configuration, paper, protocols
 from introprior.cells import TABLE1_CELLS
 from introprior.errors import UserError
 from introprior.reporting import captions
@@ -22,6 +22,18 @@ ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 PAPER = yaml.safe_load((ROOT / "config/config.yaml").read_text())
 DEMO = yaml.safe_load((ROOT / "config/demo.yaml").read_text())
+IMAGE_JOBS = {
+    "warmup": (image_configuration.warmup_options, ("mog10-lc", "0")),
+    "game": (image_configuration.game_options, ("mog10-lc-ip", "10", "0")),
+    "clipping": (image_configuration.clipping_options, ("mog10-lc-ip-unclipped", "10", "0")),
+    "classifier": (image_configuration.classifier_options, ()),
+    "reference": (image_configuration.reference_options, ("fid",)),
+    "distances": (image_configuration.distances_options, ("mog10-lc-ip", "10", "0")),
+    "evaluate": (image_configuration.evaluate_options, ("mog10-lc-ip", "10", "0")),
+    "probe": (image_configuration.probe_options, ("mog10-lc-ip", "10", "0")),
+    "overfit": (image_configuration.study_options, ()),
+}
+"""The options of each kind of image job, and an example of what else it is named by beside the dataset."""
 
 
 def laid_over(base, changes):
@@ -68,6 +80,7 @@ def test_config_yaml_holds_the_defaults_of_the_schema():
 def test_every_section_refuses_unknown_keys_and_describes_the_known():
     found = dict(sections(yaml.safe_load(SCHEMA.read_text())))
     assert {"", "density", "density.search.vae", "density.search.halving", "figure3"} <= set(found)
+    assert {"images.by_dataset.CIFAR-10", "images.evaluation", "images.probes", "latents", "figureS2"} <= set(found)
     for path, rules in found.items():
         assert rules["additionalProperties"] is False, path
         for key, part in rules["properties"].items():
@@ -89,13 +102,20 @@ def test_schema_knows_the_protocols():
     assert options == protocols.CHOICES
 
 
-def test_demo_holds_only_what_differs():
-    merged = laid_over(PAPER, DEMO)
-    configuration.validate(merged, SCHEMA)
+@pytest.mark.parametrize("name", ["demo", "preview", "fmnist-small"])
+def test_the_other_files_hold_only_what_differs(name):
+    changes = yaml.safe_load((ROOT / f"config/{name}.yaml").read_text())
+    configuration.validate(laid_over(PAPER, changes), SCHEMA)
     usual = dict(leaves(PAPER))
-    for key, value in leaves(DEMO):
+    for key, value in leaves(changes):
         assert key in usual, f"{key} is not in config.yaml"
         assert value != usual[key], f"{key} does not differ"
+
+
+def test_demo_shows_everything():
+    merged = laid_over(PAPER, DEMO)
+    assert image_configuration.cells(merged) == image_configuration.cells(PAPER)
+    assert merged["latents"] == PAPER["latents"]
     assert configuration.cells(merged) == configuration.cells(PAPER)
     assert merged["density"]["datasets"] == PAPER["density"]["datasets"]
     assert sum(map(len, configuration.slices(merged, "sg"))) == 4
@@ -112,6 +132,55 @@ def test_training_options_are_those_of_the_training_module():
     assert options.TrainingOptions.from_dict(resolved) == options.TrainingOptions()
     integers = [key for key, value in resolved.items() if type(value) is int]
     assert integers == [key for key in sorted(resolved) if type(getattr(options.TrainingOptions(), key)) is int]
+
+
+def test_image_datasets_are_those_of_the_data_module():
+    data = pytest.importorskip("introprior.data.images")
+    facts = {
+        name: image_configuration.Facts(
+            entry.shape, entry.counts["train"], entry.counts["test"], entry.stand_in_for is not None
+        )
+        for name, entry in data.DATASETS.items()
+    }
+    assert facts == image_configuration.DATASETS
+    assert set(PAPER["images"]["by_dataset"]) == set(facts)
+    for name, entry in data.DATASETS.items():
+        if entry.stand_in_for:
+            assert PAPER["images"]["by_dataset"][name] == PAPER["images"]["by_dataset"][entry.stand_in_for]
+
+
+def test_dimensions_are_those_of_the_features():
+    inception = pytest.importorskip("introprior.metrics.inception")
+    classifier = pytest.importorskip("introprior.metrics.classifier")
+    dimensions = {"inception": inception.DIMENSIONS, "classifier": classifier.DIMENSIONS}
+    assert dimensions == image_configuration.DIMENSIONS
+    assert set(image_configuration.FEATURES["inception"]) == set(inception.PROTOCOLS)
+
+
+def test_image_training_options_are_those_of_the_training_module():
+    options = pytest.importorskip("introprior.training.options")
+    resolved = json.loads(image_configuration.game_options(PAPER, "FMNIST", "mog10", "0", "0"))["training"]
+    assert options.ImageTrainingOptions.from_dict(resolved) == options.ImageTrainingOptions()
+    integers = [key for key, value in resolved.items() if type(value) is int]
+    assert integers == [key for key in sorted(resolved) if type(getattr(options.ImageTrainingOptions(), key)) is int]
+
+
+def test_a_warmup_is_told_all_that_it_depends_on():
+    """What the training module compares of runs that share one, options must tell or leave alone in both."""
+    options = pytest.importorskip("introprior.training.options")
+    config = laid_over(
+        PAPER, {"protocol": "text", "images": {"training": {"clip_steepness": 5.0, "learning_rate": 0.001}}}
+    )
+
+    def run(told, betas):
+        member = options.Member(told["seeds"][0], *betas)
+        training = options.ImageTrainingOptions.from_dict({"iterations": 10**6, **told["training"]})
+        protocol = protocols.resolve("authors", told["protocol"])
+        return options.Run(told["dataset"], options.cells.parse(told["cell"]), (member,), training, protocol)
+
+    warmup = json.loads(image_configuration.warmup_options(config, "CIFAR-10", "mog10-lc", "1"))
+    game = json.loads(image_configuration.game_options(config, "CIFAR-10", "mog10-lc-ip", "100", "1"))
+    assert run(warmup, [*warmup["betas"], 1.0]).warmup == run(game, game["betas"]).warmup
 
 
 def test_importing_is_cheap():
@@ -134,7 +203,7 @@ MISTAKES = [
     ("density.search.vae.beta_neg", [1], "density.search.vae", "unknown key 'beta_neg'"),
     ("density.search.halving.rungs", 3, "density.search.halving", "unknown key 'rungs'"),
     ("density.evaluation.gird", 3, "density.evaluation", "did you mean 'grid'?"),
-    ("tables.table2", ["sg"], "tables", "unknown key 'table2'; did you mean 'table1'?"),
+    ("tables.table3", ["sg"], "tables", "unknown key 'table3'; did you mean 'table5'?"),
     ("figure3.colour", 1, "figure3", "unknown key 'colour'"),
     ("density.datasets", ["Rings", "rings"], "density.datasets[1]", "did you mean 'Rings'?"),
     ("density.datasets", [], "density.datasets", "must not be empty"),
@@ -181,6 +250,99 @@ MISTAKES = [
     ("figure3.cells", ["vae-mog64-ip"], "figure3.cells[0]", "plays no game"),
     ("figure3.seed", 7, "figure3.seed", "7 is not trained; choose one of density.seeds: 0, 1, 2, 3, 4"),
     ("figure3.points", 501, "figure3.points", "try 502"),
+    ("experiment", "data", "experiment", "results/data holds the prepared datasets; choose another name"),
+    ("protocol_overrides.entropy", "mean", "protocol_overrides.entropy", "one of per-batch, pooled"),
+    ("images.sedes", [1], "images", "unknown key 'sedes'; did you mean 'seeds'?"),
+    ("images.training.iterations", 10, "images.training", "unknown key 'iterations'"),
+    ("images.by_dataset.MNITS", {}, "images.by_dataset", "unknown key 'MNITS'; did you mean 'MNIST'?"),
+    ("images.by_dataset.MNIST.width", [4], "images.by_dataset.MNIST", "did you mean 'widths'?"),
+    ("images.by_dataset.MNIST.beta_neg", 0, "images.by_dataset.MNIST.beta_neg", "above 0, is 0"),
+    ("images.evaluation.fid", True, "images.evaluation", "unknown key 'fid'"),
+    ("images.probes.k", 5, "images.probes", "unknown key 'k'"),
+    ("figure4.cells", ["sg"], "figure4", "unknown key 'cells'"),
+    ("latents.seeds", [0], "latents", "did you mean 'seed'?"),
+    ("figureS2.iteration", 3, "figureS2", "did you mean 'iterations'?"),
+    (
+        "images.datasets",
+        ["MNIST", "MNITS"],
+        "images.datasets[1]",
+        "unknown image dataset 'MNITS'; did you mean 'MNIST'?",
+    ),
+    ("images.datasets", [], "images.datasets", "must not be empty"),
+    ("images.seeds", [0, 0], "images.seeds", "0 is there more than once"),
+    ("images.r_entropy", [0, -1], "images.r_entropy[1]", "at least 0, is -1"),
+    ("images.r_entropy", [0, 10, 1.23456789], "images.r_entropy[2]", "more than six digits"),
+    ("images.source", 3, "images.source", "must be text or null, is 3"),
+    ("images.verify", "no", "images.verify", "true or false"),
+    ("images.training.warmup_epochs", 220, "images.training.warmup_epochs", "below epochs, 220, is 220"),
+    ("images.training.mixture_warmup_epochs", 21, "images.training.mixture_warmup_epochs", "at most warmup_epochs, 20"),
+    ("images.training.epochs", 200, "images.evaluation.epochs[5]", "at most images.training.epochs, 200, is 219"),
+    ("images.evaluation.epochs", [0, 200, 80], "images.evaluation.epochs", "must rise"),
+    ("images.evaluation.epochs", [0, 10], "images.evaluation.epochs", "within the warm-up; add one from 20 on"),
+    ("images.evaluation.features", "fid", "images.evaluation.features", "one of inception, classifier"),
+    (
+        "images.evaluation.samples",
+        2000,
+        "images.evaluation.samples",
+        "at least 2048, the dimensions of inception features",
+    ),
+    (
+        "images.evaluation.samples",
+        60000,
+        "images.evaluation.samples",
+        "50000, the training images of CIFAR-10, is 60000",
+    ),
+    ("images.evaluation.latent_points", 10001, "images.evaluation.latent_points", "10000, the test images of MNIST"),
+    ("images.evaluation.grid_images", 20001, "images.evaluation.grid_images", "20000, twice the test images of MNIST"),
+    ("images.probes.svm_iterations", [2000], "images.probes.svm_iterations", "must have 2 values, has 1"),
+    ("images.probes.svm_iterations", [10000, 2000], "images.probes.svm_iterations", "must rise"),
+    ("images.probes.neighbours", [5, 10, 100], "images.probes.neighbours", "must have 2 values, has 3"),
+    ("images.probes.neighbours", [5, 50001], "images.probes.neighbours[1]", "at most 50000"),
+    ("images.probes.train_images", 99, "images.probes.neighbours[1]", "at most 99, the codes that there are"),
+    ("images.probes.train_images", 50001, "images.probes.train_images", "50000 (training images of CIFAR-10)"),
+    ("images.probes.train_images", "most", "images.probes.train_images", "all or a number"),
+    ("images.by_dataset.FMNIST.widths", [4, 8, 16], "images.by_dataset.FMNIST.widths", "halve 28x28 images"),
+    (
+        "images.by_dataset.MNIST.batch_size",
+        60001,
+        "images.by_dataset.MNIST.batch_size",
+        "60000 training images, is 60001",
+    ),
+    ("tables.table2", ["sg", "vae-sg"], "tables.table2[1]", "image runs have no vae-; drop it"),
+    ("tables.table5", ["sg-dt"], "tables.table5[0]", "image runs have no -dt"),
+    ("tables.table5", ["sg-closed"], "tables.table5[0]", "image runs have no -closed"),
+    ("tables.table2", ["mog10-ip-unclipped"], "tables.table2[0]", "-unclipped is for Figure 2"),
+    ("tables.table2", ["sg", "mog70000"], "tables.table2", "more components than MNIST has training images, 60000"),
+    (
+        "figure2.dataset",
+        "digits",
+        "figure2.dataset",
+        "digits is not trained; choose one of images.datasets: MNIST, FMNIST",
+    ),
+    ("figure2.cell", "mog100-lc", "figure2.cell", "nothing to clip; choose one with -ip"),
+    ("figure2.cell", "mog10-ip-unclipped", "figure2.cell", "drop it"),
+    ("figure2.cell", "mog50001-ip", "figure2.cell", "more components than CIFAR-10 has training images, 50000"),
+    ("figure2.r_entropy", 0.1234567, "figure2.r_entropy", "more than six digits"),
+    ("figure2.epochs", 20, "figure2.epochs", "above images.training.warmup_epochs, 20, is 20"),
+    ("figure2.every", 121, "figure2.every", "at most epochs, 120"),
+    (
+        "figure4.r_entropy",
+        [0, 5],
+        "figure4.r_entropy[1]",
+        "5 is not trained; choose one of images.r_entropy: 0, 1, 10, 100",
+    ),
+    (
+        "latents.cells",
+        ["sg", "mog64"],
+        "latents.cells[1]",
+        "mog64 is not trained; choose one of tables.table2 and table5",
+    ),
+    ("latents.seed", 3, "latents.seed", "3 is not trained; choose one of images.seeds: 0, 1, 2"),
+    ("figureS2.dataset", "photos", "figureS2.dataset", "choose one of images.datasets"),
+    ("figureS2.cell", "mog64", "figureS2.cell", "choose one of tables.table2 and table5: sg, mog100"),
+    ("figureS2.cell", "sg", "figureS2.r_entropy", "10 is not trained; choose one of those of sg: 0"),
+    ("figureS2.r_entropy", 5, "figureS2.r_entropy", "5 is not trained"),
+    ("figureS2.seed", 3, "figureS2.seed", "choose one of images.seeds"),
 ]
 
 
@@ -317,7 +479,8 @@ def test_train_and_evaluate_options():
         "panel_seed": 0,
     }
     text = json.loads(configuration.train_options(changed("protocol", "text"), "Rings", "sg"))["protocol"]
-    assert protocols.resolve("authors", text) == protocols.PRESETS["text"]
+    images_alone = {key: protocols.CHOICES[key][0] for key in image_configuration.PROTOCOL}
+    assert protocols.resolve("authors", text) == protocols.resolve("text", images_alone)
 
 
 def test_what_outdates_what():
@@ -340,6 +503,172 @@ def test_what_outdates_what():
     assert differ("density.evaluation.grid", 512) == [False, False, True]
     assert differ("density.training.iterations", 40000) == [True, True, False]
     assert differ("protocol_overrides.loss_scale", "none") == [True, True, False]
+
+
+def test_few_samples_are_allowed_on_request():
+    few = {"samples": 100, "allow_few": True}
+    configuration.validate(changed("images.evaluation", few), SCHEMA)
+    with pytest.raises(
+        UserError, match=r"at least 64, the dimensions of classifier features, is 63; take more, or set"
+    ):
+        configuration.validate(changed("images.evaluation", {"features": "classifier", "samples": 63}), SCHEMA)
+
+
+def test_only_the_image_datasets_in_use_constrain_the_numbers():
+    alone = {"images": {"datasets": ["MNIST"]}, "figure2": {"dataset": "MNIST"}, "figureS2": {"dataset": "MNIST"}}
+    config = laid_over(PAPER, alone)
+    configuration.validate(laid_over(config, {"images": {"evaluation": {"samples": 60000}}}), SCHEMA)
+    configuration.validate(laid_over(config, {"images": {"by_dataset": {"photos": {"batch_size": 4501}}}}), SCHEMA)
+    with pytest.raises(UserError, match="at most 1501, the training images of digits, is 50000"):
+        configuration.validate(laid_over(config, {"images": {"datasets": ["MNIST", "digits"]}}), SCHEMA)
+
+
+def test_the_runs_of_the_paper():
+    cells = image_configuration.cells(PAPER)
+    runs = [tuple(run.values()) for run in image_configuration.runs(PAPER, cells)]
+    assert len(runs) == len(set(runs)) == 297
+    assert len({(dataset, image_configuration.family(cell), seed) for dataset, cell, _, seed in runs}) == 45
+    assert {r_entropy for _, cell, r_entropy, _ in runs if cell == "sg"} == {"0"}
+    assert {r_entropy for _, cell, r_entropy, _ in runs if cell == "mog10"} == {"0", "1", "10", "100"}
+
+
+def test_image_options():
+    told = {kind: json.loads(resolve(PAPER, "CIFAR-10", *named)) for kind, (resolve, named) in IMAGE_JOBS.items()}
+    warmup, game = told["warmup"], told["game"]
+    assert (warmup["cell"], warmup["betas"], warmup["snapshots"], warmup["seeds"]) == ("mog10-lc", [1.0, 1.0], [0], [0])
+    assert not {"iterations", "r_entropy", "alpha", "gamma", "gamma_r"} & set(warmup["training"])
+    assert game["betas"] == [1.0, 1.0, 256.0]
+    assert game["snapshots"] == [80, 120, 160, 200, 219]
+    assert (game["iterations_per_epoch"], game["training"]["iterations"]) == (1563, 220 * 1563)
+    assert game["training"]["warmup_iterations"] == warmup["training"]["warmup_iterations"] == 20 * 1563
+    assert game["training"]["r_entropy"] == 10.0
+    assert told["clipping"]["snapshots"] == [20, 40, 60, 80, 100, 120]
+    assert told["clipping"]["training"]["iterations"] == 120 * 1563
+    assert told["reference"] == {"features": "fid", "samples": 50000, "batch_size": 32}
+    assert told["distances"]["features"] == told["evaluate"]["features"] == ["fid_authors", "fid"]
+    assert (told["evaluate"]["checkpoint"], told["evaluate"]["train_images"]) == ("best", "all")
+    assert (told["probe"]["r_entropy"], told["probe"]["seed"]) == ("10", 0)
+    assert told["overfit"]["beta_neg"] == 256.0
+    mnist = json.loads(image_configuration.game_options(PAPER, "MNIST", "sg", "0", "2"))
+    assert (mnist["betas"][2], mnist["iterations_per_epoch"], mnist["seeds"]) == (128.0, 469, [2])
+
+
+def test_image_options_of_the_paper_as_written():
+    text = changed("protocol", "text")
+    game = json.loads(image_configuration.game_options(text, "MNIST", "mog10-ip", "0", "0"))
+    assert game["snapshots"] == [80, 120, 160, 200, 219, 220]
+    evaluate = json.loads(image_configuration.evaluate_options(text, "MNIST", "mog10-ip"))
+    assert evaluate["features"] == ["fid", "fid_authors"]
+    assert (evaluate["checkpoint"], evaluate["sampling"]) == ("last", "running")
+    assert image_configuration.entropy(text) == "entropy_pooled"
+    assert image_configuration.entropy(PAPER) == "entropy_per_batch"
+
+
+ALL = set(IMAGE_JOBS)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "outdated"),
+    [
+        ("protocol_overrides.spread", "sem", set()),
+        ("protocol_overrides.entropy", "pooled", set()),
+        ("protocol_overrides.learning_rate_decay", False, set()),
+        ("protocol_overrides.checkpoint", "last", {"game", "evaluate", "overfit"}),
+        ("protocol_overrides.fid", "evaluation-mode", {"distances", "evaluate"}),
+        ("protocol_overrides.sampling_batchnorm", "running", {"distances", "evaluate"}),
+        ("protocol_overrides.loss_scale", "none", {"game", "clipping"}),
+        ("protocol_overrides.image_streams", "per-seed", {"warmup", "game", "clipping"}),
+        ("density.training.alpha", 3.0, set()),
+        ("images.seeds", [5], set()),
+        ("images.r_entropy", [0, 3], set()),
+        ("images.source", "elsewhere", set()),
+        ("images.training.alpha", 2, set()),  # 2 and 2.0 are one number
+        ("images.training.alpha", 3.0, {"game", "clipping"}),
+        ("images.training.epochs", 300, {"game"}),
+        ("images.training.warmup_epochs", 10, {"warmup", "game", "clipping"}),
+        ("images.by_dataset.MNIST.beta_neg", 1, set()),  # of another dataset
+        ("images.by_dataset.CIFAR-10.beta_neg", 1, {"game", "clipping", "overfit"}),
+        (
+            "images.by_dataset.CIFAR-10.batch_size",
+            64,
+            {"warmup", "game", "clipping", "reference", "distances", "evaluate"},
+        ),
+        ("images.evaluation.samples", 10000, {"reference", "distances", "evaluate"}),
+        ("images.evaluation.epochs", [0, 80], {"game"}),
+        ("images.evaluation.grid_images", 16, {"evaluate"}),
+        ("images.evaluation.classifier_epochs", 3, {"classifier"}),
+        ("images.probes.neighbours", [1, 2], {"probe"}),
+        ("figure2.epochs", 100, {"clipping"}),
+        ("figureS2.iterations", 10, {"overfit"}),
+    ],
+)
+def test_what_outdates_what_of_images(path, value, outdated):
+    def options(config):
+        return {kind: resolve(config, "CIFAR-10", *named) for kind, (resolve, named) in IMAGE_JOBS.items()}
+
+    old, new = options(PAPER), options(changed(path, value))
+    assert {kind for kind in ALL if old[kind] != new[kind]} == outdated
+
+
+def test_only_files_that_are_not_verified_depend_on_their_place():
+    config = changed("images.source", "here")
+    assert image_configuration.unverified(config, "MNIST") == ""
+    assert image_configuration.unverified(laid_over(config, {"images": {"verify": False}}), "MNIST") == "here"
+
+
+@pytest.mark.parametrize(
+    ("resolve", "named", "said"),
+    [
+        (
+            image_configuration.game_options,
+            ("FMINST", "sg", "0", "0"),
+            "unknown image dataset 'FMINST'; did you mean 'FMNIST'",
+        ),
+        (image_configuration.game_options, ("MNIST", "gs", "0", "0"), "unknown cell 'gs'"),
+        (image_configuration.game_options, ("MNIST", "vae-sg", "0", "0"), "image runs have no vae-"),
+        (
+            image_configuration.game_options,
+            ("MNIST", "sg", "10", "0"),
+            "sg has no components that r_entropy could bear on",
+        ),
+        (image_configuration.game_options, ("MNIST", "mog10", "10.0", "0"), "r10.0 is called r10"),
+        (image_configuration.game_options, ("MNIST", "mog10", "ten", "0"), "rten is no weight"),
+        (image_configuration.game_options, ("MNIST", "mog10", "nan", "0"), "rnan is no weight"),
+        (image_configuration.warmup_options, ("MNIST", "mog10-ip", "0"), "mog10-ip is no prior family; mog10 is"),
+        (image_configuration.reference_options, ("Mnist", "fid"), "unknown image dataset 'Mnist'"),
+        (image_configuration.unverified, ("Mnist",), "unknown image dataset 'Mnist'"),
+    ],
+)
+def test_unknown_names_in_paths_of_image_results_are_refused(resolve, named, said):
+    with pytest.raises(UserError) as caught:
+        resolve(PAPER, *named)
+    assert str(caught.value).startswith("results: ")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, None),
+        ({"images": {"evaluation": {"grid_images": 8, "weights": "w.pth"}, "source": "x"}, "device": "cpu"}, None),
+        ({"protocol_overrides": {"spread": "sem", "learning_rate_decay": False}}, None),
+        ({"density": {"seeds": [0]}, "images": {"by_dataset": {"digits": {"batch_size": 8}}}}, None),
+        ({"images": {"seeds": [0]}}, "1 seed instead of 3"),
+        ({"images": {"r_entropy": [0]}}, "r_entropy"),
+        ({"images": {"training": {"epochs": 10}}}, "10 epochs instead of 220"),
+        ({"images": {"by_dataset": {"MNIST": {"latent_dim": 8}}}}, "latent dimensions"),
+        ({"images": {"probes": {"train_images": 100}}}, "100"),
+        ({"images": {"datasets": ["digits"]}}, "digits"),
+        ({"protocol_overrides": {"checkpoint": "last"}}, "last"),
+    ],
+)
+def test_captions_of_images_say_what_differs_from_the_paper(changes, said):
+    config = laid_over(PAPER, changes)
+    datasets = config["images"]["datasets"]
+    ours, paper_ = (image_configuration.comparable(c, datasets) for c in (config, configuration.defaults(SCHEMA)))
+    sentence = captions.scale_sentence("trial", ours, paper_)
+    assert (sentence == captions.PAPER_SCALE) is (said is None)
+    assert said is None or said in sentence
 
 
 def test_unknown_names_in_result_paths_are_refused():
@@ -390,6 +719,8 @@ def test_nothing_published_for_a_new_dataset():
         ("protocol", "text", True),
         ("protocol_overrides.loss_scale", "none", True),
         ("protocol_overrides.spread", "sem", False),  # the caption says it elsewhere
+        ("protocol_overrides.checkpoint", "last", False),  # of concern to images alone
+        ("images.seeds", [0], False),
     ],
 )
 def test_captions_say_what_differs_from_the_paper(path, value, differs):

@@ -35,13 +35,31 @@ density:
              monte_carlo_samples: 3, hidden_width: 8, milestones: [9]}
   search: {cells: [sg], samples: 200, beta_rec: [0.2], beta_kl: [0.1], beta_neg_multiples: [1, 3]}
   evaluation: {samples: 200, grid: 16, data_points: 32, monte_carlo_samples: 3}
-tables: {table1: [vae-sg, sg, mog64-lc-ip]}
+images:
+  datasets: [digits]
+  seeds: [0]
+  r_entropy: [0]
+  training: {epochs: 2, warmup_epochs: 1, mixture_warmup_epochs: 1, monte_carlo_samples: 2}
+  by_dataset: {digits: {batch_size: 750, latent_dim: 2, widths: [2, 2]}}
+  evaluation: {epochs: [0, 2], features: classifier, classifier_epochs: 1, samples: 100, monte_carlo_samples: 2,
+               grid_images: 8, latent_points: 60}
+  probes: {svm_iterations: [10, 100], neighbours: [1, 5], train_images: 100}
+tables: {table1: [vae-sg, sg, mog64-lc-ip], table2: [sg, mog4-ip], table5: [sg, mog4-ip]}
+figure2: {dataset: digits, cell: mog4-ip, epochs: 2, every: 1}
 figure3: {cells: [sg, mog64-lc-ip], points: 50, grid: 16}
+figure4: {r_entropy: [0]}
+latents: {cells: [sg, mog4-ip]}
+figureS2: {dataset: digits, cell: mog4-ip, r_entropy: 0, iterations: 4}
 """
 TINY_ARGUMENTS = ("--configfile", "tiny.yaml", "--cores", "1")
 CELLS = ("vae-sg", "sg", "mog64-lc-ip", "sg-dt", "sg-dt-closed")
 MEASURED = {"1": ("vae-sg", "sg", "mog64-lc-ip"), "4": ("sg-dt-closed", "sg-dt", "sg")}
 METRICS = ("gnELBO", "KL", "JSD")
+IMAGE_CELLS = ("sg", "mog4-ip")
+SHARED = ("classifier.pt", "reference/fd_classifier.npz")
+WARMUP = ("warmup.pt", "distances.csv")
+IMAGE_RUN = ("snapshots.pt", "history.csv", "distances.csv", "metrics.csv", "codes.npz", "panels.npz", "probes.csv")
+FIGURES = ("figure3", "search-sg", "figure2", "figure4", "figure5", "figure6", "figureS2", "figureS3", "samples-digits")
 
 LONG = """\
 experiment: long
@@ -69,6 +87,11 @@ def made(project: dag.Project) -> Path:
     assert code == 0, printed[-5000:]
     counts = {"search": 1, "select": 1, "published": 4, "train": 5, "evaluate": 5, "all": 1}
     counts |= dict.fromkeys(("table1", "table3", "table4", "figure3", "search_figure"), 1)
+    counts |= dict.fromkeys(("warmup", "warmup_distances", "game", "distances", "evaluate_images", "probe"), 2)
+    counts |= dict.fromkeys(("clipping_study", "clipping_distances"), 2)
+    counts |= dict.fromkeys(("prepare", "classifier", "reference", "choose_r_entropy", "choose_r_entropy_table2"), 1)
+    counts |= dict.fromkeys(("encoder_study", "table2", "table5", "samples"), 1)
+    counts |= dict.fromkeys(("figure2", "figure4", "figure5", "figure6", "figureS2", "figureS3"), 1)
     assert finished(printed) == counts | ({"tables_pdf": 1} if shutil.which("pdflatex") else {})
     return project.folder / "results" / "tiny"
 
@@ -103,13 +126,26 @@ def test_a_whole_run_leaves_all_results_and_nothing_else(made):
     cell_files = ["ensemble.pt", "history.csv", "hyperparameters.json", "metrics.csv", "panels.npz"]
     wanted = {f"density/8Gaussian/{cell}/{name}" for cell in CELLS for name in cell_files}
     wanted |= {"density/8Gaussian/sg/search/slice-0.csv"}
-    kinds = [f"table{n}{kind}.{suffix}" for n in "134" for kind in ("", "_vs_paper") for suffix in ("csv", "md", "tex")]
+    wanted |= {f"images/digits/{name}" for name in (*SHARED, "r_entropy.json", "r_entropy-table2.json")}
+    wanted |= {f"images/digits/warmups/{prior}/seed0/{name}" for prior in ("sg", "mog4") for name in WARMUP}
+    wanted |= {f"images/digits/{cell}/r0/seed0/{name}" for cell in IMAGE_CELLS for name in IMAGE_RUN}
+    wanted |= {
+        f"clipping/digits/{cell}/r0/seed0/{name}"
+        for cell in ("mog4-ip", "mog4-ip-unclipped")
+        for name in ("snapshots.pt", "history.csv", "distances.csv")
+    }
+    wanted |= {"encoder/digits.npz"}
+    kinds = [
+        f"table{n}{kind}.{suffix}" for n in "12345" for kind in ("", "_vs_paper") for suffix in ("csv", "md", "tex")
+    ]
     wanted |= {f"tables/{name}" for name in kinds}
-    wanted |= {f"figures/{name}.{suffix}" for name in ("figure3", "search-sg") for suffix in ("pdf", "png")}
+    wanted |= {f"figures/{name}.{suffix}" for name in FIGURES for suffix in ("pdf", "png")}
     wanted |= {"tables/tables.pdf"} if shutil.which("pdflatex") else set()
     found = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
     assert {name for name in found if not name.startswith(("logs/", "benchmarks/"))} == wanted
     assert "introprior" not in "".join(path.read_text() for path in made.glob("logs/density/*/*/evaluate.log"))
+    data = {path.name for path in (made.parent / "data/digits").iterdir()}
+    assert data == {"manifest.json", *(f"{a}-{b}.npy" for a in ("train", "test") for b in ("images", "labels"))}
 
 
 @pytest.mark.parametrize("number", MEASURED)
@@ -139,6 +175,31 @@ def test_every_number_of_the_metric_tables_is_there_and_right(made, number):
         assert all(re.search(r"\d", cell) for cell in line[3:]), line
 
 
+@pytest.mark.parametrize("number", ["2", "5"])
+def test_every_number_of_the_image_tables_is_there_and_right(made, number):
+    table = {(row["cell"], row["metric"]): row for row in rows(made / f"tables/table{number}.csv")}
+    found = {}
+    for cell in IMAGE_CELLS:
+        run = made / "images/digits" / cell / "r0/seed0"
+        found |= {
+            (cell, row["metric"]): row["value"] for name in ("metrics", "probes") for row in rows(run / f"{name}.csv")
+        }
+    names = {"fd_classifier_gen", "fd_classifier_rec", "entropy_per_batch", "entropy_pooled", "checkpoint_epoch"}
+    names |= {"svm_few", "svm_many", "knn_few", "knn_many"}
+    assert {name for _, name in found} == names
+    for key, value in found.items():
+        assert float(table[key]["mean"]) == pytest.approx(float(value), rel=1e-9)
+        assert table[key]["paper_mean"] == ""  # a stand-in is never set beside a published number
+    text = (made / f"tables/table{number}.md").read_text()
+    assert "Digits (stand-in for MNIST)" in text
+    assert "FID (" not in text
+    for (cell, name), value in found.items():
+        if name.startswith(("fd_classifier", "svm", "knn")):
+            assert f"{float(value):.3f}" in text, (cell, name)
+    probes = "10-SVM" if number == "2" else "SVM (few)"
+    assert probes in text
+
+
 def test_every_number_of_the_hyperparameter_table_is_there_and_right(made):
     tried = rows(made / "density/8Gaussian/sg/search/slice-0.csv")
     assert [float(row["beta_neg"]) for row in tried] == [0.1, 0.3]
@@ -157,14 +218,15 @@ def test_every_number_of_the_hyperparameter_table_is_there_and_right(made):
     assert published["source"] == "daniel-tamar"
 
 
-@pytest.mark.parametrize("number", ["1", "3", "4"])
+@pytest.mark.parametrize("number", ["1", "2", "3", "4", "5"])
 def test_every_caption_says_the_scale(made, number):
+    extent = "2 epochs instead of 220" if number in "25" else "12 iterations instead of 30,000"
     for kind in ("", "_vs_paper"):
         for suffix in ("md", "tex"):
             text = (made / f"tables/table{number}{kind}.{suffix}").read_text()
-            assert "Tiny scale: 12 iterations instead of 30,000" in text
+            assert f"Tiny scale: {extent}" in text
             assert "not comparable with the paper" in text
-    if number != "3":
+    if number in "14":
         assert "2 seeds instead of 5" in (made / f"tables/table{number}.md").read_text()
 
 
@@ -175,7 +237,7 @@ def test_all_tables_are_in_one_pdf(made):
     assert re.search(rb"%%EOF\s*$", pdf)
 
 
-@pytest.mark.parametrize("name", ["figure3", "search-sg"])
+@pytest.mark.parametrize("name", FIGURES)
 def test_figures_show_something(made, name):
     picture = imread(made / f"figures/{name}.png")[..., :3]
     assert min(picture.shape[:2]) > 200
@@ -204,9 +266,17 @@ def test_the_report_has_every_caption(project, made):
         "Table 4, the baseline",
         "Figure 3, seed 0: the data, and for sg, mog64-lc-ip generated samples",
         "What the hyperparameter search saw (not in the paper)",
+        "Table 2, performance on images",
+        "Table 5, the full ablation on images",
+        "Figure 2",
+        "Figure 4",
+        "Figure 5",
+        "Figure 6",
+        "Figure S2",
+        "Figure S3",
         "12 iterations [30000], 4 of them warm-up [2000], batches of 16 [512], seeds 0, 1 [0, 1, 2, 3, 4]",
     ]
-    captions += ["Tables 1, 3 and 4, each followed by its companion"] if shutil.which("pdflatex") else []
+    captions += ["Tables 1 to 5, each followed by its companion"] if shutil.which("pdflatex") else []
     assert [caption for caption in captions if caption not in report] == []
     assert "{{" not in "".join(re.findall(r'"caption": "(.*?)", "', report))
 

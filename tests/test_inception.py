@@ -28,39 +28,13 @@ URL = upstream.FID_WEIGHTS_URL
 
 
 @pytest.fixture(scope="module")
-def torch_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of PyTorch's that holds random weights where pytorch-fid looks for the real ones."""
-    home = tmp_path_factory.mktemp("torch")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(upstream, "load_state_dict_from_url", lambda *_, **__: {})
-        patch.setattr(nn.Module, "load_state_dict", lambda *_, **__: None)
-        network = upstream.fid_inception_v3()
-    generator = torch.Generator().manual_seed(0)
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):  # keeps the signal's size from layer to layer
-            module.weight.data.normal_(0, (2 / module.weight[0].numel()) ** 0.5, generator=generator)
-        elif isinstance(module, nn.BatchNorm2d):
-            for values, low, high in (
-                (module.weight.data, 0.7, 1.3),
-                (module.bias.data, -0.3, 0.3),
-                (module.running_mean, -0.3, 0.3),
-                (module.running_var, 0.7, 1.3),
-            ):
-                values.uniform_(low, high, generator=generator)
-    path = home / "hub" / "checkpoints" / inception.WEIGHTS
-    path.parent.mkdir(parents=True)
-    torch.save(network.state_dict(), path)
-    return home
-
-
-@pytest.fixture(scope="module")
 def weights(torch_home: Path) -> Path:
     return torch_home / "hub" / "checkpoints" / inception.WEIGHTS
 
 
 @pytest.fixture(scope="module")
-def network(weights: Path) -> nn.Module:
-    return inception.load(weights, sha256=None)
+def network(inception_network: nn.Module) -> nn.Module:
+    return inception_network
 
 
 @pytest.fixture(scope="module")

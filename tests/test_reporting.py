@@ -22,7 +22,7 @@ import yaml
 
 from introprior import cells, paper
 from introprior.errors import UserError
-from introprior.reporting import captions, comparison, latex, results, tables
+from introprior.reporting import captions, comparison, density_tables, latex, results, tables
 from introprior.reporting.job import logged
 from introprior.reporting.layout import Entry, Heading, Row, Table, markdown
 
@@ -83,7 +83,7 @@ def parse_markdown(text: str) -> list[list[str]]:
 def test_mean_and_spreads_are_those_computed_by_hand(tmp_path: Path) -> None:
     kl = [10.0, 11.5, 9.25, 10.75, 12.0]
     path = write_metrics(tmp_path, "Rings", "sg", alike(6.0, 0.0, 4.0, seeds=5) | {"KL": kl})
-    tidy, _ = tables.density_table("1", [path], request(["sg"], seeds=5))
+    tidy, _ = density_tables.density_table("1", [path], request(["sg"], seeds=5))
     row = tidy[tidy["metric"] == "KL"].iloc[0]
     deviations = [(value - sum(kl) / 5) ** 2 for value in kl]
     assert row["mean"] == pytest.approx(sum(kl) / 5)
@@ -95,7 +95,7 @@ def test_mean_and_spreads_are_those_computed_by_hand(tmp_path: Path) -> None:
 
 def test_diverged_seeds_are_counted_and_left_out(tmp_path: Path) -> None:
     values = alike(6.0, 10.0, 4.0) | {"KL": [9.0, None, 12.0]}
-    tidy, table = tables.density_table("1", [write_metrics(tmp_path, "Rings", "sg", values)], request(["sg"]))
+    tidy, table = density_tables.density_table("1", [write_metrics(tmp_path, "Rings", "sg", values)], request(["sg"]))
     row = tidy[tidy["metric"] == "KL"].iloc[0]
     assert (row["mean"], row["std"], row["n"], row["diverged"]) == (10.5, 1.5, 2, 1)
     assert "10.50 ± 1.50** (2/3 seeds)" in markdown(table)
@@ -106,9 +106,9 @@ def test_diverged_seeds_are_counted_and_left_out(tmp_path: Path) -> None:
 def test_where_all_seeds_diverged_the_table_says_so(tmp_path: Path) -> None:
     paths = [
         write_metrics(tmp_path, "Rings", "sg", alike(6.0, 10.0, 4.0)),
-        write_metrics(tmp_path, "Rings", "mog64", dict.fromkeys(tables.METRICS, [None] * 3)),
+        write_metrics(tmp_path, "Rings", "mog64", dict.fromkeys(density_tables.METRICS, [None] * 3)),
     ]
-    tidy, table = tables.density_table("1", paths, request(["sg", "mog64"]))
+    tidy, table = density_tables.density_table("1", paths, request(["sg", "mog64"]))
     dead = tidy[(tidy["cell"] == "mog64") & (tidy["metric"] == "KL")].iloc[0]
     assert math.isnan(dead["mean"])
     assert (dead["n"], dead["diverged"]) == (0, 3)
@@ -124,7 +124,7 @@ def test_where_all_seeds_diverged_the_table_says_so(tmp_path: Path) -> None:
 
 def test_one_seed_has_no_spread(tmp_path: Path) -> None:
     path = write_metrics(tmp_path, "Rings", "sg", alike(6.0, 10.0, 4.0, seeds=1))
-    tidy, table = tables.density_table("1", [path], request(["sg"], seeds=1))
+    tidy, table = density_tables.density_table("1", [path], request(["sg"], seeds=1))
     assert tidy[["std", "sem"]].isna().all(axis=None)
     assert parse_markdown(markdown(table))[-1][-1] == "**4.00**"
     assert "One seed, hence no spread." in table.caption
@@ -135,7 +135,7 @@ def test_one_seed_has_no_spread(tmp_path: Path) -> None:
 
 def test_an_undefined_metric_counts_as_diverged(tmp_path: Path) -> None:
     values = alike(6.0, 10.0, 4.0) | {"KL": [9.0, float("nan"), 12.0]}
-    tidy, _ = tables.density_table("1", [write_metrics(tmp_path, "Rings", "sg", values)], request(["sg"]))
+    tidy, _ = density_tables.density_table("1", [write_metrics(tmp_path, "Rings", "sg", values)], request(["sg"]))
     assert tidy.query("metric == 'KL'")[["n", "diverged"]].values.tolist() == [[2, 1]]
 
 
@@ -144,7 +144,7 @@ def test_spread_of_the_configuration_is_shown_and_named(tmp_path: Path) -> None:
     path = write_metrics(tmp_path, "Rings", "sg", values)
     texts = {}
     for spread in ("std", "sem"):
-        _, table = tables.density_table("1", [path], request(["sg"], seeds=4, spread=spread))
+        _, table = density_tables.density_table("1", [path], request(["sg"], seeds=4, spread=spread))
         texts[spread] = markdown(table)
     assert "10.00 ± 1.00" in texts["std"]
     assert "standard deviation (ddof = 0) over 4 seeds" in texts["std"]
@@ -155,7 +155,7 @@ def test_spread_of_the_configuration_is_shown_and_named(tmp_path: Path) -> None:
 def test_tidy_file_has_the_promised_columns_and_all_metrics(tmp_path: Path) -> None:
     values = alike(6.0, 10.0, 4.0) | {"JSD_nats": [0.2, 0.3, 0.4], "KL_floor": [7.8] * 3, "JSD_floor": [3.62] * 3}
     tables.write(
-        *tables.density_table("1", [write_metrics(tmp_path, "Rings", "sg", values)], request(["sg"])), tmp_path
+        *density_tables.density_table("1", [write_metrics(tmp_path, "Rings", "sg", values)], request(["sg"])), tmp_path
     )
     lines = (tmp_path / "table1.csv").read_text().splitlines()
     assert lines[0] == TIDY
@@ -170,7 +170,7 @@ def test_tidy_file_has_the_promised_columns_and_all_metrics(tmp_path: Path) -> N
 def test_results_may_come_in_any_order_and_with_more_than_asked(tmp_path: Path) -> None:
     paths = [write_metrics(tmp_path, "Rings", name, alike(6.0, kl, 4.0)) for name, kl in (("mog64", 3.0), ("sg", 2.0))]
     paths.append(write_metrics(tmp_path, "8Gaussian", "sg", alike(1.0, 1.0, 1.0)))
-    tidy, table = tables.density_table("1", paths, request(["sg", "mog64"]))
+    tidy, table = density_tables.density_table("1", paths, request(["sg", "mog64"]))
     assert tidy.query("metric == 'KL'")[["cell", "mean"]].values.tolist() == [["sg", 2.0], ["mog64", 3.0]]
     assert [row.labels[0] for block in table.blocks for row in block] == ["Rings"] * 3
 
@@ -182,12 +182,12 @@ def full_table1(folder: Path) -> tuple[pd.DataFrame, Table, tables.Request]:
     datasets = ("8Gaussian", "2Spirals", "Checkerboard", "Rings")
     published = paper.table1().set_index(["dataset", "cell", "metric"])["mean"]
     paths = [
-        write_metrics(folder, d, c, alike(*(published[d, c, metric] for metric in tables.METRICS)))
+        write_metrics(folder, d, c, alike(*(published[d, c, metric] for metric in density_tables.METRICS)))
         for d in datasets
         for c in cells.TABLE1_CELLS
     ]
     wanted = tables.Request(datasets, cells.TABLE1_CELLS, (0, 1, 2), scale="Demo scale: not comparable.")
-    return *tables.density_table("1", paths, wanted), wanted
+    return *density_tables.density_table("1", paths, wanted), wanted
 
 
 def test_table1_is_laid_out_as_in_the_paper(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_table1_is_laid_out_as_in_the_paper(tmp_path: Path) -> None:
 def test_ties_are_bold_together_as_printed(tmp_path: Path) -> None:
     means = {"sg": 2.001, "mog64": 2.004, "mog64-lc": 2.006}
     paths = [write_metrics(tmp_path, "Rings", cell, alike(1.0, kl, 1.0)) for cell, kl in means.items()]
-    _, table = tables.density_table("1", paths, request(list(means)))
+    _, table = density_tables.density_table("1", paths, request(list(means)))
     gnelbo, kl, _ = ([entry.bold for entry in row.entries] for row in table.blocks[0])
     assert gnelbo == [True, True, True]
     assert kl == [True, True, False]
@@ -228,7 +228,7 @@ def test_ties_are_bold_together_as_printed(tmp_path: Path) -> None:
 def test_the_arrow_decides_what_is_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [write_metrics(tmp_path, "Rings", cell, alike(v, v, v)) for cell, v in (("sg", 1.0), ("mog64", 2.0))]
     monkeypatch.setitem(results.ARROWS, "gnELBO", "↑")
-    _, table = tables.density_table("1", paths, request(["sg", "mog64"]))
+    _, table = density_tables.density_table("1", paths, request(["sg", "mog64"]))
     assert [row.labels[1] for row in table.blocks[0]] == ["gnELBO ↑", "KL ↓", "JSD ↓"]
     assert [[entry.bold for entry in row.entries] for row in table.blocks[0]] == [
         [False, True],
@@ -239,7 +239,7 @@ def test_the_arrow_decides_what_is_best(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_cells_that_the_paper_lacks_have_no_published_value(tmp_path: Path) -> None:
     path = write_metrics(tmp_path, "Rings", "mog16-ip", alike(6.0, 10.0, 4.0))
-    tidy, table = tables.density_table("1", [path], request(["mog16-ip"]))
+    tidy, table = density_tables.density_table("1", [path], request(["mog16-ip"]))
     assert tidy["paper_mean"].isna().all()
     assert parse_markdown(markdown(table))[0][-1] == "S-IntroVAE, MoG(16)"
     compared, beside = comparison.density_comparison("1", tidy, request(["mog16-ip"]))
@@ -249,7 +249,7 @@ def test_cells_that_the_paper_lacks_have_no_published_value(tmp_path: Path) -> N
 
 def test_table4_quotes_what_it_did_not_measure(tmp_path: Path) -> None:
     paths = [write_metrics(tmp_path, "Rings", cell, alike(9.0, 19.0, 9.0)) for cell in TABLE4_CELLS]
-    tidy, table = tables.density_table("4", paths, request(TABLE4_CELLS))
+    tidy, table = density_tables.density_table("4", paths, request(TABLE4_CELLS))
     head, kl_kind, *body = parse_markdown(markdown(table))
     assert head[2:] == [
         "quoted from the paper, reported",
@@ -282,7 +282,7 @@ def test_table3_shows_choice_default_and_origin(tmp_path: Path) -> None:
         ),
     ]
     wanted = tables.Request(("8Gaussian", "2Spirals", "Rings"), ("sg",))
-    tidy, table = tables.hyperparameter_table(paths, wanted)
+    tidy, table = density_tables.hyperparameter_table(paths, wanted)
     assert parse_markdown(markdown(table)) == [
         ["2D dataset", "prior", "β_rec", "β_kl", "β_neg", "origin"],
         ["8Gaussian", "SG", "0.2 (0.2)", "0.3 (0.3)", "0.9 (0.9)", "grid search, 210 settings, 3 diverged"],
@@ -301,7 +301,7 @@ def test_table3_shows_choice_default_and_origin(tmp_path: Path) -> None:
 
 def test_table3_of_other_cells(tmp_path: Path) -> None:
     paths = [write_choice(tmp_path, "Rings", "vae-sg", beta_neg=None), write_choice(tmp_path, "Rings", "mog64-ip")]
-    tidy, table = tables.hyperparameter_table(paths, request(["vae-sg", "mog64-ip"]))
+    tidy, table = density_tables.hyperparameter_table(paths, request(["vae-sg", "mog64-ip"]))
     rows = parse_markdown(markdown(table))[1:]
     assert [row[:5] for row in rows] == [
         ["Rings", "VAE SG", "0.2", "0.3", "–"],
@@ -324,7 +324,7 @@ def test_within_compares_with_twice_the_combined_standard_error(tmp_path: Path) 
         values = alike(0.5, 0.0, 1.0, seeds=4) | {"KL": [mean - half, mean - half, mean + half, mean + half]}
         path = write_metrics(tmp_path / str(offset), "8Gaussian", "sg", values)
         wanted = request(["sg"], seeds=4, dataset="8Gaussian")
-        tidy, _ = tables.density_table("1", [path], wanted)
+        tidy, _ = density_tables.density_table("1", [path], wanted)
         compared, beside = comparison.density_comparison("1", tidy, wanted)
         row = compared[compared["metric"] == "KL"].iloc[0]
         assert row["paper_sem"] == pytest.approx(0.11 / math.sqrt(5))
@@ -339,7 +339,7 @@ def test_within_compares_with_twice_the_combined_standard_error(tmp_path: Path) 
 def test_comparison_sets_published_ours_and_difference_below_one_another(tmp_path: Path) -> None:
     values = {"gnELBO": [6.0, 6.2, 6.1], "KL": [20.0, 21.0, 22.0], "JSD": [4.05, 4.05, 4.05]}
     wanted = request(["sg"], scale="Demo scale: tiny.")
-    tidy, _ = tables.density_table("1", [write_metrics(tmp_path, "Rings", "sg", values)], wanted)
+    tidy, _ = density_tables.density_table("1", [write_metrics(tmp_path, "Rings", "sg", values)], wanted)
     _, table = comparison.density_comparison("1", tidy, wanted)
     rows = parse_markdown(markdown(table))[3:]
     assert [row[-1] for row in rows] == [
@@ -417,14 +417,28 @@ def test_report_captions_read_the_configuration() -> None:
     jinja2 = pytest.importorskip("jinja2")
     config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
     config["experiment"], config["density"]["training"]["iterations"] = "trial", 123
-    texts = sorted((ROOT / "workflow" / "report").glob("*.rst"))
-    assert {path.stem for path in texts} >= {"table1", "table3", "table4", "tables", "figure3", "search"}
-    for path in texts:
-        template = jinja2.Template(path.read_text(), undefined=jinja2.StrictUndefined)
-        rendered = template.render(snakemake=SimpleNamespace(config=config))
-        assert "``trial``" in rendered
-        assert "123 iterations [30000]" in rendered
-        assert "{" not in rendered
+    config["images"]["training"]["epochs"], config["images"]["evaluation"]["samples"] = 45, 678
+    rendered = {}
+    density, images = ("table1", "table3", "table4", "tables", "figure3", "search"), ("table2", "table5", "tables")
+    for name in {*density, *images}:
+        text = (ROOT / "workflow" / "report" / f"{name}.rst").read_text()
+        template = jinja2.Template(text, undefined=jinja2.StrictUndefined)
+        rendered[name] = template.render(snakemake=SimpleNamespace(config=config))
+        assert "{" not in rendered[name]
+    for name in density:
+        assert "``trial``" in rendered[name]
+        assert "123 iterations [30000]" in rendered[name]
+    for name in images:
+        assert "``trial``" in rendered[name]
+        assert "45 epochs [220]" in rendered[name]
+        assert "678 images on each side of a distance [50000]" in rendered[name]
+    assert "``fid_authors`` is FID" in rendered["table2"]
+    config["images"]["evaluation"]["features"] = "classifier"
+    other = jinja2.Template((ROOT / "workflow" / "report" / "table5.rst").read_text()).render(
+        snakemake=SimpleNamespace(config=config)
+    )
+    assert "It is no\nFID" in other
+    assert "fid_authors" not in other
 
 
 # ---- LaTeX ----
@@ -543,17 +557,17 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_missing_seeds_cells_and_metrics_are_refused(tmp_path: Path) -> None:
     path = write_metrics(tmp_path, "Rings", "sg", alike(6.0, 10.0, 4.0))
     with pytest.raises(UserError, match="Rings, sg: gnELBO of seeds 0, 1, 2 found, 0, 1, 2, 3 wanted"):
-        tables.density_table("1", [path], request(["sg"], seeds=4))
+        density_tables.density_table("1", [path], request(["sg"], seeds=4))
     with pytest.raises(UserError, match="Rings, sg: gnELBO of seeds 0, 1, 2 found, 0, 1 wanted"):
-        tables.density_table("1", [path], request(["sg"], seeds=2))
+        density_tables.density_table("1", [path], request(["sg"], seeds=2))
     with pytest.raises(UserError, match="Rings, mog64: gnELBO of seeds none found"):
-        tables.density_table("1", [path], request(["mog64"]))
+        density_tables.density_table("1", [path], request(["mog64"]))
     uneven = write_metrics(tmp_path, "8Gaussian", "sg", alike(6.0, 10.0, 4.0) | {"KL": [1.0, 2.0]})
     with pytest.raises(UserError, match="8Gaussian, sg: KL of seeds 0, 1 found, 0, 1, 2 wanted"):
-        tables.density_table("1", [uneven], request(["sg"], dataset="8Gaussian"))
+        density_tables.density_table("1", [uneven], request(["sg"], dataset="8Gaussian"))
     partial = write_metrics(tmp_path, "2Spirals", "sg", {"KL": [1.0, 2.0, 3.0]})
     with pytest.raises(UserError, match="no gnELBO in the results"):
-        tables.density_table("1", [partial], request(["sg"], dataset="2Spirals"))
+        density_tables.density_table("1", [partial], request(["sg"], dataset="2Spirals"))
 
 
 def test_requests_are_checked() -> None:
@@ -564,7 +578,7 @@ def test_requests_are_checked() -> None:
     with pytest.raises(UserError, match="nothing to show"):
         request([])
     with pytest.raises(UserError, match="unknown table '2'"):
-        tables.density_table("2", [], request(["sg"]))
+        density_tables.density_table("2", [], request(["sg"]))
 
 
 @pytest.mark.parametrize(
@@ -584,9 +598,9 @@ def test_damaged_hyperparameters(tmp_path: Path, changes: dict[str, Any], messag
 def test_missing_and_doubled_hyperparameters(tmp_path: Path) -> None:
     path = write_choice(tmp_path, "Rings")
     with pytest.raises(UserError, match="Rings, sg given twice"):
-        tables.hyperparameter_table([path, path], request(["sg"]))
+        density_tables.hyperparameter_table([path, path], request(["sg"]))
     with pytest.raises(UserError, match="no hyperparameters of 8Gaussian, sg"):
-        tables.hyperparameter_table([path], request(["sg"], dataset="8Gaussian"))
+        density_tables.hyperparameter_table([path], request(["sg"], dataset="8Gaussian"))
     path.write_text("[]")
     with pytest.raises(UserError, match="no entry 'dataset'"):
         results.read_hyperparameters([path])
@@ -596,7 +610,8 @@ def test_missing_and_doubled_hyperparameters(tmp_path: Path) -> None:
 
 
 def test_interrupted_writing_leaves_the_old_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = tables.density_table("1", [write_metrics(tmp_path, "Rings", "sg", alike(6.0, 10.0, 4.0))], request(["sg"]))
+    path = write_metrics(tmp_path, "Rings", "sg", alike(6.0, 10.0, 4.0))
+    table = density_tables.density_table("1", [path], request(["sg"]))
     folder = tmp_path / "tables"
     tables.write(*table, folder)
     before = (folder / "table1.csv").read_bytes()

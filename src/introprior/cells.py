@@ -1,16 +1,17 @@
 """Cells: the columns of the paper's tables, each named by what distinguishes it.
 
-A name is ``[vae-](sg|mog<M>)[-lc][-ip][-dt][-closed]``:
+A name is ``[vae-](sg|mog<M>)[-lc][-ip[-unclipped]][-dt][-closed]``:
 
-========== ==========================================================================================
-``vae-``   a VAE throughout, no adversarial game (Table 1, first column)
-``sg``     the standard Gaussian prior
-``mog<M>`` a mixture of M Gaussians, learned during the warm-up as a VampPrior of M pseudo-inputs
-``-lc``    learnable contributions (mixture weights)
-``-ip``    the prior goes on learning during the game, in cooperation with the decoder ("Intro-Prior")
-``-dt``    hyperparameters of Daniel and Tamar (2021) instead of searched ones (Table 4, "reproduced")
-``-closed`` the KL divergence in closed form instead of Monte Carlo (Table 4, "c"); standard Gaussian only
-========== ==========================================================================================
+============== ======================================================================================
+``vae-``       a VAE throughout, no adversarial game (Table 1, first column)
+``sg``         the standard Gaussian prior
+``mog<M>``     a mixture of M Gaussians, learned during the warm-up as a VampPrior of M pseudo-inputs
+``-lc``        learnable contributions (mixture weights)
+``-ip``        the prior goes on learning during the game, in cooperation with the decoder ("Intro-Prior")
+``-unclipped`` its log-variances are left free instead of soft-clipped (Figure 2); only after ``-ip``
+``-dt``        hyperparameters of Daniel and Tamar (2021) instead of searched ones (Table 4, "reproduced")
+``-closed``    the KL divergence in closed form instead of Monte Carlo (Table 4, "c"); standard Gaussian only
+============== ======================================================================================
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from dataclasses import dataclass
 
 from introprior.errors import UserError
 
-_NAME = re.compile(r"(?P<vae>vae-)?(?P<prior>sg|mog(?P<m>\d+))(?P<lc>-lc)?(?P<ip>-ip)?(?P<dt>-dt)?(?P<closed>-closed)?")
+_NAME = re.compile(
+    r"(?P<vae>vae-)?(?P<prior>sg|mog(?P<m>\d+))(?P<lc>-lc)?(?P<ip>-ip(?P<free>-unclipped)?)?(?P<dt>-dt)?(?P<closed>-closed)?"
+)
 
 TABLE1_CELLS = ("vae-sg", "sg", "mog64", "mog64-ip", "mog64-lc", "mog64-lc-ip")
 """The six columns of Table 1, in the paper's order."""
@@ -46,6 +49,7 @@ class Cell:
         intro_prior: IP, the prior learns during the game.
         published_betas: use Daniel and Tamar's hyperparameters, never searched ones.
         closed_form_kl: closed-form instead of Monte Carlo KL.
+        clipped: the learning prior's log-variances are soft-clipped (Eq. 10); without IP nothing ever is.
     """
 
     name: str
@@ -56,6 +60,7 @@ class Cell:
     intro_prior: bool
     published_betas: bool
     closed_form_kl: bool
+    clipped: bool
 
     @property
     def warmup(self) -> str:
@@ -69,7 +74,15 @@ class Cell:
         """A short label for figures, e.g. ``MoG(64)+LC+IP``."""
         prior = "SG" if self.prior == "sg" else f"MoG({self.components})"
         extras = "+LC" * self.learnable_contributions + "+IP" * self.intro_prior
-        notes = [n for n, on in (("D&T", self.published_betas), ("closed KL", self.closed_form_kl)) if on]
+        notes = [
+            note
+            for note, on in (
+                ("unclipped", self.intro_prior and not self.clipped),
+                ("D&T", self.published_betas),
+                ("closed KL", self.closed_form_kl),
+            )
+            if on
+        ]
         return ("" if self.adversarial else "VAE ") + prior + extras + (f" ({', '.join(notes)})" if notes else "")
 
 
@@ -82,7 +95,7 @@ def parse(name: str, where: str = "cells") -> Cell:
     match = _NAME.fullmatch(str(name))
     if match is None:
         raise UserError(
-            f"{where}: unknown cell {str(name)!r}; a cell is [vae-](sg|mog<M>)[-lc][-ip][-dt][-closed], "
+            f"{where}: unknown cell {str(name)!r}; a cell is [vae-](sg|mog<M>)[-lc][-ip[-unclipped]][-dt][-closed], "
             f"for example {', '.join(TABLE1_CELLS)}"
         )
     mixture = match["m"] is not None
@@ -111,4 +124,5 @@ def parse(name: str, where: str = "cells") -> Cell:
         intro_prior=bool(match["ip"]),
         published_betas=bool(match["dt"]),
         closed_form_kl=bool(match["closed"]),
+        clipped=bool(match["ip"]) and not match["free"],
     )

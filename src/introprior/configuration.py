@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from introprior import protocols
+from introprior import image_configuration, protocols
 from introprior.cells import TABLE4_SETTINGS, parse
 from introprior.errors import UserError, unknown
 
@@ -36,8 +36,11 @@ Config = Mapping[str, Any]
 Betas = list[float | None]
 """One setting: beta_rec, beta_kl, beta_neg; the last is None for a VAE, which has no fakes."""
 
+_TAKEN = {"data": "the prepared datasets", "reference": "the committed outcomes"}
 _PUBLISHED = {"table3": "grid_search_optimum", "daniel-tamar": "daniel_tamar_2021"}
 _REAL_OPTIONS = ("learning_rate", "alpha", "gamma", "gamma_r", "clip_steepness", "r_entropy")
+_NOT_DENSITY = ("spread", *image_configuration.PROTOCOL)
+"""Options of the protocol of concern to tables or images only: they must not outdate a training in 2D."""
 
 
 # ---- Checking ----
@@ -63,6 +66,7 @@ def validate(config: Config, schema: str | Path) -> None:
     _check_training(config["density"]["training"])
     _check_sizes(config)
     _check_search(config["density"]["search"])
+    image_configuration.check(config)
     shown, seeds = config["figure3"]["seed"], config["density"]["seeds"]
     if shown not in seeds:
         raise _wrong(["figure3", "seed"], f"{shown} is not trained; choose one of density.seeds: {_listed(seeds)}")
@@ -83,7 +87,7 @@ def reference(schema: str | Path) -> str:
 
     def add(path: tuple[str, ...], rules: Mapping[str, Any]) -> None:
         for key, part in rules.get("properties", {}).items():
-            default = f"`{_shown(part['default'])}`" if "default" in part else ""
+            default = f"`{_shown(part['default'], none='null')}`" if "default" in part else ""
             choices = f" One of `{'`, `'.join(map(_shown, part['enum']))}`." if "enum" in part else ""
             lines.append(f"| `{_dotted([*path, key])}` | {default} | {part['description']}{choices} |")
             add((*path, key), part)
@@ -163,8 +167,10 @@ def _explained(error: ValidationError) -> UserError:
             return _wrong(path, f"must be one of {_listed(limit)}; is {_shown(value)}")
         case "const":
             return _wrong(path, f"must be {_shown(limit)}, is {_shown(value)}")
-        case "minItems":
+        case "minItems" if limit == 1:
             return _wrong(path, "must not be empty")
+        case "minItems" | "maxItems":
+            return _wrong(path, f"must have {limit} values, has {len(value)}")
         case "uniqueItems":
             twice = next(item for i, item in enumerate(value) if item in value[:i])
             return _wrong(path, f"{_shown(twice)} is there more than once; keep it once")
@@ -180,16 +186,17 @@ _TYPES = {
     "number": "a number",
     "string": "text",
     "boolean": "true or false",
+    "null": "null",
 }
 _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 
 
-def _shown(value: object) -> str:
-    """A value as YAML would have it, shortened."""
+def _shown(value: object, none: str = "empty") -> str:
+    """A value as YAML would have it, shortened; ``none`` for None."""
     import yaml
 
     text = yaml.safe_dump(value, default_flow_style=True, width=math.inf).removesuffix("...\n").strip()
-    text = "empty" if value is None else text
+    text = none if value is None else text
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -212,6 +219,10 @@ def _leaves(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[t
 
 
 def _check_names(config: Config) -> None:
+    if config["experiment"] in _TAKEN:
+        raise _wrong(
+            ["experiment"], f"results/{config['experiment']} holds {_TAKEN[config['experiment']]}; choose another name"
+        )
     protocols.resolve(config["protocol"], config["protocol_overrides"], "configuration: protocol")
     for i, name in enumerate(config["density"]["datasets"]):
         if name not in DATASETS:
@@ -386,9 +397,9 @@ def comparable(config: Config, keys: Iterable[str]) -> dict[str, Any]:
 
     Args:
         config: the whole configuration.
-        keys: what of the density section does; the protocol always does.
+        keys: what of the density section does; the protocol always does, but for what concerns images alone.
     """
-    overrides = {key: value for key, value in config["protocol_overrides"].items() if key != "spread"}
+    overrides = {key: value for key, value in config["protocol_overrides"].items() if key not in _NOT_DENSITY}
     chosen = {"protocol": config["protocol"], **overrides, **{key: config["density"][key] for key in keys}}
     if "search" in chosen and not chosen["search"]["halving"]["enabled"]:
         chosen["search"] = {key: value for key, value in chosen["search"].items() if key != "halving"}
@@ -404,8 +415,8 @@ def _run_options(config: Config, dataset: str, cell: str) -> dict[str, Any]:
     if dataset not in DATASETS:
         raise unknown("dataset", dataset, DATASETS, "results")
     parse(cell, "results")
-    protocol = protocols.resolve(config["protocol"], config["protocol_overrides"]).as_dict()
-    del protocol["spread"]  # of concern to the tables only: it must not outdate a training
+    resolved = protocols.resolve(config["protocol"], config["protocol_overrides"]).as_dict()
+    protocol = {key: value for key, value in resolved.items() if key not in _NOT_DENSITY}
     training = {
         key: float(value) if key in _REAL_OPTIONS else value for key, value in config["density"]["training"].items()
     }

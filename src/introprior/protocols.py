@@ -36,6 +36,15 @@ class Protocol:
             loss scale, ``plain``: r_entropy, the paper as written.
         component_variance: ``diagonal``: one log-variance per component and latent dimension; ``isotropic``: one per
             component, the paper's sigma_i^2 I.
+        image_streams: ``shared``: on images all seeds share the order of the data and the noise, and differ in initial
+            weights and pseudo-inputs alone; ``per-seed``: each has its own.
+        checkpoint: on images, the evaluated epoch whose model is reported; ``best``: that of the lowest distance of
+            generated images to the training set, ``last``: the one after the last epoch.
+        fid: Inception as the tables' FID has it, in ``training-mode`` or ``evaluation-mode``.
+        sampling_batchnorm: what the model's BatchNorms normalise by when it generates and reconstructs for a distance;
+            ``batch``: the statistics of the batch at hand, ``running``: running statistics, estimated anew before.
+        entropy: the row "Entr."; ``per-batch``: mean over test batches of the entropy of their mean responsibilities,
+            ``pooled``: entropy of the mean over the whole split.
         spread: what follows the plus-minus sign, ``std`` (population) or ``sem`` (std / sqrt(n)).
     """
 
@@ -49,6 +58,11 @@ class Protocol:
     gamma_r_terms: str = "omit"
     responsibility_weight: str = "normalised-scaled"
     component_variance: str = "diagonal"
+    image_streams: str = "shared"
+    checkpoint: str = "best"
+    fid: str = "training-mode"
+    sampling_batchnorm: str = "batch"
+    entropy: str = "per-batch"
     spread: str = "std"
 
     def as_dict(self) -> dict[str, str | bool]:
@@ -67,6 +81,11 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "gamma_r_terms": ("omit", "compute"),
     "responsibility_weight": ("normalised-scaled", "plain"),
     "component_variance": ("diagonal", "isotropic"),
+    "image_streams": ("shared", "per-seed"),
+    "checkpoint": ("best", "last"),
+    "fid": ("training-mode", "evaluation-mode"),
+    "sampling_batchnorm": ("batch", "running"),
+    "entropy": ("per-batch", "pooled"),
     "spread": ("std", "sem"),
 }
 """What each option may be; the first is the default."""
@@ -84,6 +103,11 @@ PRESETS: dict[str, Protocol] = {
         decoder_noise="reused",
         responsibility_weight="plain",
         component_variance="isotropic",
+        image_streams="per-seed",
+        checkpoint="last",
+        fid="evaluation-mode",
+        sampling_batchnorm="running",
+        entropy="pooled",
     ),
 }
 

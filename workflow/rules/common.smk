@@ -1,12 +1,14 @@
 # What all rules share: the checked configuration, where files go, which sources a job depends on. No rules here.
 import os
+import re
 import sys
 from pathlib import Path
+from shlex import quote
 
 from snakemake.logging import logger
 
 import introprior
-from introprior import configuration
+from introprior import configuration, image_configuration
 from introprior.cells import TABLE4_SETTINGS
 from introprior.errors import UserError
 from introprior.reporting import captions
@@ -44,13 +46,6 @@ ENVIRONMENT = "../../envs/introprior.yaml"
 
 # ---- Paths ----
 RESULTS = f"results/{config['experiment']}"
-CELL = f"{RESULTS}/density/{{dataset}}/{{cell}}"
-SLICE = f"{CELL}/search/slice-{{slice}}.csv"
-HYPERPARAMETERS = f"{CELL}/hyperparameters.json"
-MODEL = f"{CELL}/ensemble.pt"
-HISTORY = f"{CELL}/history.csv"
-METRICS = f"{CELL}/metrics.csv"
-PANELS = f"{CELL}/panels.npz"
 TABLES = f"{RESULTS}/tables"
 FIGURES = f"{RESULTS}/figures"
 LOGS = f"{RESULTS}/logs"
@@ -58,22 +53,129 @@ BENCHMARKS = f"{RESULTS}/benchmarks"
 # Of interrupted runs. No output: Snakemake deletes outputs before it starts a job again.
 STATE = f"{RESULTS}/.state"
 
-# ---- Cells ----
-DATASETS = config["density"]["datasets"]
+# Two dimensions.
+CELL = f"{RESULTS}/density/{{dataset}}/{{cell}}"
+SLICE = f"{CELL}/search/slice-{{slice}}.csv"
+HYPERPARAMETERS = f"{CELL}/hyperparameters.json"
+ENSEMBLE = f"{CELL}/ensemble.pt"
+CELL_HISTORY = f"{CELL}/history.csv"
+CELL_METRICS = f"{CELL}/metrics.csv"
+CELL_PANELS = f"{CELL}/panels.npz"
+
+# Images; all experiments share the data.
+DATA = "results/data/{dataset}"
+INCEPTION = "results/data/inception.pth"
+IMAGES = f"{RESULTS}/images/{{dataset}}"
+CLASSIFIER = f"{IMAGES}/classifier.pt"
+REFERENCE = f"{IMAGES}/reference/{{features}}.npz"
+CHOSEN = f"{IMAGES}/r_entropy.json"
+CHOSEN_TABLE2 = f"{IMAGES}/r_entropy-table2.json"
+WARMUP = f"{IMAGES}/warmups/{{family}}/seed{{seed}}"
+NAMED = "{dataset}/{cell}/r{r_entropy}/seed{seed}"
+RUN = f"{RESULTS}/images/{NAMED}"
+CLIPPING = f"{RESULTS}/clipping/{NAMED}"
+STUDY = f"{RESULTS}/encoder/{{dataset}}.npz"
+
+
+wildcard_constraints:
+    dataset="[^/]+",
+    cell="(?!warmups/)[^/]+",
+    family="[^/]+",
+    features="|".join(name for names in image_configuration.FEATURES.values() for name in names),
+    r_entropy="[^/]+",
+    seed="[0-9]+",
+
+
+# ---- What is shown ----
+DENSITY_DATASETS = config["density"]["datasets"]
 TABLE1_CELLS = config["tables"]["table1"]
 TABLE3_CELLS = [configuration.TABLE3_CELL]
 TABLE4_CELLS = list(TABLE4_SETTINGS.values())
 
+IMAGE_DATASETS = config["images"]["datasets"]
+IMAGE_CELLS = image_configuration.cells(config)
+MIXTURES = [cell for cell in IMAGE_CELLS if image_configuration.family(cell) != "sg"]
+FIGURE2 = config["figure2"]
+FIGURE2_CELLS = [FIGURE2["cell"] + suffix for suffix in ("", "-unclipped")]
+FIGURE_S2 = config["figureS2"]
+LATENTS = config["latents"]
+
+DENSITY_TABLES = (1, 3, 4)
+IMAGE_TABLES = (2, 5)
+SEARCHES = [cell for cell in TABLE3_CELLS if re.fullmatch(configuration.searched(config), cell)]
+DENSITY_FIGURES = ["figure3", *(f"search-{cell}" for cell in SEARCHES)]
+IMAGE_FIGURES = ["figure2", *["figure4"] * bool(MIXTURES), "figure5", "figure6", "figureS2", "figureS3"]
+IMAGE_FIGURES += [f"samples-{dataset}" for dataset in IMAGE_DATASETS]
+
+# The distance that chooses checkpoints and r_entropy.
+PRIMARY = image_configuration.features(config)[0]
+
 
 def each(path, cells):
-    """The path for all datasets and the given cells."""
-    return expand(path, dataset=DATASETS, cell=cells)
+    """The path for all datasets in 2D and the given cells."""
+    return expand(path, dataset=DENSITY_DATASETS, cell=cells)
 
 
 def slices(wildcards, **others):
     """The slices of a cell's grid."""
     count = len(checked(configuration.slices, config, wildcards.cell))
     return expand(SLICE, **{**dict(wildcards.items()), **others}, slice=range(count))
+
+
+def runs(path, cells, **some):
+    """The path for all runs of the given cells on images, or only some datasets, r_entropy, seeds."""
+    return [path.format(**run) for run in image_configuration.runs(config, cells, **some)]
+
+
+def prepared(*splits):
+    """Files of a prepared dataset: its manifest, and the given splits."""
+    return [
+        f"{DATA}/manifest.json",
+        *(f"{DATA}/{split}-{kind}.npy" for split in splits for kind in ("images", "labels")),
+    ]
+
+
+def given(flag, path):
+    """A flag and a path of the configuration, written into a command so that another path outdates nothing."""
+    return f" {flag} {quote(path)}".replace("{", "{{").replace("}", "}}") if path else ""
+
+
+def stand_in(dataset):
+    """Whether a dataset is made here, not published."""
+    return dataset in image_configuration.DATASETS and image_configuration.DATASETS[dataset].stand_in
+
+
+def extractor(wildcards):
+    """The network behind some features."""
+    return CLASSIFIER if wildcards.features in image_configuration.FEATURES["classifier"] else INCEPTION
+
+
+def warmup_of(name):
+    """A file of the warm-up that a run starts from."""
+    return lambda wildcards: f"{WARMUP}/{name}".format(
+        dataset=wildcards.dataset, family=checked(image_configuration.family, wildcards.cell), seed=wildcards.seed
+    )
+
+
+def studied(name):
+    """A file of the run that the encoder study begins with."""
+    return lambda wildcards: f"{RUN}/{name}".format(
+        dataset=wildcards.dataset,
+        cell=FIGURE_S2["cell"],
+        r_entropy=image_configuration.text(FIGURE_S2["r_entropy"]),
+        seed=FIGURE_S2["seed"],
+    )
+
+
+def clipped(name):
+    """A file of each of the two runs of Figure 2."""
+    dataset, r_entropy, seed = ([FIGURE2[key]] for key in ("dataset", "r_entropy", "seed"))
+    return runs(f"{CLIPPING}/{name}", FIGURE2_CELLS, datasets=dataset, r_entropy=r_entropy, seeds=seed)
+
+
+def data_folder(wildcards, input):
+    """The folder of a job's prepared dataset."""
+    return os.path.dirname(input.data[0])
 
 
 def options(resolve):
@@ -84,22 +186,40 @@ def options(resolve):
 # ---- Sources: which change of the code outdates which results ----
 # Neither names, checks and messages (protocols, errors, files, reporting/job) nor the command line (cli, configuration, devices):
 # what they come to is in the options. Whatever else these import must be here too, see tests/test_workflow_dag.py.
-_TRAIN = [f"training/{name}.py" for name in ("adam", "checkpoints", "density", "loop", "options", "steps", "watch")]
-_TRAIN += ["data/density.py", "divergences.py", "mixtures.py", "model.py", "networks.py", "objectives.py", "priors.py"]
-_TRAIN += ["randomness.py"]
+_LOOP = [f"training/{name}.py" for name in ("adam", "checkpoints", "loop", "options", "steps", "watch")]
+_LOOP += ["divergences.py", "mixtures.py", "model.py", "networks.py", "objectives.py", "priors.py", "randomness.py"]
+_TRAIN = [*_LOOP, "data/density.py", "training/density.py"]
 _EVALUATE = [*_TRAIN, "evaluation/density.py", "metrics/density.py"]
-_TABLE = [f"reporting/{name}.py" for name in ("captions", "comparison", "latex", "layout", "results", "tables")]
-_TABLE += ["cells.py", "paper/__init__.py", "paper/table1.csv", "paper/table3.csv", "paper/table4.csv"]
-_FIGURE = ["reporting/figures.py", "reporting/results.py", "reporting/style.py", "cells.py", "paper/__init__.py"]
+_GAME = [*_LOOP, "data/images/splits.py", "training/images.py"]
+_CLASSIFIER = ["metrics/classifier.py", "metrics/inception.py", "data/images/splits.py", "training/checkpoints.py"]
+_CLASSIFIER += ["mixtures.py", "model.py", "priors.py"]
+_EVALUATE_IMAGES = [*_GAME, "evaluation/images.py"]
+_EVALUATE_IMAGES += [f"metrics/{name}.py" for name in ("classifier", "frechet", "inception", "responsibilities")]
+_TABLE = [f"reporting/{name}.py" for name in ("captions", "comparison", "density_tables", "image_tables", "latex")]
+_TABLE += [f"reporting/{name}.py" for name in ("layout", "results", "tables")] + ["cells.py", "paper/__init__.py"]
+_FIGURE = ["reporting/arrays.py", "reporting/style.py", "cells.py"]
+_DENSITY_FIGURE = [*_FIGURE, "reporting/figures.py", "reporting/results.py", "paper/__init__.py"]
+_LATENTS = [*_FIGURE, "reporting/image_figures.py"]
 SOURCES = {
     "search": [*_EVALUATE, "search.py"],
     "select": ["selection.py"],
     "train": _TRAIN,
     "evaluate": _EVALUATE,
-    "table": _TABLE,
+    "prepare": ["data/images/formats.py", "data/images/store.py"],
+    "prepare_stand_in": ["data/images/standins.py", "data/images/store.py"],
+    "classifier": _CLASSIFIER,
+    "game": _GAME,
+    "evaluate_images": _EVALUATE_IMAGES,
+    "probe": ["evaluation/probes.py", "metrics/probes.py"],
+    "encoder_study": [*_EVALUATE_IMAGES, "evaluation/encoder_study.py"],
+    "density_table": [*_TABLE, *(f"paper/table{number}.csv" for number in (1, 3, 4))],
+    "image_table": [*_TABLE, *(f"paper/table{number}.csv" for number in (2, 5))],
     "pdf": ["reporting/latex.py", "reporting/layout.py"],
-    "figure3": _FIGURE,
-    "search_figure": [*_FIGURE, "paper/table3.csv"],
+    "figure3": _DENSITY_FIGURE,
+    "search_figure": [*_DENSITY_FIGURE, "paper/table3.csv"],
+    "curves": [*_FIGURE, "reporting/curves.py"],
+    "latents": _LATENTS,
+    "method_figure": [*_LATENTS, "reporting/method_figures.py"],
 }
 
 
@@ -123,9 +243,9 @@ def figure(name):
     return [f"{FIGURES}/{name}.{suffix}" for suffix in ("pdf", "png")]
 
 
-def reported(files, suffix, caption, result):
+def reported(files, suffix, caption, result, category="Density estimation in 2D"):
     """The files; those with the suffix go into Snakemake's report."""
-    place = {"caption": f"../report/{caption}.rst", "category": "Density estimation in 2D"}
+    place = {"caption": f"../report/{caption}.rst", "category": category}
     labels = [{"result": result, "file": Path(path).name} for path in files]
     return [
         path if not path.endswith(suffix) else report(path, **place, labels=label) for path, label in zip(files, labels)
@@ -134,5 +254,36 @@ def reported(files, suffix, caption, result):
 
 def scale(*keys):
     """How the given keys of the density section differ from the paper's: a sentence for captions."""
-    ours, paper = (configuration.comparable(c, keys) for c in (config, configuration.defaults(SCHEMA)))
+    return scale_sentence(lambda c: configuration.comparable(c, keys))
+
+
+def image_scale():
+    """How the images section differs from the paper's: a sentence for captions."""
+    return scale_sentence(lambda c: image_configuration.comparable(c, IMAGE_DATASETS))
+
+
+def scale_sentence(comparable):
+    """How what bears on a table's numbers differs from the paper's: a sentence for captions."""
+    ours, paper = (comparable(c) for c in (config, configuration.defaults(SCHEMA)))
     return captions.scale_sentence(config["experiment"], ours, paper)
+
+
+def image_results(cells):
+    """All that was measured of all runs of the cells."""
+    return [*runs(f"{RUN}/metrics.csv", cells), *runs(f"{RUN}/probes.csv", cells)]
+
+
+def image_table(number):
+    """What a table of image runs is told."""
+    return {
+        "number": number,
+        "datasets": IMAGE_DATASETS,
+        "cells": config["tables"][f"table{number}"],
+        "seeds": config["images"]["seeds"],
+        "spread": configuration.spread(config),
+        "scale": image_scale(),
+        "primary": PRIMARY,
+        "entropy": image_configuration.entropy(config),
+        "svm_iterations": config["images"]["probes"]["svm_iterations"],
+        "neighbours": config["images"]["probes"]["neighbours"],
+    }

@@ -76,8 +76,8 @@ rule train:
         sources("train"),
         hyperparameters=HYPERPARAMETERS,
     output:
-        model=MODEL,
-        history=HISTORY,
+        model=ENSEMBLE,
+        history=CELL_HISTORY,
     log:
         f"{LOGS}/density/{{dataset}}/{{cell}}/train.log",
     benchmark:
@@ -103,10 +103,10 @@ rule train:
 rule evaluate:
     input:
         sources("evaluate"),
-        model=MODEL,
+        model=ENSEMBLE,
     output:
-        metrics=METRICS,
-        panels=PANELS,
+        metrics=CELL_METRICS,
+        panels=CELL_PANELS,
     log:
         f"{LOGS}/density/{{dataset}}/{{cell}}/evaluate.log",
     benchmark:
@@ -135,6 +135,8 @@ localrules:
 
 rule density:
     input:
-        each(METRICS, configuration.cells(config)),
+        each(CELL_METRICS, configuration.cells(config)),
+        [table(number) for number in DENSITY_TABLES],
+        [figure(name) for name in DENSITY_FIGURES],
     message:
-        "All cells are trained and measured."
+        "All cells in two dimensions are trained, measured and shown."

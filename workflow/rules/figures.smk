@@ -1,11 +1,31 @@
-# Figure 3, and a look at the search behind Table 3.
-import re
+# The figures of paper and supplement, a look at the search behind Table 3, and grids of images.
+rule figure2:
+    input:
+        sources("curves", "figure2.py"),
+        histories=clipped("history.csv"),
+        distances=clipped("distances.csv"),
+    output:
+        reported(figure("figure2"), ".png", "figure2", "Figure 2", "Image generation"),
+    log:
+        f"{LOGS}/figures/figure2.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        cell=FIGURE2["cell"],
+        metric=f"{PRIMARY}_gen",
+    message:
+        "Figure 2: log-variances of the prior with and without clipping"
+    script:
+        "../scripts/figure2.py"
 
 
 rule figure3:
     input:
         sources("figure3", "figure3.py"),
-        panels=each(PANELS, config["figure3"]["cells"]),
+        panels=each(CELL_PANELS, config["figure3"]["cells"]),
     output:
         reported(figure("figure3"), ".png", "figure3", "Figure 3"),
     log:
@@ -16,7 +36,7 @@ rule figure3:
         mem_mb=2000,
         runtime=10,
     params:
-        datasets=DATASETS,
+        datasets=DENSITY_DATASETS,
         cells=config["figure3"]["cells"],
     message:
         "Figure 3: data, samples, densities and latent spaces"
@@ -24,11 +44,147 @@ rule figure3:
         "../scripts/figure3.py"
 
 
+rule figure4:
+    input:
+        sources("curves", "figure4.py"),
+        histories=runs(f"{RUN}/history.csv", MIXTURES, r_entropy=config["figure4"]["r_entropy"]),
+        distances=runs(f"{RUN}/distances.csv", MIXTURES, r_entropy=config["figure4"]["r_entropy"]),
+    output:
+        reported(figure("figure4"), ".png", "figure4", "Figure 4", "Image generation"),
+    log:
+        f"{LOGS}/figures/figure4.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        datasets=IMAGE_DATASETS,
+        cells=MIXTURES,
+        r_entropy=config["figure4"]["r_entropy"],
+        seeds=config["images"]["seeds"],
+        metric=f"{PRIMARY}_gen",
+    message:
+        "Figure 4: responsibilities and distances over training"
+    script:
+        "../scripts/figure4.py"
+
+
+rule figure5:
+    input:
+        sources("latents", "figure5.py"),
+        panels=runs(f"{RUN}/panels.npz", LATENTS["cells"], seeds=[LATENTS["seed"]]),
+        chosen=expand(CHOSEN, dataset=IMAGE_DATASETS),
+    output:
+        reported(figure("figure5"), ".png", "figure5", "Figure 5", "Image generation"),
+    log:
+        f"{LOGS}/figures/figure5.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        datasets=IMAGE_DATASETS,
+        cells=LATENTS["cells"],
+    message:
+        "Figure 5: the first two latent dimensions"
+    script:
+        "../scripts/figure5.py"
+
+
+rule figure6:
+    input:
+        sources("latents", "figure6.py"),
+        panels=runs(f"{RUN}/panels.npz", LATENTS["cells"], seeds=[LATENTS["seed"]]),
+        chosen=expand(CHOSEN, dataset=IMAGE_DATASETS),
+    output:
+        reported(figure("figure6"), ".png", "figure6", "Figure 6", "Image generation"),
+    log:
+        f"{LOGS}/figures/figure6.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        datasets=IMAGE_DATASETS,
+        cells=LATENTS["cells"],
+    message:
+        "Figure 6: latent spaces by t-SNE"
+    script:
+        "../scripts/figure6.py"
+
+
+rule samples:
+    input:
+        sources("latents", "samples.py"),
+        panels=lambda wildcards: runs(
+            f"{RUN}/panels.npz", LATENTS["cells"], seeds=[LATENTS["seed"]], datasets=[wildcards.dataset]
+        ),
+        chosen=CHOSEN,
+    output:
+        reported(figure("samples-{dataset}"), ".png", "samples", "Images, {dataset}", "Image generation"),
+    log:
+        f"{LOGS}/figures/samples-{{dataset}}.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        dataset="{dataset}",
+        cells=LATENTS["cells"],
+    message:
+        "{wildcards.dataset}: generated and reconstructed images"
+    script:
+        "../scripts/samples.py"
+
+
+rule figureS2:
+    input:
+        sources("method_figure", "figureS2.py"),
+        study=STUDY.format(dataset=FIGURE_S2["dataset"]),
+    output:
+        reported(figure("figureS2"), ".png", "figureS2", "Figure S2", "Method"),
+    log:
+        f"{LOGS}/figures/figureS2.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    message:
+        "Figure S2: the encoder overfitted in three configurations"
+    script:
+        "../scripts/figureS2.py"
+
+
+rule figureS3:
+    input:
+        sources("method_figure", "figureS3.py"),
+    output:
+        reported(figure("figureS3"), ".png", "figureS3", "Figure S3", "Method"),
+    log:
+        f"{LOGS}/figures/figureS3.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        clip_steepness=config["images"]["training"]["clip_steepness"],
+    message:
+        "Figure S3: soft clipping"
+    script:
+        "../scripts/figureS3.py"
+
+
 rule search_figure:
     input:
         sources("search_figure", "search.py"),
-        slices=lambda wildcards: [path for dataset in DATASETS for path in slices(wildcards, dataset=dataset)],
-        choices=expand(HYPERPARAMETERS, dataset=DATASETS, allow_missing=True),
+        slices=lambda wildcards: [path for dataset in DENSITY_DATASETS for path in slices(wildcards, dataset=dataset)],
+        choices=expand(HYPERPARAMETERS, dataset=DENSITY_DATASETS, allow_missing=True),
     output:
         reported(figure("search-{cell}"), ".png", "search", "Search of {cell}"),
     log:
@@ -41,7 +197,7 @@ rule search_figure:
         mem_mb=2000,
         runtime=10,
     params:
-        datasets=DATASETS,
+        datasets=DENSITY_DATASETS,
         cell="{cell}",
     message:
         "What the search of {wildcards.cell} saw"
@@ -50,19 +206,19 @@ rule search_figure:
 
 
 localrules:
+    figure2,
     figure3,
+    figure4,
+    figure5,
+    figureS2,
+    figureS3,
     figures,
+    samples,
     search_figure,
 
 
 rule figures:
     input:
-        figure("figure3"),
-        [
-            path
-            for cell in TABLE3_CELLS
-            if re.fullmatch(configuration.searched(config), cell)
-            for path in figure(f"search-{cell}")
-        ],
+        [figure(name) for name in [*DENSITY_FIGURES, *IMAGE_FIGURES]],
     message:
         "All figures are made."

@@ -1,11 +1,11 @@
-# Tables 1, 3 and 4: tidy numbers, Markdown and LaTeX, each with a companion that sets the published values beside ours.
+# The five tables: tidy numbers, Markdown and LaTeX, each with a companion that sets the published values beside ours.
 from introprior.reporting.latex import pdflatex_available
 
 
 rule table1:
     input:
-        sources("table", "table.py"),
-        results=each(METRICS, TABLE1_CELLS),
+        sources("density_table", "table.py"),
+        results=each(CELL_METRICS, TABLE1_CELLS),
     output:
         reported(table(1), ".csv", "table1", "Table 1"),
     log:
@@ -17,7 +17,7 @@ rule table1:
         runtime=10,
     params:
         number=1,
-        datasets=DATASETS,
+        datasets=DENSITY_DATASETS,
         cells=TABLE1_CELLS,
         seeds=config["density"]["seeds"],
         spread=configuration.spread(config),
@@ -28,9 +28,31 @@ rule table1:
         "../scripts/table.py"
 
 
+rule table2:
+    input:
+        sources("image_table", "table.py"),
+        results=image_results(config["tables"]["table2"]),
+        chosen=expand(CHOSEN_TABLE2, dataset=IMAGE_DATASETS),
+    output:
+        reported(table(2), ".csv", "table2", "Table 2", "Image generation"),
+    log:
+        f"{LOGS}/tables/table2.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        **image_table(2),
+    message:
+        "Table 2: images, 100 components"
+    script:
+        "../scripts/table.py"
+
+
 rule table3:
     input:
-        sources("table", "table.py"),
+        sources("density_table", "table.py"),
         results=each(HYPERPARAMETERS, TABLE3_CELLS),
     output:
         reported(table(3), ".csv", "table3", "Table 3"),
@@ -43,7 +65,7 @@ rule table3:
         runtime=10,
     params:
         number=3,
-        datasets=DATASETS,
+        datasets=DENSITY_DATASETS,
         cells=TABLE3_CELLS,
         seeds=[],  # nor a spread: one run per setting
         spread="std",
@@ -56,8 +78,8 @@ rule table3:
 
 rule table4:
     input:
-        sources("table", "table.py"),
-        results=each(METRICS, TABLE4_CELLS),
+        sources("density_table", "table.py"),
+        results=each(CELL_METRICS, TABLE4_CELLS),
     output:
         reported(table(4), ".csv", "table4", "Table 4"),
     log:
@@ -69,7 +91,7 @@ rule table4:
         runtime=10,
     params:
         number=4,
-        datasets=DATASETS,
+        datasets=DENSITY_DATASETS,
         cells=TABLE4_CELLS,
         seeds=config["density"]["seeds"],
         spread=configuration.spread(config),
@@ -80,10 +102,32 @@ rule table4:
         "../scripts/table.py"
 
 
+rule table5:
+    input:
+        sources("image_table", "table.py"),
+        results=image_results(config["tables"]["table5"]),
+        chosen=expand(CHOSEN, dataset=IMAGE_DATASETS),
+    output:
+        reported(table(5), ".csv", "table5", "Table 5", "Image generation"),
+    log:
+        f"{LOGS}/tables/table5.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        **image_table(5),
+    message:
+        "Table 5: images, 10 and 100 components"
+    script:
+        "../scripts/table.py"
+
+
 rule tables_pdf:
     input:
         sources("pdf", "tables_pdf.py"),
-        tables=[path for number in (1, 3, 4) for path in table(number) if path.endswith(".tex")],
+        tables=[path for number in range(1, 6) for path in table(number) if path.endswith(".tex")],
     output:
         reported([f"{TABLES}/tables.pdf"], ".pdf", "tables", "All tables"),
     log:
@@ -101,17 +145,17 @@ rule tables_pdf:
 
 localrules:
     table1,
+    table2,
     table3,
     table4,
+    table5,
     tables,
     tables_pdf,
 
 
 rule tables:
     input:
-        table(1),
-        table(3),
-        table(4),
+        [table(number) for number in range(1, 6)],
         # Only where LaTeX is installed: Markdown and CSV can be read without.
         rules.tables_pdf.output if pdflatex_available() else [],
     message:

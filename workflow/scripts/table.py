@@ -1,17 +1,26 @@
 """One table and its companion beside the paper's numbers, each as CSV, Markdown and LaTeX.
 
-input:  results, the metrics.csv files of all datasets and cells (Table 3: the hyperparameters.json files)
+input:  results, the metrics.csv files of all datasets and cells (Tables 2 and 5: the probes.csv files too; Table 3: the
+        hyperparameters.json files); Tables 2 and 5: chosen, the r_entropy.json files
 output: table<number>.csv first; the other five files lie beside it
-params: number ("1", "3" or "4"), datasets, cells, seeds, spread ("std" or "sem"), scale (a sentence for the caption)
+params: number (1 to 5), datasets, cells, seeds, spread ("std" or "sem"), scale (a sentence for the caption);
+        Tables 2 and 5: primary (the distance, e.g. "fid_authors"), entropy (e.g. "entropy_per_batch"), svm_iterations
+        and neighbours (two numbers each)
 """
 
 from pathlib import Path
 
 from introprior.reporting.comparison import write_both
+from introprior.reporting.image_tables import NUMBERS, ImageRequest
 from introprior.reporting.job import logged
 from introprior.reporting.tables import Request
 
 with logged(snakemake.log):
-    params = snakemake.params
-    request = Request(tuple(params.datasets), tuple(params.cells), tuple(params.seeds), params.spread, params.scale)
-    write_both(str(params.number), snakemake.input.results, request, Path(snakemake.output[0]).parent)
+    params, number, chosen = snakemake.params, str(snakemake.params.number), []
+    shown = (tuple(params.datasets), tuple(params.cells), tuple(params.seeds), params.spread, params.scale)
+    request = Request(*shown)
+    if number in NUMBERS:
+        probes = (tuple(params.svm_iterations), tuple(params.neighbours))
+        request = ImageRequest(*shown, params.primary, params.entropy, *probes)
+        chosen = snakemake.input.chosen
+    write_both(number, snakemake.input.results, request, Path(snakemake.output[0]).parent, chosen)

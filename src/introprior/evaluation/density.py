@@ -42,6 +42,8 @@ class Ensemble:
     def read(cls, path: Path, device: torch.device) -> Ensemble:
         """Read what ``introprior train`` wrote."""
         content = checkpoints.load(path, device)
+        if "snapshots" in content:
+            raise UserError(f"{path}: snapshots of an image run; evaluating them takes --data, see --help")
         if "records" not in content:
             raise UserError(f"{path}: not a trained ensemble; give the ensemble.pt that `introprior train` wrote")
         run = Run.from_dict(content["run"])

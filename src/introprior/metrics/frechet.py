@@ -65,37 +65,56 @@ class Statistics:
         return cls(mean.astype(np.float64), covariance.astype(np.float64), int(count))
 
 
-def statistics(batches: Iterable[Tensor]) -> Statistics:
-    """Mean and covariance of features that come in batches, in one pass that keeps none of them.
+class Gathering:
+    """Statistics of features that come in batches, in one pass that keeps none of them; sums stay on their device."""
 
-    Args:
-        batches: ``[B, D]`` each, of any sizes, on any device; sums are taken there. Values that are not finite make
-            the statistics, and distances to them, NaN.
+    def __init__(self) -> None:
+        self.count = 0
+        self._sums: tuple[Tensor, Tensor, Tensor] | None = None  # shift, sum and scatter about it
 
-    Raises:
-        UserError: fewer than two samples, or batches that are not ``[B, D]`` with one D.
-    """
-    count, shift, total, scatter = 0, None, None, None
-    for batch in batches:
-        if batch.dim() != 2 or (shift is not None and batch.shape[1] != len(shift)):
-            wanted = "[B, D]" if shift is None else f"[B, {len(shift)}]"
+    def add(self, batch: Tensor) -> None:
+        """Take note of features ``[B, D]``. Values that are not finite make the statistics NaN.
+
+        Raises:
+            UserError: another shape.
+        """
+        width = len(self._sums[0]) if self._sums else None
+        if batch.dim() != 2 or width not in (None, batch.shape[1]):
+            wanted = "[B, D]" if width is None else f"[B, {width}]"
             raise UserError(f"statistics: a batch of features must have shape {wanted}, got {list(batch.shape)}")
         if not len(batch):
-            continue
+            return
         batch = batch.detach().double()
-        if shift is None or total is None or scatter is None:
+        if self._sums is None:
             # Sums about a point near the mean: subtracting the mean's part at the end then cancels next to nothing.
             shift = batch.mean(0)
-            total, scatter = torch.zeros_like(shift), shift.new_zeros(len(shift), len(shift))
+            self._sums = shift, torch.zeros_like(shift), shift.new_zeros(len(shift), len(shift))
+        shift, total, scatter = self._sums
         batch = batch - shift
-        count += len(batch)
+        self.count += len(batch)
         total += batch.sum(0)
         scatter.addmm_(batch.T, batch)
-    if shift is None or total is None or scatter is None or count < 2:
-        raise UserError(f"statistics: a covariance needs at least 2 samples, got {count}")
-    mean = total / count
-    covariance = (scatter - count * torch.outer(mean, mean)) / (count - 1)
-    return Statistics((shift + mean).cpu().numpy(), covariance.cpu().numpy(), count)
+
+    def statistics(self) -> Statistics:
+        """Of all that was added.
+
+        Raises:
+            UserError: fewer than two samples.
+        """
+        if self._sums is None or self.count < 2:
+            raise UserError(f"statistics: a covariance needs at least 2 samples, got {self.count}")
+        shift, total, scatter = self._sums
+        mean = total / self.count
+        covariance = (scatter - self.count * torch.outer(mean, mean)) / (self.count - 1)
+        return Statistics((shift + mean).cpu().numpy(), covariance.cpu().numpy(), self.count)
+
+
+def statistics(batches: Iterable[Tensor]) -> Statistics:
+    """Mean and covariance of features in batches ``[B, D]`` of any sizes, see :class:`Gathering`."""
+    gathering = Gathering()
+    for batch in batches:
+        gathering.add(batch)
+    return gathering.statistics()
 
 
 def frechet_distance(a: Statistics, b: Statistics, *, allow_few: bool = False) -> float:
@@ -119,17 +138,26 @@ def frechet_distance(a: Statistics, b: Statistics, *, allow_few: bool = False) -
     dimensions = len(a.mean)
     if len(b.mean) != dimensions:
         raise UserError(f"Fréchet distance: features of {dimensions} and {len(b.mean)} dimensions cannot be compared")
-    fewest = min(a.count, b.count)
-    if fewest < dimensions and not allow_few:
-        raise UserError(
-            f"Fréchet distance: {fewest} samples are too few for features of {dimensions} dimensions; "
-            f"take at least {dimensions}, or allow few (the distance is then biased)"
-        )
+    if not allow_few:
+        check_count(min(a.count, b.count), dimensions)
     if not all(np.isfinite(s.mean).all() and np.isfinite(s.covariance).all() for s in (a, b)):
         return math.nan
     offset = a.mean - b.mean
     root = np.linalg.svd(_root(b.covariance).T @ _root(a.covariance), compute_uv=False).sum()
     return max(0.0, float(offset @ offset + np.trace(a.covariance) + np.trace(b.covariance) - 2 * root))
+
+
+def check_count(samples: int, dimensions: int) -> None:
+    """Refuse fewer samples than feature dimensions; worth asking before they are made.
+
+    Raises:
+        UserError: too few.
+    """
+    if samples < dimensions:
+        raise UserError(
+            f"Fréchet distance: {samples} samples are too few for features of {dimensions} dimensions; "
+            f"take at least {dimensions}, or allow few (the distance is then biased)"
+        )
 
 
 def _root(covariance: Array) -> Array:

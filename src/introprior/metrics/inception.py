@@ -116,9 +116,8 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu", sha25
     path = Path(path)
     remedy = f"give the file {WEIGHTS} of pytorch-fid"
     try:
-        found = sha256_of(path)
-        if sha256 is not None and found != sha256:
-            raise UserError(f"{path}: not the weights of FID (SHA-256 {found[:8]}…, not {sha256[:8]}…); {remedy}")
+        if sha256 is not None:
+            check(path, sha256)
         state = torch.load(path, map_location="cpu", weights_only=True)
         network = _build(state)
     except FileNotFoundError as error:
@@ -134,6 +133,20 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu", sha25
             # In training mode they now use the batch's statistics and leave the running ones alone.
             module.track_running_stats = False
     return network.requires_grad_(False).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def check(path: Path, sha256: str = SHA256) -> None:
+    """Compare a file of weights with its checksum.
+
+    Raises:
+        UserError: they are others.
+    """
+    found = sha256_of(path)
+    if found != sha256:
+        raise UserError(
+            f"{path}: not the weights of FID (SHA-256 {found[:8]}…, not {sha256[:8]}…); give the file {WEIGHTS} of "
+            "pytorch-fid"
+        )
 
 
 def weights(path: str | os.PathLike[str] | None = None) -> Path:

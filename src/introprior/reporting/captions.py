@@ -23,19 +23,42 @@ _PHRASES = {
     "search.enabled": "hyperparameter search {}",
     "search.cells": "hyperparameters searched for {} cells",
 }
+# The same of images; ``by_dataset`` has a section for each dataset.
+_IMAGE_PHRASES = {
+    "stand_ins": "stand-ins {}",
+    "protocol": "protocol {}",
+    "evaluation.features": "distances by {} features",
+    "training.epochs": "{} epochs",
+    "by_dataset.widths": "networks {} wide",
+    "seeds": "{} seeds",
+    "evaluation.samples": "distances of {} images",
+    "by_dataset.batch_size": "batches of {}",
+    "by_dataset.latent_dim": "{} latent dimensions",
+    "r_entropy": "r_entropy of {}",
+    "training.monte_carlo_samples": "{} Monte Carlo samples",
+    "training.warmup_epochs": "{} warm-up epochs",
+    "evaluation.epochs": "evaluation after {} epochs",
+    "probes.svm_iterations": "SVMs of {} iterations",
+    "probes.neighbours": "{} neighbours",
+    "probes.train_images": "probes of {} training images",
+    "evaluation.classifier_epochs": "a classifier of {} epochs",
+}
+_IMAGES = ("stand_ins", "r_entropy", "by_dataset.", "probes.", "training.epochs", "evaluation.features")
 # They choose what is shown or how work is cut up: no number changes with them.
 _IGNORED = frozenset({"datasets", "cells", "search.members_per_job"})
 # The scale: with other values the numbers are of another kind. What else differs is worth comparing.
-_SCALE = ("training.", "evaluation.")
+_SCALE = ("training.", "evaluation.", "by_dataset.", "probes.", "stand_ins")
 
 
-def scale_sentence(experiment: str, density: Mapping[str, Any], paper: Mapping[str, Any]) -> str:
+def scale_sentence(experiment: str, section: Mapping[str, Any], paper: Mapping[str, Any]) -> str:
     """How a configuration differs from the paper's, in one sentence.
 
     Args:
         experiment: name of the experiment, which opens the sentence.
-        density: ``seeds``, ``training``, ``search`` and ``evaluation`` of the resolved density configuration, or some
-            of them, and options of the protocol: nested mappings of numbers, strings, booleans and lists.
+        section: ``seeds``, ``training``, ``search`` and ``evaluation`` of the resolved density configuration, or
+            ``seeds``, ``r_entropy``, ``training``, ``by_dataset``, ``evaluation``, ``probes`` and ``stand_ins`` (the
+            datasets that stand in for the paper's) of the images', or some of these, and options of the protocol:
+            nested mappings of numbers, strings, booleans and lists.
         paper: the same for the paper.
 
     Returns:
@@ -43,18 +66,23 @@ def scale_sentence(experiment: str, density: Mapping[str, Any], paper: Mapping[s
         2 seeds instead of 5: not comparable with the paper.`` Where neither training nor evaluation differ, the numbers
         remain comparable, and the sentence says just what differs.
     """
-    ours, theirs = _leaves(density), _leaves(paper)
+    ours, theirs = _leaves(section), _leaves(paper)
+    phrases = _IMAGE_PHRASES if any(key.startswith(_IMAGES) for key in (*ours, *theirs)) else _PHRASES
     unsearched = ours.get("search.enabled") is False
-    keys = [
-        key
-        for key in dict.fromkeys([*_PHRASES, *theirs, *ours])
-        if ours.get(key) != theirs.get(key)
-        and key not in _IGNORED
-        and not (unsearched and key.startswith("search.") and key not in ("search.enabled", "search.published"))
-    ]
+    order = {key: place for place, key in enumerate(phrases)}
+    keys = sorted(
+        (
+            key
+            for key in dict.fromkeys([*theirs, *ours])
+            if ours.get(key) != theirs.get(key)
+            and key not in _IGNORED
+            and not (unsearched and key.startswith("search.") and key not in ("search.enabled", "search.published"))
+        ),
+        key=lambda key: order.get(_of_any_dataset(key)[0], len(order)),
+    )
     if not keys:
         return PAPER_SCALE
-    parts = [_difference(key, ours.get(key), theirs.get(key)) for key in keys[:LISTED]]
+    parts = [_difference(phrases, key, ours.get(key), theirs.get(key)) for key in keys[:LISTED]]
     if len(keys) > LISTED:
         parts.append(f"{len(keys) - LISTED} more settings")
     what = ", ".join(parts[:-1]) + " and " * (len(parts) > 1) + parts[-1]
@@ -75,6 +103,13 @@ def spread_sentence(spread: str, seeds: int) -> str:
     return f"Mean ± {kinds[spread]} over {seeds} seeds."
 
 
+def _of_any_dataset(key: str) -> tuple[str, str]:
+    """``by_dataset.MNIST.widths`` as ``by_dataset.widths`` and ``MNIST``; other keys as they are."""
+    section, _, rest = key.partition(".")
+    dataset, found, name = rest.rpartition(".")
+    return (f"{section}.{name}", dataset) if section == "by_dataset" and found else (key, "")
+
+
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """``{"a": {"b": 1}}`` as ``{"a.b": 1}``; lists and tuples are leaves, and alike."""
     leaves: dict[str, Any] = {}
@@ -86,17 +121,16 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _difference(key: str, ours: Any, theirs: Any) -> str:
+def _difference(phrases: Mapping[str, str], key: str, ours: Any, theirs: Any) -> str:
     """``300 iterations instead of 30,000``; of seeds only the numbers are told where they differ."""
     if key == "seeds":
         if len(ours) == len(theirs):
             return f"seeds {_shown(ours)} instead of {_shown(theirs)}"
         ours, theirs = len(ours), len(theirs)
         return f"{ours} seed{'s' * (ours != 1)} instead of {theirs}"
-    phrase = _PHRASES.get(key, f"{key} {{}}")
-    if theirs is None:
-        return phrase.format(_shown(ours))
-    return f"{phrase.format(_shown(ours))} instead of {_shown(theirs)}"
+    plain, dataset = _of_any_dataset(key)
+    phrase = phrases.get(plain, f"{plain} {{}}").format(_shown(ours)) + (f" ({dataset})" if dataset else "")
+    return phrase if theirs in (None, []) else f"{phrase} instead of {_shown(theirs)}"
 
 
 def _shown(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,15 +13,23 @@ import pandas as pd
 from introprior import cells as naming
 from introprior import paper
 from introprior.reporting import results
-from introprior.reporting.layout import CROSS, TICK, Entry, Row, Table
-from introprior.reporting.tables import (
+from introprior.reporting.density_tables import (
     HYPERPARAMETER_HEADING,
     METRICS,
-    Request,
     density_columns,
+    density_headings,
     density_table,
-    headings,
     hyperparameter_table,
+)
+from introprior.reporting.image_tables import DECIMALS, ImageRequest, image_table, incomparable, line, row_names, title
+from introprior.reporting.layout import CROSS, TICK, Entry, Row, Table
+from introprior.reporting.tables import (
+    Column,
+    Request,
+    Rows,
+    by_place,
+    cell_columns,
+    headings,
     labelled,
     measured,
     plain,
@@ -28,30 +37,32 @@ from introprior.reporting.tables import (
     write,
 )
 
-COLUMNS = (
-    *("dataset", "cell", "metric", "paper_mean", "paper_spread", "paper_sem"),
+_VALUES = (
+    *("metric", "paper_mean", "paper_spread", "paper_sem"),
     *("mean", "std", "sem", "n", "diverged", "difference", "tolerance", "within"),
 )
+COLUMNS = ("dataset", "cell", *_VALUES)
+IMAGE_COLUMNS = ("dataset", "cell", "r_entropy", *_VALUES)
 
 _MARKS = {"yes": f" {TICK}", "no": f" {CROSS}", "NA": ""}
 
 
-def compare(tidy: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a tidy table that the paper has too, columns :data:`COLUMNS`.
+def compare(tidy: pd.DataFrame, seeds: int = paper.SEEDS) -> pd.DataFrame:
+    """The rows of a tidy table that the paper has too, columns :data:`COLUMNS`, or :data:`IMAGE_COLUMNS` of images.
 
     ``difference`` is ours minus the paper's. ``within`` is ``yes`` where its size is at most ``tolerance``, twice the
     combined standard error ``sqrt(sem_ours^2 + sem_paper^2)``; the paper's spread is read as a standard deviation over
-    five seeds. ``NA`` where fewer than two of our seeds gave a number, or the paper has no value.
+    ``seeds`` seeds. ``NA`` where fewer than two of our seeds gave a number, or the paper has no value or spread.
     """
     table = tidy[tidy["n"].notna() & tidy["paper_mean"].notna()].copy()
-    table["paper_sem"] = table["paper_spread"] / math.sqrt(paper.SEEDS)
+    table["paper_sem"] = table["paper_spread"] / math.sqrt(seeds)
     table["difference"] = table["mean"] - table["paper_mean"]
     table["tolerance"] = 2 * (table["sem"] ** 2 + table["paper_sem"] ** 2) ** 0.5
     table["within"] = [
         _answer(abs(row.difference) <= row.tolerance, row.n >= 2 and not math.isnan(row.tolerance))
         for row in table.itertuples()
     ]
-    return table[list(COLUMNS)].reset_index(drop=True)
+    return table[list(IMAGE_COLUMNS if "r_entropy" in table else COLUMNS)].reset_index(drop=True)
 
 
 def density_comparison(number: str, tidy: pd.DataFrame, request: Request) -> tuple[pd.DataFrame, Table]:
@@ -66,20 +77,13 @@ def density_comparison(number: str, tidy: pd.DataFrame, request: Request) -> tup
         :func:`compare`'s rows, and a table with three lines per metric: the paper's, ours, and the difference.
     """
     compared = compare(tidy)
-    rows = {(row.dataset, row.metric, row.cell): row for row in compared.itertuples()}
-    ours = {(row.dataset, row.metric, row.cell): row for row in tidy.itertuples()}
-    columns = density_columns(number, request.cells)
+    columns, theirs, ours = density_columns(number, request.cells), by_place(compared), by_place(tidy)
     blocks = []
     for dataset in request.datasets:
-        block = []
+        block: list[Row] = []
         for metric in METRICS:
-            keys = [(dataset, metric, column.cell) for column in columns]
-            lines = {
-                "paper": [Entry(shown(rows[k].paper_mean, rows[k].paper_spread) if k in rows else "–") for k in keys],
-                "ours": [measured(ours[k], request.spread) for k in keys],
-                "ours − paper": [_difference(rows.get(k)) for k in keys],
-            }
-            block += [Row((dataset, labelled(metric), name), tuple(line)) for name, line in lines.items()]
+            measurements = [measured(ours[dataset, metric, column.cell], request.spread) for column in columns]
+            block += _three((dataset, labelled(metric)), (dataset, metric), columns, theirs, measurements, 2)
         blocks.append(tuple(block))
     shown_rows = compared[compared["metric"].isin(METRICS)]
     caption = (
@@ -94,9 +98,48 @@ def density_comparison(number: str, tidy: pd.DataFrame, request: Request) -> tup
         f"table{number}_vs_paper",
         caption,
         stubs,
-        headings(number, columns),
+        density_headings(number, columns),
         tuple(blocks),
     )
+
+
+def image_comparison(number: str, tidy: pd.DataFrame, request: ImageRequest) -> tuple[pd.DataFrame, Table]:
+    """Table 2 or 5 beside the paper's; what the paper has no counterpart of is shown beside dashes.
+
+    Args:
+        number: ``2`` or ``5``.
+        tidy: from :func:`introprior.reporting.image_tables.image_table`.
+        request: the same as there.
+
+    Returns:
+        :func:`compare`'s rows, and a table with three lines per metric: the paper's, ours, and the difference.
+    """
+    compared = compare(tidy, paper.IMAGE_SEEDS)
+    columns, theirs, ours = cell_columns(request.cells), by_place(compared), by_place(tidy)
+    rows = row_names(number, request, ())  # without the standard FID, which the paper does not have
+    blocks = []
+    for dataset in request.datasets:
+        block: list[Row] = []
+        for metric, name in rows.items():
+            measurements = [
+                dataclasses.replace(entry, bold=False) for entry in line(ours, dataset, metric, columns, request.spread)
+            ]
+            decimals = None if metric == "r_entropy" else DECIMALS
+            labels = (title(dataset), labelled(metric, name))
+            block += _three(labels, (dataset, metric), columns, theirs, measurements, decimals)
+        blocks.append(tuple(block))
+    judged = compared[compared["metric"].isin(rows) & (compared["metric"] != "r_entropy")]
+    sentences = [_spreads(request.spread), *incomparable(request)]
+    if len(judged):
+        sentences.append(
+            f"{TICK}: the difference is at most twice the combined standard error √(sem² of ours + sem² of the paper), "
+            f"{CROSS}: it is larger; unmarked: fewer than two seeds gave a number, or the paper prints no spread. The "
+            "paper's ± is read as the standard deviation over three seeds; it may be the standard error, which would "
+            f"widen the tolerance. {_tally(judged)}"
+        )
+    caption = " ".join(filter(None, [*sentences, request.scale]))
+    label = f"table{number}_vs_paper"
+    return compared, Table(f"{number}, beside the paper", label, caption, ("",) * 3, headings(columns), tuple(blocks))
 
 
 def hyperparameter_comparison(tidy: pd.DataFrame, request: Request) -> tuple[pd.DataFrame, Table]:
@@ -138,16 +181,26 @@ def hyperparameter_comparison(tidy: pd.DataFrame, request: Request) -> tuple[pd.
     return compared, Table("3, beside the paper", "table3_vs_paper", caption, stubs, heads, tuple(blocks))
 
 
-def write_both(number: str, paths: Iterable[str | Path], request: Request, folder: str | Path) -> None:
+def write_both(
+    number: str,
+    paths: Iterable[str | Path],
+    request: Request,
+    folder: str | Path,
+    chosen: Iterable[str | Path] = (),
+) -> None:
     """Write ``table<number>`` and ``table<number>_vs_paper`` into a folder, each as CSV, Markdown and LaTeX.
 
     Args:
-        number: ``1``, ``3`` or ``4``.
-        paths: ``metrics.csv`` files, for Table 3 ``hyperparameters.json`` files.
-        request: what the table shows.
+        number: ``1`` to ``5``.
+        paths: ``metrics.csv`` files, for Tables 2 and 5 ``probes.csv`` too, for Table 3 ``hyperparameters.json`` files.
+        request: what the table shows; of Tables 2 and 5 an :class:`ImageRequest`.
         folder: where to write.
+        chosen: ``r_entropy.json`` files, for Tables 2 and 5.
     """
-    if number == "3":
+    if isinstance(request, ImageRequest):
+        tidy, table = image_table(number, paths, chosen, request)
+        compared, beside = image_comparison(number, tidy, request)
+    elif number == "3":
         tidy, table = hyperparameter_table(paths, request)
         compared, beside = hyperparameter_comparison(tidy, request)
     else:
@@ -157,6 +210,39 @@ def write_both(number: str, paths: Iterable[str | Path], request: Request, folde
     write(compared, beside, Path(folder))
 
 
+def _three(
+    labels: tuple[str, str],
+    place: tuple[str, str],
+    columns: Sequence[Column],
+    theirs: Rows,
+    ours: Sequence[Entry],
+    decimals: int | None,
+) -> list[Row]:
+    """Three lines below one another: the paper's value, ours, and the difference.
+
+    Args:
+        labels: of the rows.
+        place: dataset and metric.
+        columns: the columns.
+        theirs: the compared rows; where there is none a dash stands.
+        ours: what we measured, per column.
+        decimals: how many to print; None for a setting, a bare number.
+    """
+    found = [theirs.get((*place, column.cell)) for column in columns]
+    lines = {
+        "paper": [_published(row, decimals) for row in found],
+        "ours": ours,
+        "ours − paper": [_difference(row, "+g" if decimals is None else f"+.{decimals}f") for row in found],
+    }
+    return [Row((*labels, name), tuple(line)) for name, line in lines.items()]
+
+
+def _published(row: Any, decimals: int | None) -> Entry:
+    if row is None:
+        return Entry("–")
+    return Entry(plain(row.paper_mean) if decimals is None else shown(row.paper_mean, row.paper_spread, decimals))
+
+
 def _answer(yes: bool, known: bool) -> str:
     return ("yes" if yes else "no") if known else "NA"
 
@@ -164,7 +250,8 @@ def _answer(yes: bool, known: bool) -> str:
 def _difference(row: Any, style: str = "+.2f") -> Entry:
     if row is None or math.isnan(row.difference):
         return Entry("–")
-    value = format(round(row.difference, 2 if style.endswith("f") else 10) + 0.0, style).replace("-", "−")  # no −0.00
+    decimals = int(style[2:-1]) if style.endswith("f") else 10
+    value = format(round(row.difference, decimals) + 0.0, style).replace("-", "−")  # no −0.00
     return Entry(value + _MARKS[row.within])
 
 

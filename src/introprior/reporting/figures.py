@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,13 @@ from introprior import cells as naming
 from introprior import paper
 from introprior.errors import UserError
 from introprior.reporting import results
+from introprior.reporting.arrays import read_arrays
 from introprior.reporting.style import DATA, FRAME, INK, MODEL, MUTED, RC, TEXT_WIDTH
 
 PANELS = ("samples", "density", "latent space")
 
 _ARRAYS = ("data", "samples", "density", "latent", "latent_density", "prior_means", "prior_weights")
 _SCALARS = ("limit", "latent_limit", "dataset", "cell", "status")
-_REMEDY = "delete it and run again to make it anew"
 
 # Inches.
 _LEFT, _RIGHT, _TOP, _BOTTOM = 0.19, 0.02, 0.38, 0.24
@@ -134,17 +133,7 @@ def read_panels(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file is absent, damaged or incomplete.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            content = {name: archive[name] for name in (*_ARRAYS, *_SCALARS) if name in archive}
-    except FileNotFoundError:
-        raise UserError(f"{path}: not there; run again to make it") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: cut short or not an archive of arrays ({error}); {_REMEDY}") from error
-    absent = [name for name in (*_ARRAYS, *_SCALARS) if name not in content]
-    if absent:
-        raise UserError(f"{path}: no entry {absent[0]!r}; {_REMEDY}")
-    content |= {name: content[name].item() for name in _SCALARS}
+    content = read_arrays(path, _ARRAYS, _SCALARS)
     finite = all(content[name].size and np.isfinite(content[name]).all() for name in _ARRAYS)
     content["usable"] = content["status"] == "ok" and finite
     return content

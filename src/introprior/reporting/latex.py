@@ -1,4 +1,4 @@
-"""Tables in LaTeX (booktabs, amssymb) and, where ``pdflatex`` exists, in one PDF.
+"""Tables in LaTeX (booktabs, amssymb, graphicx) and, where ``pdflatex`` exists, in one PDF.
 
 Only packages of Debian's texlive-latex-recommended are used.
 """
@@ -23,6 +23,7 @@ _PHRASES = {
     "β_rec": r"$\beta_{\mathrm{rec}}$",
     "β_kl": r"$\beta_{\mathrm{kl}}$",
     "β_neg": r"$\beta_{\mathrm{neg}}$",
+    "r_entropy": r"$r_{\mathrm{entropy}}$",
 }
 _CHARACTERS = {
     "\\": r"\textbackslash{}",
@@ -58,8 +59,8 @@ _CHARACTERS = {
 }
 
 _PREAMBLE = r"""\documentclass{article}
-\usepackage[landscape,margin=0.5in]{geometry}
-\usepackage{booktabs,amssymb,caption}
+\usepackage[margin=0.5in]{geometry}
+\usepackage{booktabs,amssymb,graphicx,caption}
 \pagestyle{empty}
 \begin{document}
 \captionsetup{width=0.8\linewidth}
@@ -76,7 +77,7 @@ def escape(text: str) -> str:
 
 
 def fragment(table: Table) -> str:
-    """A ``table*`` float with caption and label, ready for \\input; needs booktabs and amssymb."""
+    """A ``table*`` float with caption and label, ready for \\input; shrunk where it is larger than the page."""
     stubs, columns = len(table.stubs), len(table.headings[-1].texts)
     lines = []
     for index, heading in enumerate(table.headings):
@@ -98,16 +99,20 @@ def fragment(table: Table) -> str:
                 lines.append(r"\addlinespace[2pt]")
             lines.append(_line([*map(escape, labels), *map(_entry, row.entries)]))
     body = "\n".join(lines)
-    return rf"""% Needs \usepackage{{booktabs,amssymb}}
+    return rf"""% Needs \usepackage{{booktabs,amssymb,graphicx}}
 \begin{{table*}}[p]
 \centering
 \footnotesize
 \setlength{{\tabcolsep}}{{4pt}}
+\sbox0{{%
 \begin{{tabular}}{{@{{}}{"l" * stubs}{"c" * columns}@{{}}}}
 \toprule
 {body}
 \bottomrule
-\end{{tabular}}
+\end{{tabular}}}}%
+\ifdim\wd0>\linewidth\sbox0{{\resizebox{{\linewidth}}{{!}}{{\usebox0}}}}\fi
+\ifdim\dimexpr\ht0+\dp0>0.85\textheight\sbox0{{\resizebox*{{!}}{{0.85\textheight}}{{\usebox0}}}}\fi
+\usebox0
 \caption{{{escape(table.caption)}}}
 \label{{tab:{table.label}}}
 \end{{table*}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,23 @@ ARROWS = {
     "KL_floor": "",
     "JSD_floor": "",
     "JSD_nats_floor": "",
+    # Images: what describes a run, Fréchet distances of generated and reconstructed images, accuracies of probes.
+    "r_entropy": "",
+    "entropy_per_batch": "",
+    "entropy_pooled": "",
+    "fid_authors_gen": "↓",
+    "fid_authors_rec": "↓",
+    "fid_gen": "↓",
+    "fid_rec": "↓",
+    "fd_classifier_gen": "↓",
+    "fd_classifier_rec": "↓",
+    "svm_few": "↑",
+    "svm_many": "↑",
+    "knn_few": "↑",
+    "knn_many": "↑",
+    "checkpoint_epoch": "",
 }
-"""Every metric that a results file may hold, and which direction is better: "↓", "↑", or "" for a reference value."""
+"""Every metric of results and tables, and which direction is better: "↓", "↑", or "" for what only describes."""
 
 SUMMARY_COLUMNS = ("dataset", "cell", "metric", "mean", "std", "sem", "n", "diverged")
 
@@ -39,11 +55,11 @@ _STATUSES = ("ok", "diverged")
 
 
 def read_metrics(paths: Iterable[str | Path]) -> pd.DataFrame:
-    """The runs in the given ``metrics.csv`` files.
+    """The runs in the given ``metrics.csv`` and ``probes.csv`` files.
 
     Returns:
-        One row per run and metric: dataset, cell, seed (int), metric, value (NaN where diverged), status
-        (``ok`` or ``diverged``), detail.
+        One row per run and metric: dataset, cell, r_entropy (float; images only), seed (int), metric, value (NaN where
+        diverged), status (``ok`` or ``diverged``), detail.
 
     Raises:
         UserError: no files, a file that is absent, empty, cut short or malformed, an unknown metric, a run met twice.
@@ -56,11 +72,14 @@ def read_metrics(paths: Iterable[str | Path]) -> pd.DataFrame:
             raise unknown("metric", row["metric"], ARROWS, where)
         row["seed"] = _number(row["seed"], int, where, "seed")
         row["value"] = _value(row, "value", where)
-        key = (row["dataset"], row["cell"], row["seed"], row["metric"])
+        run = f"{row['dataset']}, {row['cell']}"
+        if "r_entropy" in row:
+            row["r_entropy"] = _number(row["r_entropy"], float, where, "r_entropy")
+            run += f", r_entropy {row['r_entropy']:g}"
+        key = (run, row["seed"], row["metric"])
         if key in origin:
             raise UserError(
-                f"{where}: {row['metric']} of {row['dataset']}, {row['cell']}, seed {row['seed']} stands in "
-                f"{origin[key]} already; {_REMEDY}"
+                f"{where}: {row['metric']} of {run}, seed {row['seed']} stands in {origin[key]} already; {_REMEDY}"
             )
         origin[key] = where
         rows.append(row)
@@ -133,6 +152,45 @@ def read_hyperparameters(paths: Iterable[str | Path]) -> pd.DataFrame:
                 raise UserError(f"{path}: {name} is {record[name]!r}, not a number; {_REMEDY}")
         rows.append({name: math.nan if record[name] is None else record[name] for name in fields})
     return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The r_entropy taken for a cell of images, and all that were tried."""
+
+    r_entropy: float
+    candidates: tuple[float, ...]
+
+
+def read_choices(paths: Iterable[str | Path], metric: str) -> dict[tuple[str, str], Choice]:
+    """The choices in the given ``r_entropy.json`` files, by dataset and cell.
+
+    Args:
+        paths: one file per dataset, see :func:`introprior.selection.choose_r_entropy`.
+        metric: by which the choices must have been made.
+
+    Raises:
+        UserError: no files, one that is absent or malformed or chose by another metric, or a dataset met twice.
+    """
+    choices: dict[tuple[str, str], Choice] = {}
+    for path in _listing(paths, "r_entropy.json"):
+        record = read_json(path)
+        try:
+            dataset, chosen_by = record["dataset"], record["metric"]
+            found = {
+                (dataset, cell): Choice(
+                    float(entry["r_entropy"]), tuple(float(tried["r_entropy"]) for tried in entry["candidates"])
+                )
+                for cell, entry in record["cells"].items()
+            }
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{path}: not a choice of r_entropy ({error!r}); {_REMEDY}") from None
+        if chosen_by != metric:
+            raise UserError(f"{path}: chosen by {chosen_by}, while the table shows {metric}; {_REMEDY}")
+        if twice := found.keys() & choices.keys():
+            raise UserError(f"{path}: {', '.join(min(twice))} was chosen in another file already; name each file once")
+        choices |= found
+    return choices
 
 
 def read_slices(paths: Iterable[str | Path]) -> pd.DataFrame:

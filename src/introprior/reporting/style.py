@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from introprior.errors import unknown
 from introprior.files import written
@@ -21,6 +25,14 @@ MODEL = "#D55E00"
 INK = "#222222"
 FRAME = "#999999"
 MUTED = "#666666"
+
+CYCLE = (MODEL, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Further lines beside one in :data:`DATA`."""
+
+# Tol's muted palette; its palest grey is darker here, to stand out from paper.
+_CLASSES = (
+    "#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE", "#882255", "#44AA99", "#AA4499", "#999933", "#777777",
+)  # fmt: skip
 
 RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -49,6 +61,37 @@ _METADATA: dict[str, dict[str, Any]] = {
     ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     ".png": {"Software": None},
 }
+
+
+def class_colours(count: int) -> list[Any]:
+    """A colour for each of ``count`` classes; up to ten of them are for the colour-blind too."""
+    return list(_CLASSES[:count]) if count <= len(_CLASSES) else list(mpl.colormaps["turbo"](np.linspace(0, 1, count)))
+
+
+def say(axis: Axes, word: str) -> Text:
+    """Write ``word`` into an empty panel, for example ``diverged``."""
+    return axis.text(0.5, 0.5, word, transform=axis.transAxes, ha="center", va="center", fontsize=6.5, color=MUTED)
+
+
+def fit_scale(axis: Axes, *values: Sequence[float] | np.ndarray, ratio: float = 20) -> None:
+    """Make the y axis logarithmic where the values, all positive, span more than ``ratio``; symlog where some are not.
+
+    Values that are not finite do not count. On a symlog axis what is below a thousandth of the largest is linear.
+    """
+    together = np.concatenate([np.asarray(part, float).ravel() for part in values]) if values else np.empty(0)
+    together = together[np.isfinite(together)]
+    if not together.size:
+        return
+    low, high = together.min(), together.max()
+    if low > 0 and high / low > ratio:
+        axis.set_yscale("log")
+        # Where few powers of ten are in sight, their multiples by 2 and 5 need labels too.
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,), numticks=7))
+        axis.yaxis.set_minor_locator(NullLocator())
+        if high < 1e5:
+            axis.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+    elif low <= 0 and np.abs(together).max() > 10 * ratio * max(float(np.median(np.abs(together))), 1):
+        axis.set_yscale("symlog", linthresh=max(float(np.abs(together).max()) / 1000, 1))
 
 
 def save(figure: Figure, paths: Iterable[str | Path], dpi: int = 300) -> None:

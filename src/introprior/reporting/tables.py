@@ -1,13 +1,9 @@
-"""Tables 1, 3 and 4 of the paper from result files: tidy numbers, and the table as the paper lays it out.
-
-Table 1 compares the six cells, Table 4 the baseline under several settings, two of them quoted, and Table 3 lists the
-hyperparameters. Tables 1 and 4 are :func:`density_table`, Table 3 is :func:`hyperparameter_table`.
-"""
+"""What all tables share: what a table is asked to show, its columns, its numbers as printed, its three files."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +11,15 @@ from typing import Any
 import pandas as pd
 
 from introprior import cells as naming
-from introprior import paper
 from introprior.errors import UserError, unknown
 from introprior.files import write_text, written
 from introprior.reporting import latex, results
-from introprior.reporting.captions import spread_sentence
-from introprior.reporting.layout import CROSS, TICK, Entry, Heading, Row, Table, markdown
+from introprior.reporting.layout import CROSS, TICK, Entry, Heading, Table, markdown
 
-METRICS = ("gnELBO", "KL", "JSD")
-"""The rows of the paper's 2D tables; the tidy files hold the other metrics too."""
+DIVERGED = "Seeds that diverged are left out of the mean and counted beside it; “diverged” stands where all did."
 
-TIDY_COLUMNS = (*results.SUMMARY_COLUMNS, "paper_mean", "paper_spread")
+Rows = Mapping[tuple[str, str, str], Any]
+"""Rows of a tidy table by dataset, metric and cell."""
 
 
 @dataclass(frozen=True)
@@ -64,90 +58,6 @@ class Column:
     quoted: bool = False
 
 
-HYPERPARAMETER_HEADING = Heading("", ("β_rec", "β_kl", "β_neg", "origin"))
-
-_QUOTED = (
-    Column("reported", ("quoted from the paper", "reported", "c"), quoted=True),
-    Column("official_reproduced", ("quoted from the paper", "official (reproduced)", "c"), quoted=True),
-)
-
-
-def density_table(number: str, paths: Iterable[str | Path], request: Request) -> tuple[pd.DataFrame, Table]:
-    """Table ``1`` or ``4``.
-
-    Args:
-        number: which one.
-        paths: ``metrics.csv`` files that hold every dataset, cell and seed of the request; more does no harm.
-        request: what to show.
-
-    Returns:
-        The tidy table, columns :data:`TIDY_COLUMNS`, all metrics (quoted columns have only the published values);
-        and the table laid out as in the paper.
-    """
-    if number not in ("1", "4"):
-        raise unknown("table", number, ("1", "4"))
-    summary = results.summarise(results.read_metrics(paths), request.datasets, request.cells, request.seeds)
-    absent = [metric for metric in METRICS if metric not in set(summary["metric"])]
-    if absent:
-        raise UserError(f"table {number}: no {absent[0]} in the results; delete the metrics.csv files and run again")
-    published = (paper.table1() if number == "1" else _settings_as_cells()).rename(
-        columns={"mean": "paper_mean", "spread": "paper_spread"}
-    )[["dataset", "cell", "metric", "paper_mean", "paper_spread"]]
-    tidy = summary.merge(published, how="left", on=["dataset", "cell", "metric"])
-    columns = density_columns(number, request.cells)
-    if number == "4":
-        columns = [*_QUOTED, *columns]
-        quoted = published[published["cell"].isin(paper.QUOTED_SETTINGS) & published["dataset"].isin(request.datasets)]
-        tidy = pd.concat([quoted.reindex(columns=tidy.columns).astype({"n": "Int64", "diverged": "Int64"}), tidy])
-    tidy = tidy[list(TIDY_COLUMNS)].reset_index(drop=True)
-    entries = {(row.dataset, row.metric, row.cell): row for row in tidy.itertuples()}
-    blocks = tuple(
-        tuple(
-            Row((dataset, labelled(metric)), _entries(entries, dataset, metric, columns, request.spread))
-            for metric in METRICS
-        )
-        for dataset in request.datasets
-    )
-    caption = _density_caption(number, tidy, request)
-    return tidy, Table(number, f"table{number}", caption, ("", ""), headings(number, columns), blocks)
-
-
-def hyperparameter_table(paths: Iterable[str | Path], request: Request) -> tuple[pd.DataFrame, Table]:
-    """Table ``3``: the hyperparameters in use, Daniel and Tamar's in parentheses, and where they came from.
-
-    Args:
-        paths: ``hyperparameters.json`` files that hold every dataset and cell of the request.
-        request: what to show; seeds and spread don't matter.
-
-    Returns:
-        The tidy table (:data:`TIDY_COLUMNS`, ``metric`` being the hyperparameter, ``paper_mean`` the optimum of
-        Table 3; then daniel_tamar, source, settings, settings_diverged, KL), and the table laid out.
-    """
-    choices = _choices(paths, request)
-    tidy = pd.DataFrame([record for choice in choices for record in _hyperparameter_records(choice)])
-    tidy = tidy.astype({"n": "Int64", "settings": "Int64", "settings_diverged": "Int64"})
-    defaults = {(row.dataset, row.cell, row.metric): row.daniel_tamar for row in tidy.itertuples()}
-    blocks = []
-    for dataset in request.datasets:
-        rows = []
-        for choice in choices:
-            if choice.dataset == dataset:
-                values = (
-                    _with_default(getattr(choice, name), defaults[dataset, choice.cell, name])
-                    for name in paper.HYPERPARAMETERS
-                )
-                label = naming.parse(choice.cell).label
-                rows.append(Row((dataset, label), (*map(Entry, values), Entry(_origin(choice)))))
-        blocks.append(tuple(rows))
-    sentences = [
-        "Hyperparameters of the 2D experiments; a search takes those of the lowest histogram KL, one run per setting.",
-        "In parentheses those of Daniel and Tamar (2021), known for the standard Gaussian prior alone.",
-        request.scale,
-    ]
-    caption = " ".join(filter(None, sentences))
-    return tidy, Table("3", "table3", caption, ("2D dataset", "prior"), (HYPERPARAMETER_HEADING,), tuple(blocks))
-
-
 def write(tidy: pd.DataFrame, table: Table, folder: Path) -> None:
     """Write a table into a folder as tidy CSV, Markdown and LaTeX."""
     with written(folder / f"{table.label}.csv") as temporary:
@@ -156,25 +66,29 @@ def write(tidy: pd.DataFrame, table: Table, folder: Path) -> None:
     write_text(folder / f"{table.label}.tex", latex.fragment(table))
 
 
-def headings(number: str, columns: Sequence[Column]) -> tuple[Heading, ...]:
-    """The head of Table 1 (model, prior, LC, IP) or of Table 4 (whose numbers, setting, KL computation)."""
-    titles = ("", "", "LC", "IP") if number == "1" else ("", "", "KL calculation")
+def headings(columns: Sequence[Column], titles: Sequence[str] = ("", "", "LC", "IP")) -> tuple[Heading, ...]:
+    """The table's head: each title with what stands on its line over the columns."""
     return tuple(Heading(title, tuple(column.head[i] for column in columns)) for i, title in enumerate(titles))
 
 
-def density_columns(number: str, cells: Sequence[str]) -> list[Column]:
-    """The measured columns of Table 1 or 4."""
-    return [Column(cell, _head(number, naming.parse(cell))) for cell in cells]
+def cell_columns(cells: Sequence[str]) -> list[Column]:
+    """Measured columns under model, prior, LC and IP, as in Tables 1, 2 and 5."""
+    return [Column(cell, _head(naming.parse(cell))) for cell in cells]
 
 
-def labelled(metric: str) -> str:
-    """``KL ↓``."""
-    return f"{metric} {results.ARROWS[metric]}".strip()
+def by_place(tidy: pd.DataFrame) -> Rows:
+    """The rows of a tidy table by dataset, metric and cell."""
+    return {(row.dataset, row.metric, row.cell): row for row in tidy.itertuples()}
 
 
-def shown(mean: float, spread: float) -> str:
+def labelled(metric: str, name: str = "") -> str:
+    """``KL ↓``; ``name`` is what the table calls the metric, if not as the files do."""
+    return f"{name or metric} {results.ARROWS[metric]}".strip()
+
+
+def shown(mean: float, spread: float, decimals: int = 2) -> str:
     """``0.51 ± 0.15``, or the mean alone."""
-    return f"{mean:.2f}" if math.isnan(spread) else f"{mean:.2f} ± {spread:.2f}"
+    return f"{mean:.{decimals}f}" + ("" if math.isnan(spread) else f" ± {spread:.{decimals}f}")
 
 
 def plain(value: float) -> str:
@@ -182,145 +96,56 @@ def plain(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:g}"
 
 
-def measured(row: Any, spread: str, bold: bool = False) -> Entry:
+def measured(row: Any, spread: str, bold: bool = False, decimals: int = 2) -> Entry:
     """A measured mean and spread; says how many seeds are behind it when some diverged, ``diverged`` when all did.
 
     Args:
         row: of a tidy table.
         spread: ``std`` or ``sem``.
         bold: whether it's the best of its row.
+        decimals: how many to print.
     """
     if row.n == 0:
         return Entry("diverged")
     note = f"{row.n}/{row.n + row.diverged} seeds" if row.diverged else ""
-    return Entry(shown(row.mean, getattr(row, spread)), bold, note)
+    return Entry(shown(row.mean, getattr(row, spread), decimals), bold, note)
 
 
-def _entries(
-    rows: dict[tuple[str, str, str], Any], dataset: str, metric: str, columns: Sequence[Column], spread: str
+def entries(
+    rows: Rows, dataset: str, metric: str, columns: Sequence[Column], spread: str, decimals: int = 2
 ) -> tuple[Entry, ...]:
-    """One row of Table 1 or 4; bold: the best of the measured means as printed, all of them where they tie."""
+    """One row of a table; bold: the best of the measured means as printed, all of them where they tie.
+
+    A metric without a direction (:data:`introprior.reporting.results.ARROWS`) has no best.
+    """
     printed = {
-        column.cell: round(rows[dataset, metric, column.cell].mean, 2)
+        column.cell: round(rows[dataset, metric, column.cell].mean, decimals)
         for column in columns
-        if not column.quoted and rows[dataset, metric, column.cell].n
+        if results.ARROWS[metric] and not column.quoted and rows[dataset, metric, column.cell].n
     }
     best = (max if results.ARROWS[metric] == "↑" else min)(printed.values(), default=None)
-    entries = []
+    line = []
     for column in columns:
         row = rows.get((dataset, metric, column.cell))
         if column.quoted:
-            entries.append(Entry("–" if row is None else f"{shown(row.paper_mean, row.paper_spread)} †"))
+            line.append(Entry("–" if row is None else f"{shown(row.paper_mean, row.paper_spread, decimals)} †"))
         else:
-            entries.append(measured(row, spread, bold=column.cell in printed and printed[column.cell] == best))
-    return tuple(entries)
+            line.append(measured(row, spread, column.cell in printed and printed[column.cell] == best, decimals))
+    return tuple(line)
 
 
-def _head(number: str, cell: naming.Cell) -> tuple[str, ...]:
+def _head(cell: naming.Cell) -> tuple[str, ...]:
     """What stands above a cell's column."""
-    if number == "4":
-        setting = "ours (reproduced)" if cell.published_betas else "ours (replicated)"
-        prior = "" if cell.prior == "sg" else f", MoG({cell.components})"
-        return ("measured here", setting + prior, "c" if cell.closed_form_kl else "s")
-    notes = [note for note, on in (("D&T", cell.published_betas), ("closed KL", cell.closed_form_kl)) if on]
+    notes = {
+        "D&T": cell.published_betas,
+        "closed KL": cell.closed_form_kl,
+        "unclipped": cell.intro_prior and not cell.clipped,
+    }
+    named = [note for note, on in notes.items() if on]
     prior = "SG" if cell.prior == "sg" else f"MoG({cell.components})"
     return (
         "S-IntroVAE" if cell.adversarial else "VAE",
-        prior + (f" ({', '.join(notes)})" if notes else ""),
+        prior + (f" ({', '.join(named)})" if named else ""),
         TICK if cell.learnable_contributions else CROSS,
         TICK if cell.intro_prior else CROSS,
     )
-
-
-def _settings_as_cells() -> pd.DataFrame:
-    """Table 4 with the quoted settings standing in the column of cells under their own names."""
-    table = paper.table4()
-    table["cell"] = table["cell"].where(table["cell"] != "", table["setting"])
-    return table
-
-
-def _density_caption(number: str, tidy: pd.DataFrame, request: Request) -> str:
-    taken = tidy[tidy["metric"].isin(METRICS) & tidy["n"].notna()]
-    sentences = {
-        "1": ["Quantitative performance on the 2D datasets."],
-        "4": [
-            "Baseline performance (S-IntroVAE, standard Gaussian prior) across settings. Columns marked † are quoted "
-            "from the paper, not measured here; “reproduced” uses the hyperparameters of Daniel and Tamar (2021), "
-            "“replicated” those of Table 3; c and s: closed-form and sample-based KL divergence."
-        ],
-    }[number]
-    sentences.append(spread_sentence(request.spread, len(request.seeds)))
-    if request.scale:
-        sentences.append(request.scale)
-    sentences.append("Best measured mean of a row in bold.")
-    if (taken["diverged"] > 0).any():
-        sentences.append(
-            "Seeds that diverged are left out of the mean and counted beside it; “diverged” stands where all did."
-        )
-    floors = [
-        f"{dataset} {', '.join(parts)}"
-        for dataset in request.datasets
-        if (parts := [_floor(tidy, dataset, metric) for metric in ("KL", "JSD") if _floor(tidy, dataset, metric)])
-    ]
-    if floors:
-        sentences.append(f"Two samples of the data itself score on average: {'; '.join(floors)}.")
-    return " ".join(sentences)
-
-
-def _floor(tidy: pd.DataFrame, dataset: str, metric: str) -> str:
-    means = tidy.loc[(tidy["dataset"] == dataset) & (tidy["metric"] == f"{metric}_floor"), "mean"].dropna()
-    return f"{metric} {means.mean():.2f}" if len(means) else ""
-
-
-def _choices(paths: Iterable[str | Path], request: Request) -> list[Any]:
-    """The requested hyperparameters, in the order of the request."""
-    found: dict[tuple[str, str], Any] = {}
-    for row in results.read_hyperparameters(paths).itertuples():
-        if (row.dataset, row.cell) in found:
-            raise UserError(f"table 3: hyperparameters of {row.dataset}, {row.cell} given twice; name each file once")
-        found[row.dataset, row.cell] = row
-    wanted = [(dataset, cell) for dataset in request.datasets for cell in request.cells]
-    absent = [", ".join(key) for key in wanted if key not in found]
-    if absent:
-        raise UserError(f"table 3: no hyperparameters of {absent[0]}; run again, or drop it from the configuration")
-    return [found[key] for key in wanted]
-
-
-def _hyperparameter_records(choice: Any) -> Iterable[dict[str, Any]]:
-    """The rows of the tidy Table 3 that one choice gives."""
-    published = paper.table3().set_index(["dataset", "cell", "hyperparameter"])
-    for name in paper.HYPERPARAMETERS:
-        key = (choice.dataset, choice.cell, name)
-        theirs = published.loc[key] if key in published.index else {}
-        yield {
-            "dataset": choice.dataset,
-            "cell": choice.cell,
-            "metric": name,
-            "mean": getattr(choice, name),
-            "std": math.nan,
-            "sem": math.nan,
-            "n": 1,
-            "diverged": 0,
-            "paper_mean": theirs.get("grid_search_optimum", math.nan),
-            "paper_spread": math.nan,
-            "daniel_tamar": theirs.get("daniel_tamar_2021", math.nan),
-            "source": choice.source,
-            "settings": choice.settings,
-            "settings_diverged": choice.diverged,
-            "KL": choice.KL,
-        }
-
-
-def _with_default(value: float, default: float) -> str:
-    """``0.05 (0.5)``, or the value alone."""
-    return plain(value) if math.isnan(default) else f"{plain(value)} ({plain(default)})"
-
-
-def _origin(choice: Any) -> str:
-    """``grid search, 210 settings, 3 diverged``."""
-    origin = results.SOURCES[choice.source]
-    if not math.isnan(choice.settings):
-        origin += f", {int(choice.settings)} settings"
-    if not math.isnan(choice.diverged) and choice.diverged:
-        origin += f", {int(choice.diverged)} diverged"
-    return origin

@@ -42,12 +42,14 @@ def begin(run: Run, device: torch.device, folder: Path) -> Training:
             f"{folder}: images of shape {list(split.images.shape[1:])}, but training.shape is {list(options.shape)}"
         )
     epochs = Epochs(split.images, options.batch_size, device)
-    return Training(
+    training = Training(
         run,
         _model(run, split),
         lambda iteration, streams: streams.spread(epochs(iteration, list(streams.by_seed))),
         device,
     )
+    training.timed = True
+    return training
 
 
 def _model(run: Run, split: ImageSplit | None = None) -> IntroVAE:

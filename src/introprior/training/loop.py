@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from introprior.errors import UserError
-from introprior.model import IntroVAE
+from introprior.model import IntroVAE, Posterior
 from introprior.objectives import Betas
 from introprior.priors import LearnedMixture, VampPrior, to_mixture
 from introprior.randomness import MemberStreams
@@ -69,6 +69,7 @@ class Training:
     Attributes:
         members: those in training now.
         notes: plain values that the caller wants kept with the resume state.
+        timed: whether the history tells the speed, which no two runs share.
     """
 
     def __init__(self, run: Run, model: IntroVAE, batch: Callable[[int, MemberStreams], Tensor], device: torch.device):
@@ -78,7 +79,9 @@ class Training:
         self.members: list[Member] = warmups(run)
         self.history = History([])
         self.notes: dict[str, Any] = {}
-        self.streams = MemberStreams([member.seed for member in self.members], device)
+        self.timed = False
+        self._posterior: Posterior | None = None
+        self.streams = MemberStreams([run.stream(member) for member in self.members], device)
         self.watch = Watch(len(self.members), device)
         self.betas = _betas(self.members, device)
         self.optimizers = {player: self._adam(player) for player in PLAYERS}
@@ -125,6 +128,7 @@ class Training:
         with steps.learning(model.encoder, among=model):
             loss, carried, history = steps.encoder_loss(model, x, self.streams, self.betas, self.rules)
             self._update(loss, "encoder_loss", ("encoder",))
+        self._posterior = carried.posterior
         players = ("decoder", "prior") if learns else ("decoder",)
         with steps.learning(*(getattr(model, player) for player in players), among=model):
             loss, more = steps.decoder_loss(model, x, carried, self.streams, self.betas, self.rules, learns)
@@ -159,7 +163,7 @@ class Training:
     def _begin_game(self) -> None:
         self.select([self.members.index(member.warmup) for member in self.run.members], self.run.members)
         prior = self.model.prior
-        if self.run.cell.intro_prior and isinstance(prior, LearnedMixture):
+        if self.run.cell.clipped and isinstance(prior, LearnedMixture):
             prior.clip_to_present_range()
 
     def select(self, rows: Sequence[int], members: Sequence[Member]) -> None:
@@ -178,7 +182,7 @@ class Training:
 
     def _appoint(self, members: Sequence[Member]) -> None:
         self.members = list(members)
-        self.streams.assign([member.seed for member in members])
+        self.streams.assign([self.run.stream(member) for member in members])
         self.betas = _betas(members, self.device)
 
     def _adam(self, player: str) -> Adam:
@@ -205,7 +209,8 @@ class Training:
         Raises:
             Interrupted: after a signal; the state is saved by then.
         """
-        saved = time.monotonic()
+        saved = noted = time.monotonic()
+        since = self.iteration
         with (
             _signals() as received,
             tqdm(
@@ -222,6 +227,12 @@ class Training:
                 values = self.step()
                 bar.update()
                 if self.iteration % log_every == 0 or self.iteration == until:
+                    values |= self._diagnostics()
+                    if self.timed:
+                        now = time.monotonic()
+                        rate = (self.iteration - since) * self.run.training.batch_size / (now - noted)
+                        values["samples_per_second"] = torch.full((len(self.members),), rate)
+                        since, noted = self.iteration, now
                     self.history.note(self.iteration, self.numbers(), values)
                     alive = self.watch.alive()
                     bar.set_postfix(alive=f"{alive}/{len(self.watch.iteration)}", refresh=False)
@@ -237,6 +248,11 @@ class Training:
                 if stop:
                     where = f"saved to {state}: run the same command to go on" if state else "nothing was saved"
                     raise Interrupted(received[0], f"{label}: stopped at iteration {self.iteration}; {where}")
+
+    def _diagnostics(self) -> dict[str, Tensor]:
+        if not isinstance(self.model.prior, LearnedMixture):
+            return {}
+        return steps.diagnostics(self.model.mixture(), self._posterior, self.rules, seed=self.iteration)
 
     def numbers(self) -> list[int]:
         """Which members of the run are in training; of those that share a warm-up, the first."""
@@ -271,6 +287,24 @@ class Training:
         """
         if state["run"] != self.run.as_dict():
             raise UserError(f"{where}: this state belongs to another run; delete it, or choose another --state folder")
+        self._take_over(state)
+
+    def adopt(self, state: dict[str, Any], where: Path) -> None:
+        """Begin with a warm-up that was trained before, maybe for other runs too.
+
+        Raises:
+            UserError: the state is not that of this run's warm-up at its end.
+        """
+        theirs = Run.from_dict(state["run"])
+        different = [name for name, value in self.run.warmup.items() if theirs.warmup[name] != value]
+        if different:
+            names = ", ".join(different)
+            raise UserError(f"{where}: the warm-up of another run (it differs in {names}); give this run's own")
+        if (there := state["iteration"]) > self.game_start:
+            raise UserError(f"{where}: went beyond the warm-up, to iteration {there}; give a warm-up's end")
+        self._take_over({**state, "members": [dataclasses.asdict(member) for member in warmups(self.run)]})
+
+    def _take_over(self, state: dict[str, Any]) -> None:
         checkpoints.restore_model(self.model, state["model"], self.device)
         self._appoint([Member(**member) for member in state["members"]])
         self.iteration = state["iteration"]

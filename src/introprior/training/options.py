@@ -173,6 +173,32 @@ class Run:
             protocol=self.protocol,
         )
 
+    def stream(self, member: Member) -> int:
+        """Seed of the member's random stream; on images all seeds may share one, see ``image_streams``."""
+        shared = isinstance(self.training, ImageTrainingOptions) and self.protocol.image_streams == "shared"
+        return 0 if shared else member.seed
+
+    @property
+    def warmup(self) -> dict[str, Any]:
+        """All that the warm-up depends on, as plain values: runs with the same may share it.
+
+        Neither IP nor r_entropy nor beta_neg is among it, nor any other number of the game.
+        """
+        training, protocol = self.training.as_dict(), self.protocol.as_dict()
+        game = ("iterations", "alpha", "gamma", "gamma_r", "r_entropy")
+        choices = (
+            *("conversion", "conversion_logits", "conversion_resets_optimizers", "learning_rate_decay"),
+            *("component_variance", "image_streams"),
+        )
+        return {
+            "dataset": self.dataset,
+            "prior": self.cell.warmup,
+            "closed_form_kl": self.cell.closed_form_kl,
+            "members": [dataclasses.asdict(member) for member in dict.fromkeys(m.warmup for m in self.members)],
+            **{key: value for key, value in training.items() if key not in game},
+            **{key: protocol[key] for key in choices},
+        }
+
     def as_dict(self) -> dict[str, Any]:
         """As plain values."""
         return {

@@ -18,6 +18,7 @@ from introprior.divergences import kl_closed_form, kl_from_moments, kl_monte_car
 from introprior.mixtures import GaussianMixture
 from introprior.model import IntroVAE, Posterior
 from introprior.objectives import Betas, Terms, reconstruction_error
+from introprior.priors import uniform_entropy
 from introprior.protocols import Protocol
 from introprior.randomness import MemberStreams
 
@@ -142,7 +143,6 @@ def encoder_loss(
             share, rules.r_entropy, scale=rules.scale if normalised else 1.0, normalised=normalised
         )
         loss = loss + penalty.unsqueeze(-1)
-        history["responsibility_entropy"] = objectives.responsibility_entropy(share.detach())
     return loss, Carried(posterior.detach(), z.detach(), real.kl.detach(), prior_noise), history
 
 
@@ -184,6 +184,29 @@ def decoder_loss(
         real, fakes_kl, betas, fakes_rec=fakes_rec, scale=rules.scale, gamma=rules.gamma, gamma_r=rules.gamma_r
     )
     return loss, _means(decoder_loss=loss, decoder_fake_kl=fakes_kl[0])
+
+
+@torch.no_grad()
+def diagnostics(mixture: GaussianMixture, posterior: Posterior | None, rules: Rules, seed: int) -> dict[str, Tensor]:
+    """What the history tells of a free mixture, from no stream of the training's: looking changes nothing.
+
+    Args:
+        mixture: of each member, as the losses see it (clipped).
+        posterior: of a real batch; None in the warm-up.
+        seed: of the samples of z.
+
+    Returns:
+        ``prior_logvar_max`` and ``prior_logvar_min`` over components and latent dimensions, and of the posterior, if
+        given, ``responsibility_entropy`` over log M (Eq. 11); ``[E]`` each.
+    """
+    values = {"prior_logvar_max": mixture.logvars.amax((-2, -1)), "prior_logvar_min": mixture.logvars.amin((-2, -1))}
+    if posterior is not None:
+        device, size = posterior.mean.device, (rules.monte_carlo_samples, *posterior.mean.shape[-2:])
+        noise = torch.randn(size, generator=torch.Generator(device).manual_seed(seed), device=device)
+        share = responsibilities_monte_carlo(*posterior, mixture, noise)
+        entropy = objectives.responsibility_entropy(share)
+        values["responsibility_entropy"] = entropy / uniform_entropy(mixture.components)
+    return values
 
 
 def _means(**values: Tensor) -> dict[str, Tensor]:

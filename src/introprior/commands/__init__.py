@@ -1,0 +1,1 @@
+"""What the commands of `introprior` do; `introprior.cli` says how they are called."""

@@ -1,0 +1,373 @@
+"""The commands of the image half: from data and weights to probes; and train and evaluate for its datasets."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from introprior import files
+from introprior.commands import options as told
+from introprior.data import images as data
+from introprior.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    import torch
+
+    from introprior.evaluation.images import Extractor, Snapshots
+    from introprior.metrics.frechet import Statistics
+    from introprior.training.loop import Training
+
+CLASSIFIER = {"epochs": 10, "seed": 0}
+REFERENCE = {"features": "fid_authors", "samples": 50_000, "batch_size": 128}
+DISTANCES: dict[str, Any] = {
+    "features": ["fid_authors", "fid"],
+    "samples": 50_000,
+    "sampling": "batch",
+    "allow_few": False,
+}
+EVALUATION = {
+    **DISTANCES,
+    "checkpoint": "best",
+    "monte_carlo_samples": 100,
+    "grid_images": 64,
+    "latent_points": 2000,
+    "train_images": "all",
+}
+PROBES: dict[str, Any] = {"svm_iterations": [2000, 10_000], "neighbours": [5, 100]}
+OVERFIT: dict[str, Any] = {"iterations": 2000, "beta_neg": 256.0, "checkpoint": "best"}
+"""What the options of each command may hold, and what they are when not given: as in the paper."""
+
+TRAIN_KEYS: dict[str, type] = {
+    **told.RUN_KEYS,
+    "seeds": list,
+    "betas": list,
+    "iterations_per_epoch": int,
+    "snapshots": list,
+}
+_CHOICES = {"sampling": ("batch", "running"), "checkpoint": ("best", "last")}
+
+
+def prepare(given: argparse.Namespace) -> None:
+    """Find or download a dataset, and convert it."""
+    manifest = data.prepare(
+        given.dataset, given.output, source=given.source, offline=given.offline, verify=not given.no_verify
+    )
+    splits = ", ".join(f"{split['count']:,} {name}" for name, split in manifest["splits"].items())
+    print(f"{given.output}: {manifest['title']}, {splits}; {manifest['origin']}")
+
+
+def weights(given: argparse.Namespace) -> None:
+    """Put Inception's weights where the workflow expects them."""
+    files.check_writable(given.output)
+    from introprior.metrics import inception
+
+    path = inception.weights(given.source)
+    inception.check(path)
+    with files.written(given.output) as temporary:
+        shutil.copyfile(path, temporary)
+
+
+def classifier(given: argparse.Namespace) -> None:
+    """Train the classifier behind fd_classifier."""
+    options = _read(given, CLASSIFIER)
+    files.check_writable(given.output)
+    from introprior.data.images.splits import load
+    from introprior.devices import borrowed
+    from introprior.metrics import classifier
+
+    train, test = load(given.data, "train"), load(given.data, "test")
+    with borrowed(given.device) as device:
+        trained = classifier.train_classifier(
+            train.images, train.labels, test=(test.images, test.labels), **options, device=device
+        )
+        classifier.save(given.output, trained)
+    print(f"{given.output}: test accuracy {trained.test_accuracy:.3f}")
+
+
+def reference(given: argparse.Namespace) -> None:
+    """Take the training set's feature statistics."""
+    options = _read(given, REFERENCE)
+    files.check_writable(given.output)
+    from tqdm import tqdm
+
+    from introprior.data.images.splits import load
+    from introprior.devices import borrowed
+    from introprior.evaluation import images as evaluation
+
+    train, name = load(given.data, "train"), options["features"]
+    with borrowed(given.device) as device:
+        extractor = _extractor(given, [name], device)
+        batches = evaluation.real_batches(train, options["samples"], options["batch_size"])
+        total = math.ceil(options["samples"] / options["batch_size"])
+        extractor.gather(tqdm(batches, total=total, desc=f"{name} of the training set"))[name].save(given.output)
+
+
+def warmup(given: argparse.Namespace) -> None:
+    """Train what the runs of a prior family share."""
+    options = told.read(given, TRAIN_KEYS)
+    files.check_writable(given.output)
+    # What the game would be does not matter: it is not played.
+    training = options.setdefault("training", {})
+    training["iterations"] = training.setdefault("warmup_iterations", _training_kind().warmup_iterations) + 1
+    betas = given.betas or options.get("betas", [1.0, 1.0])
+    options["betas"] = [*betas[:2], 1.0]
+    _train(given, options, None)
+
+
+def train(given: argparse.Namespace) -> None:
+    """Train one run, from its warm-up or from the beginning."""
+    options = told.read(given, TRAIN_KEYS)
+    files.check_writable(given.output, given.history)
+    if given.betas is not None:
+        options["betas"] = given.betas
+    elif given.hyperparameters is not None:
+        raise UserError("--hyperparameters: of no use for images; give --betas beta_rec beta_kl beta_neg")
+    if "betas" not in options:
+        raise UserError("--betas is missing; give beta_rec beta_kl beta_neg (1 1 256 in the paper, MNIST 1 1 128)")
+    _train(given, options, given.warmup)
+
+
+def _train(given: argparse.Namespace, options: dict[str, Any], shared: Path | None) -> None:
+    from introprior.data.images.splits import load
+    from introprior.devices import borrowed
+    from introprior.training import checkpoints, images
+    from introprior.training.options import ImageTrainingOptions
+
+    only_warmup = given.name == "warmup"
+    if given.data is None:
+        raise UserError("--data is missing; give the folder that `introprior prepare` wrote")
+    if options.get("dataset") not in data.DATASETS:
+        raise unknown("image dataset", str(options.get("dataset")), data.DATASETS, "--dataset")
+    options.setdefault("training", {}).setdefault("shape", list(data.DATASETS[options["dataset"]].shape))
+    seeds = options.get("seeds", [0])
+    run = told.run(given, options, [(seed, options["betas"]) for seed in seeds], kind=ImageTrainingOptions)
+    per_epoch = math.ceil(len(load(given.data, "train").images) / run.training.batch_size)
+    if options.get("iterations_per_epoch", per_epoch) != per_epoch:
+        raise UserError(
+            f"{given.data}: has {per_epoch} batches of {run.training.batch_size}, not the "
+            f"{options['iterations_per_epoch']} that were planned; is this the whole {run.dataset}?"
+        )
+    started = time.time()
+    with borrowed(given.device) as device:
+        training = images.begin(run, device, given.data)
+        end = training.game_start if only_warmup else run.training.iterations
+        epochs = _snapshot_epochs(options.get("snapshots", [end // per_epoch]), end // per_epoch)
+        state = told.resumed(training, given.state, given.name)
+        if shared is not None and training.iteration == 0:
+            content = checkpoints.load(shared, device)
+            if "state" not in content:
+                raise UserError(f"{shared}: not a warm-up; give what `introprior warmup` wrote")
+            training.adopt(content["state"], shared)
+            training.notes["snapshots"] = content["snapshots"]
+        _advance(given, training, state, end, epochs, per_epoch)
+        content = {
+            "run": run.as_dict(),
+            "records": training.records(),
+            "snapshots": training.notes["snapshots"],
+            "provenance": told.provenance(device, started),
+        }
+        if only_warmup:
+            training.notes = {}
+            content["state"] = training.state()
+        checkpoints.save(given.output, content)
+    if not only_warmup:
+        rows = [
+            {"seed": seeds[row.pop("member")], "epoch": round(row["iteration"] / per_epoch, 4), **row}
+            for row in training.history.tidy()
+        ]
+        files.write_csv(given.history, rows, ("iteration", "epoch", "seed", "quantity", "value"))
+    told.finish(state)
+    told.tell_divergence(run, training.records())
+
+
+def _snapshot_epochs(wanted: list[Any], end: int) -> list[int]:
+    """The epochs to keep the model of, rising."""
+    if not all(type(epoch) is int and 0 <= epoch <= end for epoch in wanted):
+        raise UserError(f"--options: snapshots: must be whole numbers from 0 to {end}, are {wanted}")
+    return sorted(set(wanted))
+
+
+def _advance(
+    given: argparse.Namespace, training: Training, state: Path | None, end: int, epochs: list[int], per_epoch: int
+) -> None:
+    """Train up to iteration ``end``, keeping the model at the given epochs for as long as its losses are finite."""
+    import copy
+
+    from introprior.training import checkpoints
+
+    kept: dict[int, Any] = training.notes.setdefault("snapshots", {})
+    for epoch, until in [*((epoch, epoch * per_epoch) for epoch in epochs), (None, end)]:
+        if until > training.iteration and training.watch.alive():
+            training.advance(
+                until,
+                state=state,
+                checkpoint_seconds=given.checkpoint_seconds,
+                log_every=told.log_every(training.run),
+                label=told.label(training.run),
+            )
+        if epoch is not None and epoch not in kept and training.iteration == until and training.watch.alive():
+            kept[epoch] = copy.deepcopy(checkpoints.model_state(training.model))
+
+
+def distances(given: argparse.Namespace) -> None:
+    """Measure what a run generates at each of its snapshots."""
+    options = _read(given, {**DISTANCES, "batch_size": 0})
+    files.check_writable(given.output)
+    from introprior.data.images.splits import load
+    from introprior.devices import borrowed
+    from introprior.evaluation import images as evaluation
+
+    known = evaluation.read_distances(given.earlier) if given.earlier else []
+    with borrowed(given.device) as device:
+        snapshots = evaluation.Snapshots.read(given.model, device)
+        _check_run(given.model, snapshots, options)
+        extractor = _extractor(given, options["features"], device)
+        references = _references(given.reference, options["features"])
+        train = load(given.data, "train")
+        skip = {row["epoch"] for row in known}
+        rows = evaluation.distances(snapshots, train, references, extractor, options, device, skip)
+    # What was measured of a shared warm-up is this run's, too.
+    rows = [{**row, **snapshots.describe()} for row in known] + rows
+    files.write_csv(given.output, rows, evaluation.DISTANCE_COLUMNS)
+
+
+def evaluate(given: argparse.Namespace) -> None:
+    """Measure a run at the checkpoint that its distances choose."""
+    options = _read(given, {**EVALUATION, "dataset": "", "cell": "", "batch_size": 0})
+    for flag in ("distances", "codes", "reference"):
+        if getattr(given, flag) is None:
+            raise UserError(f"--{flag} is missing; images need it, see introprior evaluate --help")
+    files.check_writable(given.metrics, given.codes, given.panels)
+    import numpy as np
+
+    from introprior.data.images.splits import load
+    from introprior.devices import borrowed
+    from introprior.evaluation import images as evaluation
+
+    with borrowed(given.device) as device:
+        snapshots = evaluation.Snapshots.read(given.model, device)
+        _check_run(given.model, snapshots, options)
+        rows, codes, panels = evaluation.evaluate(
+            snapshots,
+            evaluation.read_distances(given.distances),
+            load(given.data, "train"),
+            load(given.data, "test"),
+            _references(given.reference, options["features"]),
+            _extractor(given, options["features"], device),
+            options,
+            device,
+        )
+    for path, arrays in ((given.codes, codes), (given.panels, panels)):
+        with files.written(path) as temporary, temporary.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)
+    files.write_csv(given.metrics, rows, evaluation.METRIC_COLUMNS)
+
+
+def probe(given: argparse.Namespace) -> None:
+    """Read labels off a run's codes with simple classifiers."""
+    names = {"dataset": "", "cell": "", "r_entropy": "", "seed": 0}
+    options = _read(given, {**PROBES, **names})
+    files.check_writable(given.output)
+    from introprior.evaluation import probes
+
+    rows = probes.probe(given.codes, options["svm_iterations"], options["neighbours"])
+    described = {name: options[name] for name in names}
+    files.write_csv(given.output, [{**described, **row} for row in rows], (*names, *probes.COLUMNS))
+
+
+def choose(given: argparse.Namespace) -> None:
+    """Choose the r_entropy of each cell."""
+    from introprior import selection
+
+    files.write_json(given.output, selection.choose_r_entropy(given.metrics, given.dataset, given.metric))
+
+
+def overfit(given: argparse.Namespace) -> None:
+    """Overfit the encoder of a trained run, its decoder and prior fixed (Figure S2)."""
+    options = _read(given, {**OVERFIT, "dataset": ""})
+    files.check_writable(given.output)
+    import numpy as np
+
+    from introprior.data.images.splits import load
+    from introprior.devices import borrowed
+    from introprior.evaluation import encoder_study
+    from introprior.evaluation import images as evaluation
+
+    with borrowed(given.device) as device:
+        snapshots = evaluation.Snapshots.read(given.model, device)
+        _check_run(given.model, snapshots, options)
+        known = evaluation.read_distances(given.distances)
+        metric = known[0]["metric"] if known else "distance"  # the first kind of features decides, as in `evaluate`
+        epoch = evaluation.choose_checkpoint(known, metric, options["checkpoint"])
+        train = load(given.data, "train")
+        arrays = encoder_study.study(
+            snapshots.model(epoch, device),
+            snapshots.run,
+            encoder_study.one_per_class(train.images, train.labels),
+            iterations=options["iterations"],
+            beta_negs=(1.0, options["beta_neg"]),
+            device=device,
+        )
+    described: dict[str, Any] = {**snapshots.describe(), "title": train.manifest["title"], "epoch": epoch}
+    with files.written(given.output) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, **(described | arrays))
+
+
+def _read(given: argparse.Namespace, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a command, each of its default's type and within its choices, the defaults filled in."""
+    options = {key: value for key, value in told.stated(given).items() if value is not None}
+    mixed = ("train_images", "r_entropy")
+    told.check(
+        options, {key: type(options.get(key, value) if key in mixed else value) for key, value in defaults.items()}
+    )
+    options = {**defaults, **options}
+    for key, choices in _CHOICES.items():
+        if key in options and options[key] not in choices:
+            raise unknown(key, options[key], choices, f"--options: {key}")
+    for key in ("samples", "grid_images", "latent_points", "monte_carlo_samples", "iterations", "train_images"):
+        value = options.get(key, 1)
+        if (key, value) != ("train_images", "all") and (type(value) is not int or value < 1):
+            raise UserError(f"--options: {key}: must be a whole number of at least 1, is {value!r}")
+    return options
+
+
+def _training_kind() -> Any:
+    from introprior.training.options import ImageTrainingOptions
+
+    return ImageTrainingOptions
+
+
+def _extractor(given: argparse.Namespace, names: list[str], device: torch.device) -> Extractor:
+    from introprior.evaluation.images import Extractor
+    from introprior.metrics import classifier, inception
+
+    return Extractor(
+        names,
+        inception.load(given.weights, device) if given.weights else None,
+        classifier.load(given.classifier, device) if given.classifier else None,
+    )
+
+
+def _references(paths: list[Path], names: list[str]) -> dict[str, Statistics]:
+    """Statistics by the kind of features, which their files are named after."""
+    from introprior.metrics.frechet import Statistics
+
+    found = {path.stem: path for path in paths}
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise UserError(f"--reference: no {missing[0]}.npz among the files; give the training set's statistics of it")
+    return {name: Statistics.load(found[name]) for name in names}
+
+
+def _check_run(path: Path, snapshots: Snapshots, options: Mapping[str, Any]) -> None:
+    """The file has to be of the run that is named, if one is."""
+    run = snapshots.run
+    trained = {"dataset": run.dataset, "cell": run.cell.name, "batch_size": run.training.batch_size}
+    for key, value in trained.items():
+        if options.get(key) not in (None, "", 0, value):
+            raise UserError(f"{path}: trained with {key} {value}, not {options[key]}; give another --model")

@@ -1,0 +1,201 @@
+"""What commands are told: JSON options and single flags, checked, and made into runs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from introprior import __version__, cells, files, protocols
+from introprior.errors import UserError, unknown
+
+if TYPE_CHECKING:  # torch takes seconds to import: only the commands that compute do it
+    import torch
+
+    from introprior.training.loop import Training
+    from introprior.training.options import Member, Run, TrainingOptions
+
+RUN_KEYS: dict[str, type] = {"dataset": str, "cell": str, "training": dict, "protocol": dict}
+"""What the options of every command that trains may hold."""
+
+_TYPES = {
+    str: "text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    list: "a list",
+    tuple: "a list of whole numbers",
+    dict: "a section of keys",
+}
+_LARGEST_SEED = 2**32 - 1
+
+
+def read(given: argparse.Namespace, known: Mapping[str, type]) -> dict[str, Any]:
+    """The options of a command, checked: the JSON's, and over them the single flags'; null is as good as not given."""
+    options = {key: value for key, value in stated(given).items() if value is not None}
+    check(options, known)
+    return options
+
+
+def stated(given: argparse.Namespace) -> dict[str, Any]:
+    """The options as they are given, unchecked."""
+    text = given.options
+    if not text.lstrip().startswith("{"):
+        options = files.read_json(text)
+        if not isinstance(options, dict):
+            raise UserError(f"{text}: must be {_TYPES[dict]}, is {options!r}")
+    else:
+        try:
+            options = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"--options: not valid JSON ({error})") from error
+    for assignment in getattr(given, "set", []):
+        path, equals, value = assignment.partition("=")
+        *sections, key = path.split(".")
+        if not equals:
+            raise UserError(f"--set {assignment}: expected KEY=VALUE, for example training.iterations=3000")
+        place = options
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise UserError(f"--set {assignment}: {section} has no keys of its own")
+        try:
+            place[key] = json.loads(value)
+        except json.JSONDecodeError:
+            place[key] = value
+    for flag in ("dataset", "cell", "seeds"):
+        if getattr(given, flag, None) is not None:
+            options[flag] = getattr(given, flag)
+    return options
+
+
+def check(options: Mapping[str, Any], known: Mapping[str, type]) -> None:
+    """Refuse unknown keys, and values that are not of their key's type."""
+    for key in options:
+        if key not in known:
+            raise unknown("key", key, known, "--options")
+    check_types(options, known, "--options: ")
+
+
+def check_types(values: Mapping[str, Any], known: Mapping[str, type], where: str) -> None:
+    """Refuse values that are not of their key's type; whole numbers may stand for real ones."""
+    for key, value in values.items():
+        wanted = known.get(key, type(value))
+        if wanted is float:
+            right = is_number(value)
+        elif wanted is tuple:
+            right = isinstance(value, list) and all(type(item) is int for item in value)
+        else:
+            right = type(value) is wanted
+        if not right:
+            raise UserError(f"{where}{key}: must be {_TYPES[wanted]}, is {value!r}")
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def run(
+    given: argparse.Namespace,
+    options: dict[str, Any],
+    settings: Sequence[tuple[Any, Any]],
+    where: object = "betas",
+    kind: type[TrainingOptions] | None = None,
+) -> Run:
+    """The ensemble that the options describe.
+
+    Args:
+        given: for the protocol.
+        options: dataset, cell, training, protocol.
+        settings: seed and betas of each member.
+        where: the place that the betas come from.
+        kind: of the numbers of training; by default those in 2D.
+    """
+    from introprior.training.options import Run, TrainingOptions
+
+    kind = kind or TrainingOptions
+    for key in ("dataset", "cell"):
+        if key not in options:
+            raise UserError(f"--{key} is missing; give it, or have it in --options")
+    cell, training = cells.parse(options["cell"], "--cell"), options.get("training", {})
+    check_types(training, {field.name: type(field.default) for field in dataclasses.fields(kind)}, "training.")
+    return Run(
+        options["dataset"],
+        cell,
+        tuple(member(cell, seed, betas, where) for seed, betas in settings),
+        kind.from_dict(training),
+        protocols.resolve(given.protocol, options.get("protocol", {})),
+    )
+
+
+def member(cell: cells.Cell, seed: Any, betas: Any, where: object) -> Member:
+    """One member; a VAE has no use for beta_neg."""
+    from introprior.training.options import Member
+
+    if type(seed) is not int or not 0 <= seed <= _LARGEST_SEED:
+        raise UserError(f"seeds: must be whole numbers from 0 to {_LARGEST_SEED}; {seed!r} is none")
+    weights = (*betas, None)[:3] if isinstance(betas, list | tuple) and len(betas) in (2, 3) else ()
+    if not weights or not all(map(is_number, weights if weights[2] is not None else weights[:2])):
+        raise UserError(f"{where}: must be the numbers beta_rec, beta_kl and, unless for a VAE, beta_neg; is {betas!r}")
+    try:
+        return Member(seed, *(weights if cell.adversarial else weights[:2]))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def resumed(training: Training, state: Path | None, kind: str) -> Path | None:
+    """The state file in the folder ``state``, from which the training goes on if it is there; None without a folder."""
+    from introprior.training import checkpoints
+
+    if state is None:
+        return None
+    path = state / f"{kind}-{training.run.key}.pt"
+    files.check_writable(path)
+    if path.exists():
+        training.restore(checkpoints.load(path, training.device), path)
+        print(f"{label(training.run)}: going on from iteration {training.iteration} of {path}", file=sys.stderr)
+    return path
+
+
+def label(run: Run) -> str:
+    """What a progress bar calls the run."""
+    entropy = f" r_entropy {run.training.r_entropy:g}" if run.training.r_entropy else ""
+    seed = f" seed {run.members[0].seed}" if len(run.members) == 1 else ""
+    return f"{run.dataset} {run.cell.name}{entropy}{seed}"
+
+
+def log_every(run: Run) -> int:
+    """Iterations between two rows of the history."""
+    return max(1, run.training.iterations // 300)
+
+
+def provenance(device: torch.device, started: float) -> dict[str, Any]:
+    """Where an outcome comes from."""
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return {
+        "introprior": __version__,
+        "torch": str(torch.__version__),
+        "device": name,
+        "seconds": round(time.time() - started, 1),
+    }
+
+
+def tell_divergence(run: Run, records: Sequence[Mapping[str, Any]]) -> None:
+    """Say on standard error which members diverged."""
+    for each, record in zip(run.members, records, strict=True):
+        if record["status"] != "ok":
+            print(f"{run.dataset} {run.cell.name}, seed {each.seed}: diverged, {record['detail']}", file=sys.stderr)
+
+
+def finish(state: Path | None) -> None:
+    """The results are written: what was kept for going on is not needed any more."""
+    if state is not None:
+        state.unlink(missing_ok=True)

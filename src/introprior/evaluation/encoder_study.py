@@ -1,0 +1,221 @@
+"""The encoder alone in the game, overfitted against synthetic distributions made of a few images (supplement 2.2.3).
+
+Decoder and prior stay as they were trained, so what the encoder makes of an image depends on the shares that the image
+has in p_data and in p_d: it reaches the VAE's optimum where p_data covers p_d, and repels what only p_d holds.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from introprior import objectives
+from introprior.data.images.splits import to_unit
+from introprior.errors import UserError
+from introprior.mixtures import GaussianMixture
+from introprior.model import IntroVAE
+from introprior.objectives import Betas, Terms, reconstruction_error
+from introprior.randomness import MemberStreams
+from introprior.training import steps
+from introprior.training.adam import Adam
+from introprior.training.options import Run
+from introprior.training.steps import Rules
+
+SINGLE = 0
+"""Which of the images makes up a distribution of one."""
+
+KINDS = ("real", "fake")
+
+
+def one_per_class(images: Tensor, labels: Tensor) -> Tensor:
+    """The first image of each class, in the order of the labels: ``[N, C, H, W]`` to ``[classes, C, H, W]``.
+
+    Raises:
+        UserError: fewer than two classes.
+    """
+    classes = labels.unique()
+    if len(classes) < 2:
+        raise UserError("encoder study: images of one class alone; it needs two classes or more")
+    return torch.stack([images[(labels == label).nonzero()[0, 0]] for label in classes])
+
+
+def configurations(count: int) -> tuple[tuple[list[int], list[int]], ...]:
+    """Which of the images make up p_data and p_d: (i) all and all, (ii) one and all, (iii) all and one."""
+    everything, single = list(range(count)), [SINGLE]
+    return (everything, everything), (single, everything), (everything, single)
+
+
+def loss(
+    model: IntroVAE,
+    real: Tensor,
+    fake: Tensor,
+    target: GaussianMixture,
+    streams: MemberStreams,
+    betas: Betas,
+    rules: Rules,
+) -> Tensor:
+    """L_E (Eq. 98) where the fakes are given instead of decoded; decoder and prior are to be constant.
+
+    Only what is given counts as a fake, reconstructions do not, in either protocol; and there is no responsibility
+    entropy, which says nothing about batches of one.
+
+    Args:
+        real, fake: ``[1, B, C, H, W]`` in [0, 1], each a batch of its own.
+        target: the prior, constant.
+
+    Returns:
+        ``[1, B]``.
+    """
+    terms = [_pass(model, x, target, streams, rules)[0] for x in (real, fake)]
+    return objectives.encoder_loss(terms[0], terms[1:], betas, scale=rules.scale, alpha=rules.alpha)
+
+
+class Measured(NamedTuple):
+    """Each image alone: reconstruction error and KL ``[N]`` in nats, reconstructions ``[N, C, H, W]``."""
+
+    rec: Tensor
+    kl: Tensor
+    outputs: Tensor
+
+
+@torch.no_grad()
+def measure(model: IntroVAE, images: Tensor, target: GaussianMixture, rules: Rules, seed: int) -> Measured:
+    """Pass each image alone through the networks in their present mode, always with the same noise.
+
+    Args:
+        images: ``[N, C, H, W]`` in [0, 1].
+        target: the prior.
+        seed: of the noise.
+    """
+    streams = MemberStreams([seed], images.device)
+    results = [_pass(model, image[None, None], target, streams, rules) for image in images]
+    rec, kl = (torch.stack(parts).flatten() for parts in zip(*(terms for terms, _ in results), strict=True))
+    return Measured(rec, kl, torch.cat([output.squeeze(0) for _, output in results]))
+
+
+def study(
+    model: IntroVAE,
+    run: Run,
+    images: Tensor,
+    *,
+    iterations: int,
+    beta_negs: Sequence[float],
+    device: torch.device,
+    seed: int = 0,
+    points: int = 50,
+    label: str = "",
+) -> dict[str, np.ndarray]:
+    """Overfit copies of the encoder, for each beta_neg and each of the three :func:`configurations`.
+
+    In every iteration one image of p_data and one of p_d pass through the networks, each alone and in training mode:
+    BatchNorm would let larger batches tell their samples about each other. All copies see the same random numbers.
+
+    Args:
+        model: trained; it is left as it was. A VampPrior is taken as the mixture that it is at the start.
+        run: what the model was trained as; its learning rate, beta_rec, beta_kl and loss scale apply.
+        images: uint8 ``[N, C, H, W]``, one per class.
+        iterations: of each copy.
+        beta_negs: B of them, 1 and the practical one in the paper.
+        device: where to train.
+        seed: of all that is drawn.
+        points: measurements along the way, the first before and the last after training.
+        label: of the progress bar.
+
+    Returns:
+        ``iterations`` [T] and ``beta_neg`` [B]; ``rec``, ``kl`` and ``nelbo`` (their sum), float32 [B, 3, 2, T]: means
+        over the images of p_data and over those of p_d, NaN from where a loss was not finite; and for each beta b and
+        configuration c the images ``real_{b}_{c}``, ``fake_{b}_{c}`` and, after the last iteration (after the last
+        measurement where it diverged), ``real_rec_{b}_{c}``, ``fake_rec_{b}_{c}``, uint8 [n, C, H, W].
+
+    Raises:
+        UserError: numbers out of range.
+    """
+    for name, value, least in (("iterations", iterations, 1), ("points", points, 2), ("images", len(images), 2)):
+        if value < least:
+            raise UserError(f"encoder study: {name} is {value}; it has to be {least} or more")
+    schedule = np.unique(np.linspace(0, iterations, points).round().astype(np.int64))
+    pixels = to_unit(images).to(device, torch.get_default_dtype())
+    pairs = configurations(len(images))
+    rec, kl = (np.full((len(beta_negs), len(pairs), len(KINDS), len(schedule)), np.nan, np.float32) for _ in range(2))
+    arrays: dict[str, np.ndarray] = {"iterations": schedule, "beta_neg": np.array(beta_negs, dtype=np.float64)}
+    bar = tqdm(total=len(beta_negs) * len(pairs) * iterations, desc=label, unit="it", mininterval=2.0)
+    with bar:
+        for b, beta_neg in enumerate(beta_negs):
+            betas = run.members[0].betas._replace(neg=beta_neg)
+            for c, pair in enumerate(pairs):
+                bar.set_postfix(beta_neg=f"{beta_neg:g}", configuration="i" * (c + 1), refresh=False)
+                last: Tensor | None = None
+                encoder = _Overfitting(model, run, pixels, pair, betas, device, seed)
+                for t, until in enumerate(schedule):
+                    encoder.advance(int(until), bar)
+                    measured = encoder.measure()
+                    if not torch.isfinite(measured.rec + measured.kl).all():
+                        break
+                    for k, chosen in enumerate(pair):
+                        rec[b, c, k, t] = measured.rec[chosen].mean().item()
+                        kl[b, c, k, t] = measured.kl[chosen].mean().item()
+                    last = (measured.outputs.clamp(0, 1) * 255).round().byte().cpu()
+                bar.update((b * len(pairs) + c + 1) * iterations - bar.n)  # where it diverged
+                if last is None:
+                    raise UserError("encoder study: the model's losses are not finite; take one that has not diverged")
+                for kind, chosen in zip(KINDS, pair, strict=True):
+                    arrays[f"{kind}_{b}_{c}"] = images[chosen].cpu().numpy()
+                    arrays[f"{kind}_rec_{b}_{c}"] = last[chosen].numpy()
+    return arrays | {"rec": rec, "kl": kl, "nelbo": rec + kl}
+
+
+class _Overfitting:
+    """A copy of the model whose encoder learns."""
+
+    def __init__(
+        self,
+        model: IntroVAE,
+        run: Run,
+        pixels: Tensor,
+        pair: tuple[list[int], list[int]],
+        betas: Betas,
+        device: torch.device,
+        seed: int,
+    ):
+        self.model = copy.deepcopy(model).to(device).train()
+        self.rules, self.betas, self.pixels, self.seed = run.rules, betas, pixels, seed
+        with torch.no_grad():
+            self.target = self.model.mixture()
+        self.pair = [torch.tensor(chosen, device=device) for chosen in pair]
+        self.streams = MemberStreams([seed], device)
+        self.adam = Adam(self.model.encoder.parameters(), run.training.learning_rate)
+        self.iteration = 0
+
+    def advance(self, until: int, bar: tqdm) -> None:
+        """Go on to iteration ``until``."""
+        with steps.learning(self.model.encoder, among=self.model):
+            while self.iteration < until:
+                real, fake = (self.pixels[chosen[self._draw(len(chosen))]] for chosen in self.pair)
+                self.adam.zero_grad()
+                loss(self.model, real, fake, self.target, self.streams, self.betas, self.rules).mean().backward()
+                self.adam.step()
+                self.iteration += 1
+                bar.update()
+
+    def measure(self) -> Measured:
+        """How each image fares now, by noise that training does not draw from."""
+        return measure(self.model, self.pixels, self.target, self.rules, self.seed + 1)
+
+    def _draw(self, count: int) -> Tensor:
+        return self.streams.integers(count, 1)
+
+
+def _pass(
+    model: IntroVAE, x: Tensor, target: GaussianMixture, streams: MemberStreams, rules: Rules
+) -> tuple[Terms, Tensor]:
+    """Error, KL ``[1, B]`` and reconstructions of one batch ``[1, B, C, H, W]``."""
+    posterior = model.encode(x)
+    output = model.decode(posterior.sample(streams.normal(*posterior.mean.shape[-2:])))
+    kl = steps.divergence(posterior, target, streams, rules)
+    return Terms(reconstruction_error(x, output, model.event_dims), kl), output

@@ -1,0 +1,411 @@
+"""Evaluation of image runs, from their snapshots: distances of what they generate and reconstruct to the training set,
+codes for the probes, responsibilities, and what the figures show.
+
+The protocol has two halves. Distances are taken as the model was trained, every batch normalised by its own statistics
+(``sampling_batchnorm: batch``), or with running statistics. Codes and responsibilities are always taken in evaluation
+mode, after one pass over the training set that estimates the running statistics anew.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from introprior.data.images.splits import Epochs, ImageSplit, to_unit
+from introprior.errors import UserError, unknown
+from introprior.metrics import classifier as classifiers
+from introprior.metrics import inception
+from introprior.metrics.frechet import Gathering, Statistics, check_count, frechet_distance
+from introprior.metrics.responsibilities import normalised_entropy
+from introprior.mixtures import GaussianMixture
+from introprior.model import IntroVAE, Posterior
+from introprior.training import checkpoints
+from introprior.training.images import empty
+from introprior.training.options import Run
+
+FD_CLASSIFIER = "fd_classifier"
+FEATURES = (*inception.PROTOCOLS, FD_CLASSIFIER)
+"""Kinds of features; the distance of each is called like it, with ``_gen`` or ``_rec`` behind."""
+
+DISTANCE_COLUMNS = ("dataset", "cell", "r_entropy", "seed", "epoch", "metric", "value", "status", "detail")
+METRIC_COLUMNS = ("dataset", "cell", "r_entropy", "seed", "metric", "value", "status", "detail")
+_CHUNK = 512  # images encoded or decoded at once where the batch does not matter
+
+
+@dataclass
+class Snapshots:
+    """A run's models at some epochs, as read from the file that ``introprior warmup`` or ``train`` wrote.
+
+    Attributes:
+        run: what was trained.
+        record: status (ok or diverged) and detail of the run.
+        states: by the number of epochs behind them.
+    """
+
+    run: Run
+    record: dict[str, Any]
+    states: dict[int, dict[str, Any]]
+
+    @classmethod
+    def read(cls, path: Path, device: torch.device | str = "cpu") -> Snapshots:
+        """Read a file.
+
+        Raises:
+            UserError: missing, damaged, or something else than snapshots of an image run.
+        """
+        content = checkpoints.load(path, device)
+        if "snapshots" not in content:
+            raise UserError(f"{path}: holds no snapshots; give what `introprior warmup` or `train` wrote for images")
+        return cls(Run.from_dict(content["run"]), content["records"][0], content["snapshots"])
+
+    def model(self, epoch: int, device: torch.device | str) -> IntroVAE:
+        """The model after ``epoch`` epochs, in training mode, its parameters frozen.
+
+        Raises:
+            UserError: there is no such snapshot.
+        """
+        if epoch not in self.states:
+            raise UserError(f"{self.run.dataset}/{self.run.cell.name}: no snapshot after {epoch} epochs; train anew")
+        model = empty(self.run)
+        checkpoints.restore_model(model, self.states[epoch], device)
+        return model.requires_grad_(False)
+
+    def describe(self) -> dict[str, Any]:
+        """The columns that name the run in result files."""
+        member, r_entropy = self.run.members[0], self.run.training.r_entropy
+        return {
+            "dataset": self.run.dataset,
+            "cell": self.run.cell.name,
+            "r_entropy": f"{r_entropy:g}",
+            "seed": member.seed,
+        }
+
+
+# Features
+
+
+class Extractor:
+    """Features of images under one or more protocols.
+
+    Args:
+        names: of ``FEATURES``.
+        network: Inception, where FID is among them.
+        classifier: the dataset's classifier, where ``fd_classifier`` is.
+    """
+
+    def __init__(
+        self, names: Sequence[str], network: nn.Module | None = None, classifier: classifiers.Classifier | None = None
+    ):
+        for name in names:
+            if name not in FEATURES:
+                raise unknown("kind of features", name, FEATURES, "features")
+        if network is None and set(names) & set(inception.PROTOCOLS):
+            raise UserError("features: FID needs Inception's weights; give --weights, or use fd_classifier")
+        if classifier is None and FD_CLASSIFIER in names:
+            raise UserError(f"features: {FD_CLASSIFIER} needs the dataset's classifier; give --classifier")
+        self.names, self.network, self.classifier = tuple(names), network, classifier
+
+    def __call__(self, name: str, images: Tensor) -> Tensor:
+        """Features ``[B, D]`` of one batch ``[B, C, H, W]``, uint8 or decoded."""
+        if name == FD_CLASSIFIER:
+            assert self.classifier is not None
+            return classifiers.features(self.classifier, images)
+        assert self.network is not None
+        return inception.features(self.network, images, inception.PROTOCOLS[name])
+
+    def gather(self, batches: Iterable[Tensor]) -> dict[str, Statistics]:
+        """Statistics of each kind of features over batches that are made once and used for all."""
+        gatherings = {name: Gathering() for name in self.names}
+        for batch in batches:
+            for name, gathering in gatherings.items():
+                gathering.add(self(name, batch))
+        return {name: gathering.statistics() for name, gathering in gatherings.items()}
+
+
+def real_batches(split: ImageSplit, samples: int, batch_size: int) -> Iterator[Tensor]:
+    """The first ``samples`` images of a shuffled split, uint8, in batches; the same ones every time.
+
+    The authors' code draws its 50,000 of Fashion-MNIST's 60,000 anew for every distance; here all distances share one
+    draw, and with it the reference statistics.
+    """
+    if samples > len(split.images):
+        raise UserError(f"samples: {samples} are more than the {len(split.images)} images of the split; take fewer")
+    order = torch.from_numpy(np.random.PCG64([0, 0]).random_raw(len(split.images)).argsort(kind="stable"))
+    for rows in order[:samples].split(batch_size):
+        yield split.images[rows]
+
+
+# Models at work
+
+
+def stream(run: Run, epoch: int, purpose: int, device: torch.device) -> torch.Generator:
+    """A random stream for looking at a model, the same whenever and wherever one looks."""
+    seed = int(np.random.PCG64([run.stream(run.members[0]), epoch, purpose]).random_raw())
+    return torch.Generator(device).manual_seed(seed % 2**63)
+
+
+def generated(model: IntroVAE, samples: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Decoded prior samples in batches ``[B, C, H, W]``, unbounded floats; BatchNorm as the model's mode has it."""
+    with torch.no_grad():
+        mixture = prior(model)
+        for start in range(0, samples, batch_size):
+            z = mixture.sample(min(batch_size, samples - start), generator)
+            yield model.decode(z.unsqueeze(0))[0]
+
+
+def reconstructed(model: IntroVAE, batches: Iterable[Tensor], generator: torch.Generator) -> Iterator[Tensor]:
+    """Reconstructions of uint8 batches, each from one sampled z per image (not the mean)."""
+    with torch.no_grad():
+        for batch in batches:
+            posterior = model.encode(to_unit(batch.to(generator.device)).unsqueeze(0))
+            noise = torch.empty_like(posterior.mean).normal_(generator=generator)
+            yield model.decode(posterior.sample(noise))[0]
+
+
+def prior(model: IntroVAE) -> GaussianMixture:
+    """The only member's prior, means ``[M, D]``."""
+    mixture = model.mixture()
+    if mixture.means.dim() == 2:  # the standard Gaussian has no member axis
+        return mixture
+    return GaussianMixture(mixture.means[0], mixture.logvars[0], mixture.log_weights[0])
+
+
+@torch.no_grad()
+def estimate_running_statistics(
+    model: IntroVAE, split: ImageSplit, batch_size: int, generator: torch.Generator
+) -> None:
+    """One pass over the shuffled training set in training mode, then evaluation mode.
+
+    With BatchNorm's momentum of 0.1 the running statistics become those of the last few dozen batches of real images
+    and of their reconstructions, where training had left those of whatever was fed last.
+    """
+    model.train()
+    batches = Epochs(split.images, batch_size, generator.device)
+    for iteration in range(batches.iterations):
+        posterior = model.encode(batches(iteration, [0]))
+        model.decode(posterior.sample(torch.empty_like(posterior.mean).normal_(generator=generator)))
+    model.eval()
+
+
+@torch.no_grad()
+def posteriors(model: IntroVAE, images: Tensor, device: torch.device) -> Posterior:
+    """Posteriors of uint8 images under a model in evaluation mode, ``[N, D]`` each."""
+    parts = [model.encode(to_unit(part.to(device)).unsqueeze(0)) for part in images.split(_CHUNK)]
+    return Posterior(torch.cat([q.mean[0] for q in parts]), torch.cat([q.logvar[0] for q in parts]))
+
+
+def _prepared(
+    model: IntroVAE, run: Run, epoch: int, train: ImageSplit, options: Mapping[str, Any], device: Any
+) -> None:
+    """Bring a model into the mode in which it is to generate."""
+    if options["sampling"] == "running":
+        estimate_running_statistics(model, train, run.training.batch_size, stream(run, epoch, 3, device))
+    else:
+        model.train()
+
+
+# Distances
+
+
+def distances(
+    snapshots: Snapshots,
+    train: ImageSplit,
+    references: Mapping[str, Statistics],
+    extractor: Extractor,
+    options: Mapping[str, Any],
+    device: torch.device,
+    skip: Iterable[int] = (),
+) -> list[dict[str, Any]]:
+    """The distance of generated images to the training set at every snapshot, each evaluated once.
+
+    Args:
+        snapshots: of one run.
+        train: its training split.
+        references: statistics of it, by kind of features.
+        extractor: of these features.
+        options: ``samples``, ``sampling`` (``batch`` or ``running``), ``allow_few``.
+        device: where to compute.
+        skip: epochs that are known already.
+
+    Returns:
+        rows with the columns ``DISTANCE_COLUMNS``.
+    """
+    run, rows = snapshots.run, []
+    _check_counts(references, options)
+    epochs = sorted(set(snapshots.states) - set(skip))
+    for epoch in tqdm(epochs, desc=f"{run.dataset} {run.cell.name}", unit="snapshot"):
+        model = snapshots.model(epoch, device)
+        _prepared(model, run, epoch, train, options, device)
+        batches = generated(model, options["samples"], run.training.batch_size, stream(run, epoch, 0, device))
+        for name, value in _compared(extractor.gather(batches), references, options).items():
+            rows.append({**snapshots.describe(), "epoch": epoch, "metric": f"{name}_gen", **_measured(value)})
+    return rows
+
+
+def _check_counts(references: Mapping[str, Statistics], options: Mapping[str, Any]) -> None:
+    if not options["allow_few"]:
+        for statistics in references.values():
+            check_count(options["samples"], len(statistics.mean))
+
+
+def _compared(
+    found: Mapping[str, Statistics], references: Mapping[str, Statistics], options: Mapping[str, Any]
+) -> dict[str, float]:
+    return {
+        name: frechet_distance(statistics, references[name], allow_few=options["allow_few"])
+        for name, statistics in found.items()
+    }
+
+
+def _measured(value: float, record: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Value, status and detail of a row; what is not finite, or of a run that diverged, has no value."""
+    if record is not None and record["status"] != "ok":
+        return {"value": None, "status": record["status"], "detail": record["detail"]}
+    if not math.isfinite(value):
+        return {"value": None, "status": "diverged", "detail": "not finite"}
+    return {"value": value, "status": "ok", "detail": ""}
+
+
+def read_distances(path: Path) -> list[dict[str, Any]]:
+    """Rows that :func:`distances` made, epochs as numbers, and values too (None where diverged).
+
+    Raises:
+        UserError: missing or malformed.
+    """
+    remedy = "delete it and run again to make it anew"
+    try:
+        with open(path, newline="") as stream_:
+            reader = csv.DictReader(stream_)
+            rows: list[dict[str, Any]] = list(reader)
+        if tuple(reader.fieldnames or ()) != DISTANCE_COLUMNS:
+            raise UserError(f"{path}: not distances of an image run; {remedy}")
+        for row in rows:
+            row["epoch"], row["value"] = int(row["epoch"]), float(row["value"]) if row["value"] else None
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file of distances") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: cannot read ({error}); {remedy}") from error
+    return rows
+
+
+def choose_checkpoint(rows: Iterable[Mapping[str, Any]], metric: str, rule: str) -> int:
+    """The epoch whose model is reported.
+
+    Args:
+        rows: of :func:`distances`, of one run.
+        metric: what decides, for example ``fid_authors_gen``.
+        rule: ``best``, the lowest distance among the evaluated epochs, the earliest where they tie (authors' code);
+            ``last``, the latest evaluated epoch.
+
+    Raises:
+        UserError: no epoch was evaluated.
+    """
+    candidates = {row["epoch"]: row["value"] for row in rows if row["metric"] == metric}
+    if not candidates:
+        raise UserError(f"distances: none called {metric}; delete the file and run again to make it anew")
+    if rule == "last":
+        return max(candidates)
+    return min(candidates, key=lambda epoch: (math.inf if candidates[epoch] is None else candidates[epoch], epoch))
+
+
+# All the rest
+
+
+def evaluate(
+    snapshots: Snapshots,
+    known: Sequence[Mapping[str, Any]],
+    train: ImageSplit,
+    test: ImageSplit,
+    references: Mapping[str, Statistics],
+    extractor: Extractor,
+    options: Mapping[str, Any],
+    device: torch.device,
+) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
+    """What is told of one run, at the checkpoint that its distances choose.
+
+    Args:
+        snapshots: of the run.
+        known: its distances.
+        train, test: the dataset.
+        references, extractor: as for :func:`distances`; the first kind of features chooses.
+        options: as there, and ``checkpoint``, ``monte_carlo_samples``, ``grid_images``, ``latent_points``,
+            ``train_images`` (number of training images that are encoded, or ``all``).
+        device: where to compute.
+
+    Returns:
+        rows with the columns ``METRIC_COLUMNS``; the arrays of codes.npz; those of panels.npz.
+    """
+    run, record = snapshots.run, snapshots.record
+    _check_counts(references, options)
+    primary = f"{extractor.names[0]}_gen"
+    epoch = choose_checkpoint(known, primary, options["checkpoint"])
+    values: dict[str, float] = {"checkpoint_epoch": float(epoch)}
+    for row in known:
+        if row["epoch"] == epoch:  # the number that chose it is the one that is reported, as in the authors' code
+            values[row["metric"]] = math.nan if row["value"] is None else row["value"]
+    model = snapshots.model(epoch, device)
+    _prepared(model, run, epoch, train, options, device)
+    size = run.training.batch_size
+    batches = reconstructed(model, real_batches(train, options["samples"], size), stream(run, epoch, 1, device))
+    for name, value in _compared(extractor.gather(batches), references, options).items():
+        values[f"{name}_rec"] = value
+    shown = generated(model, max(size, options["grid_images"]), size, stream(run, epoch, 0, device))
+    samples = torch.cat(list(shown))[: options["grid_images"]]
+    if model.training:
+        estimate_running_statistics(model, train, size, stream(run, epoch, 3, device))
+
+    mixture, noise = prior(model), stream(run, epoch, 2, device)
+    count = len(train.images) if options["train_images"] == "all" else min(options["train_images"], len(train.images))
+    coded = posteriors(model, test.images, device)
+    entropies = (0.0, 0.0)
+    if mixture.components > 1:
+        entropies = normalised_entropy(
+            *coded, mixture, batch_size=size, generator=noise, monte_carlo_samples=options["monte_carlo_samples"]
+        )
+    values |= dict(zip(("entropy_per_batch", "entropy_pooled"), entropies, strict=True))
+
+    def sampled(posterior: Posterior) -> np.ndarray:
+        return posterior.sample(torch.empty_like(posterior.mean).normal_(generator=noise)).cpu().numpy()
+
+    status = {"status": record["status"], "detail": record["detail"]}
+    codes = {
+        "train": sampled(posteriors(model, train.images[:count], device)),
+        "train_labels": train.labels[:count].numpy(),
+        "test": sampled(coded),
+        "test_labels": test.labels.numpy(),
+        **status,
+    }
+    real = test.images[: options["grid_images"] // 2]
+    (reconstructions,) = reconstructed(model, [real], noise)
+    points = slice(options["latent_points"])
+    panels = {
+        **snapshots.describe(),
+        "title": train.manifest["title"],
+        "epoch": epoch,
+        "samples": _bytes(samples),
+        "real": real.numpy(),
+        "reconstructions": _bytes(reconstructions),
+        "z": codes["test"][points].astype(np.float32),
+        "labels": test.labels[points].numpy(),
+        "prior_means": mixture.means.cpu().numpy(),
+        "prior_logvars": mixture.logvars.cpu().numpy(),
+        "prior_weights": mixture.log_weights.exp().cpu().numpy(),
+        "classes": np.array(train.manifest["classes"]),
+        **status,
+    }
+    rows = [{**snapshots.describe(), "metric": name, **_measured(value, record)} for name, value in values.items()]
+    return rows, codes, panels
+
+
+def _bytes(images: Tensor) -> np.ndarray:
+    """Decoded images as uint8; what is not finite is black."""
+    return (255 * inception.rounded(images.nan_to_num(0.0))).round().byte().cpu().numpy()

@@ -1,0 +1,558 @@
+"""The image half through its commands: data to probes, shared warm-ups, resuming, and what the numbers are made of."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import itertools
+import json
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from introprior import cells, cli, protocols
+from introprior.data.images.splits import load, to_unit
+from introprior.errors import UserError
+from introprior.evaluation import images as evaluation
+from introprior.metrics import classifier as classifiers
+from introprior.metrics.inception import truncated
+from introprior.metrics.probes import knn_accuracy, svm_accuracy
+from introprior.training import checkpoints, images
+from introprior.training.loop import Training
+from introprior.training.options import ImageTrainingOptions, Member, Run
+
+CPU = torch.device("cpu")
+TRAIN, TEST, BATCH = 240, 60, 96
+PER_EPOCH = 3
+WARMUP = {"warmup_iterations": 2 * PER_EPOCH, "mixture_warmup_iterations": PER_EPOCH, "batch_size": BATCH}
+WARMUP |= {"latent_dim": 4, "widths": [2, 4], "monte_carlo_samples": 4, "learning_rate": 0.002}
+GAME = WARMUP | {"iterations": 4 * PER_EPOCH}
+LOOK = {"features": ["fd_classifier"], "samples": 200}
+
+
+def command(*arguments: object) -> int:
+    """Run a command; its exit code."""
+    return cli.main([str(argument) for argument in arguments])
+
+
+def do(*arguments: object) -> None:
+    """Run a command that has to succeed."""
+    assert command(*arguments) == 0
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def options(**values: Any) -> list[str]:
+    return ["--options", json.dumps({"dataset": "digits", **values})]
+
+
+def warming(folder: Path, data: Path, cell: str, *more: object, **values: Any) -> list[object]:
+    values = {"cell": cell, "seeds": [0], "training": WARMUP, "snapshots": [0]} | values
+    return ["warmup", "--data", data, *options(**values), "--output", folder / "warmup.pt", "--device", "cpu", *more]
+
+
+def playing(folder: Path, data: Path, cell: str, *more: object, **values: Any) -> list[object]:
+    values = {"cell": cell, "seeds": [0], "training": GAME, "snapshots": [2, 4], "betas": [1, 1, 8]} | values
+    outputs = ["--output", folder / "snapshots.pt", "--history", folder / "history.csv"]
+    return ["train", "--data", data, *options(**values), *outputs, "--device", "cpu", *more]
+
+
+def shorten(data: Path) -> None:
+    """Keep the first images of a prepared dataset."""
+    manifest = json.loads((data / "manifest.json").read_text())
+    for split, count in (("train", TRAIN), ("test", TEST)):
+        manifest["splits"][split]["count"] = count
+        for kind in ("images", "labels"):
+            path = data / manifest["splits"][split][kind]["file"]
+            np.save(path, np.load(path)[:count])
+    (data / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Dataset, classifier and reference statistics; a warm-up of mog4-lc, and a run that began with it."""
+    folder = tmp_path_factory.mktemp("world")
+    data = folder / "data"
+    do("prepare", "--dataset", "digits", "--output", data)
+    shorten(data)
+    do("classifier", "--data", data, "--options", '{"epochs": 1}', "--output", folder / "classifier.pt")
+    do(
+        *("reference", "--data", data, "--classifier", folder / "classifier.pt", "--output"),
+        *(folder / "fd_classifier.npz", "--options", '{"features": "fd_classifier", "samples": 200}'),
+    )
+    do(*warming(folder, data, "mog4-lc"))
+    do(*playing(folder, data, "mog4-lc-ip", "--warmup", folder / "warmup.pt", training=GAME | {"r_entropy": 10.0}))
+    for model, name, more in (
+        ("warmup.pt", "warmup-distances.csv", []),
+        ("snapshots.pt", "distances.csv", ["--earlier", folder / "warmup-distances.csv"]),
+    ):
+        do(*looking("distances", folder, folder / model), *more, "--output", folder / name)
+    do(*evaluating(folder, folder))
+    do("probe", "--codes", folder / "codes.npz", "--output", folder / "probes.csv", "--options", json.dumps(PROBES))
+    return folder
+
+
+PROBES = {"svm_iterations": [50, 500], "neighbours": [1, 9], "dataset": "digits", "cell": "mog4-lc-ip", "seed": 0}
+PROBES |= {"r_entropy": "10"}
+
+
+def looking(name: str, world: Path, model: Path, **values: Any) -> list[object]:
+    look = json.dumps(LOOK | values)
+    features = ["--classifier", world / "classifier.pt", "--reference", world / "fd_classifier.npz"]
+    return [name, "--model", model, "--data", world / "data", "--options", look, *features, "--device", "cpu"]
+
+
+def evaluating(folder: Path, world: Path, model: str = "snapshots.pt", **values: Any) -> list[object]:
+    values = {"grid_images": 6, "latent_points": 50} | values
+    files = {name: folder / name for name in ("metrics.csv", "codes.npz", "panels.npz")}
+    outputs = itertools.chain.from_iterable((f"--{name.split('.')[0]}", path) for name, path in files.items())
+    distances = ["--distances", (folder if (folder / "distances.csv").exists() else world) / "distances.csv"]
+    return [*looking("evaluate", world, world / model, **values), *distances, *outputs]
+
+
+def assert_same_run(ours: Path, theirs: Path) -> None:
+    """Snapshots and history are equal, bit by bit, but for the speed."""
+    mine, other = (checkpoints.load(folder / "snapshots.pt") for folder in (ours, theirs))
+    assert mine["run"] == other["run"]
+    assert mine["records"] == other["records"]
+    assert mine["snapshots"].keys() >= other["snapshots"].keys() > set()
+    for epoch, snapshot in other["snapshots"].items():
+        assert mine["snapshots"][epoch]["prior"] == snapshot["prior"]
+        for name, tensor in snapshot["tensors"].items():
+            assert torch.equal(mine["snapshots"][epoch]["tensors"][name], tensor), (epoch, name)
+    mine, other = (
+        [row for row in rows(folder / "history.csv") if row["quantity"] != "samples_per_second"]
+        for folder in (ours, theirs)
+    )
+    assert mine == other
+
+
+# ---- Training ----
+
+
+@pytest.mark.parametrize("cell", ["mog4-lc", "mog4-lc-ip", "mog4-lc-ip-unclipped"])
+@pytest.mark.parametrize("r_entropy", [0.0, 10.0])
+def test_a_run_from_a_shared_warmup_is_the_run_that_trains_its_own(tmp_path, world, cell, r_entropy):
+    training = GAME | {"r_entropy": r_entropy}
+    shared, alone = tmp_path / "shared", tmp_path / "alone"
+    do(*playing(shared, world / "data", cell, "--warmup", world / "warmup.pt", training=training))
+    do(*playing(alone, world / "data", cell, training=training))
+    assert_same_run(shared, alone)
+    assert 0 in checkpoints.load(shared / "snapshots.pt")["snapshots"]  # the warm-up's own
+    final = checkpoints.load(shared / "snapshots.pt")["snapshots"][4]["tensors"]
+    assert ("prior.low" in final) is (cell == "mog4-lc-ip")
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"cell": "mog4-ip"}, "prior"),
+        ({"cell": "mog5-lc-ip"}, "prior"),
+        ({"seeds": [1]}, "members"),
+        ({"betas": [1, 0.5, 8]}, "members"),
+        ({"training": GAME | {"learning_rate": 0.001}}, "learning_rate"),
+        ({"protocol": {"component_variance": "isotropic"}}, "component_variance"),
+        ({"protocol": {"image_streams": "per-seed"}}, "image_streams"),
+    ],
+)
+def test_the_warmup_of_another_run_is_refused(tmp_path, world, capsys, change, word):
+    cell, run = change.get("cell", "mog4-lc-ip"), {key: value for key, value in change.items() if key != "cell"}
+    assert command(*playing(tmp_path, world / "data", cell, "--warmup", world / "warmup.pt", **run)) == 2
+    line = capsys.readouterr().err
+    assert re.search(rf"^introprior train: .*warmup.pt: the warm-up of another run \(.*{word}", line, re.M), line
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_only_the_game_depends_on_does_not_make_another_warmup():
+    def run(cell: str, neg: float, **training: Any) -> dict[str, Any]:
+        sizes = ImageTrainingOptions(**(GAME | {"widths": (2, 4)} | training))
+        return Run("digits", cells.parse(cell), (Member(0, 1.0, 1.0, neg),), sizes).warmup
+
+    known = run("mog4", 8.0)
+    assert known == run("mog4-ip", 128.0, r_entropy=100.0, iterations=99, alpha=1.0)
+    assert known != run("mog4-lc", 8.0)
+    assert known != run("mog4", 8.0, clip_steepness=5.0)  # the mixture that the conversion makes knows it
+
+
+@pytest.mark.parametrize("at", [1, 2 * PER_EPOCH, 2 * PER_EPOCH + 2])
+def test_a_stopped_run_goes_on_where_it_stopped(tmp_path, world, monkeypatch, capsys, at):
+    run = {"training": GAME | {"r_entropy": 10.0}, "snapshots": [0, 1, 2, 3, 4]}
+    do(*playing(tmp_path / "whole", world / "data", "mog4-lc-ip", **run))
+    step = Training.step
+
+    def stop(training: Training) -> Any:
+        if training.iteration == at - 1:
+            signal.raise_signal(signal.SIGTERM)
+        return step(training)
+
+    parts = playing(tmp_path / "parts", world / "data", "mog4-lc-ip", "--state", tmp_path / "state", **run)
+    monkeypatch.setattr(Training, "step", stop)
+    assert command(*parts) == 143
+    monkeypatch.undo()
+    capsys.readouterr()
+    do(*parts)
+    assert f"going on from iteration {at}" in capsys.readouterr().err
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+    assert not list((tmp_path / "state").iterdir())
+
+
+def test_seeds_share_their_stream_only_where_the_protocol_says_so(world):
+    def begun(seed: int, protocol: str) -> Training:
+        sizes = ImageTrainingOptions(**(GAME | {"widths": (2, 4)}))
+        run = Run("digits", cells.parse("mog4"), (Member(seed, 1.0, 1.0, 8.0),), sizes, protocols.resolve(protocol))
+        return images.begin(run, CPU, world / "data")
+
+    for protocol, shared in (("authors", True), ("text", False)):
+        one, two = begun(1, protocol), begun(2, protocol)
+        assert torch.equal(one.batch(5, one.streams), two.batch(5, two.streams)) is shared
+        assert torch.equal(one.streams.normal(3), two.streams.normal(3)) is shared
+        for ours, theirs in zip(one.model.parameters(), two.model.parameters(), strict=True):
+            if ours.numel() > 100:  # weights and pseudo-inputs are the seed's own, biases of BatchNorm are not drawn
+                assert not torch.equal(ours, theirs)
+
+
+def test_the_history_tells_losses_prior_responsibilities_and_speed_by_epoch(world):
+    history = rows(world / "history.csv")
+    assert list(history[0]) == ["iteration", "epoch", "seed", "quantity", "value"]
+    found = {(row["quantity"], float(row["epoch"])): float(row["value"]) for row in history}
+    assert ("vae_loss", 1.0) in found
+    assert ("encoder_loss", 4.0) in found
+    assert ("prior_logvar_max", 1.0) not in found  # still a VampPrior
+    for epoch in (2.0, 4.0):
+        assert found["prior_logvar_max", epoch] >= found["prior_logvar_min", epoch]
+        assert found["samples_per_second", epoch] > 0
+    assert 0 < found["responsibility_entropy", 4.0] <= 1
+    mixture = evaluation.prior(evaluation.Snapshots.read(world / "snapshots.pt").model(4, CPU))
+    assert found["prior_logvar_max", 4.0] == pytest.approx(mixture.logvars.max().item())
+
+
+def test_looking_more_often_changes_nothing(world):
+    def weights(every: int) -> list[torch.Tensor]:
+        sizes = ImageTrainingOptions(**(GAME | {"widths": (2, 4), "r_entropy": 1.0}))
+        run = Run("digits", cells.parse("mog4-ip"), (Member(0, 1.0, 1.0, 8.0),), sizes)
+        training = images.begin(run, CPU, world / "data")
+        training.advance(10, log_every=every)
+        return [*training.model.parameters(), *training.model.buffers()]
+
+    assert all(map(torch.equal, weights(1), weights(100)))
+
+
+# ---- Distances ----
+
+
+def test_distances_are_those_of_batches_generated_as_in_training(world):
+    """Against scipy on features of images made step by step, with quantities of the definition only."""
+    snapshots = evaluation.Snapshots.read(world / "snapshots.pt")
+    classifier = classifiers.load(world / "classifier.pt")
+    train = load(world / "data", "train")
+    order = np.random.PCG64([0, 0]).random_raw(TRAIN).argsort(kind="stable")[:200]
+
+    def described(images_: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        found = classifiers.features(classifier, images_).double().numpy()
+        return found.mean(0), np.cov(found.T)
+
+    real = described(train.images[order])
+    found = {int(row["epoch"]): float(row["value"]) for row in rows(world / "distances.csv")}
+    assert sorted(found) == [0, 2, 4]
+    for epoch in (2, 4):
+        model = snapshots.model(epoch, CPU).train()
+        generator = evaluation.stream(snapshots.run, epoch, 0, CPU)
+        mixture = evaluation.prior(model)
+        z = [mixture.sample(count, generator) for count in (96, 96, 8)]
+        fake = described(torch.cat([model.decode(part.unsqueeze(0))[0] for part in z]))
+        root = scipy.linalg.sqrtm(real[1] @ fake[1]).real
+        expected = ((real[0] - fake[0]) ** 2).sum() + np.trace(real[1] + fake[1] - 2 * root)
+        assert found[epoch] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_shared_snapshot_is_measured_once(tmp_path, world, monkeypatch):
+    measured: list[int] = []
+    model = evaluation.Snapshots.model
+    monkeypatch.setattr(
+        evaluation.Snapshots, "model", lambda self, epoch, device: measured.append(epoch) or model(self, epoch, device)
+    )
+    earlier = ["--earlier", world / "warmup-distances.csv"]
+    do(*looking("distances", world, world / "snapshots.pt"), *earlier, "--output", tmp_path / "d.csv")
+    assert measured == [2, 4]
+    assert rows(tmp_path / "d.csv") == rows(world / "distances.csv")  # same seed, same device, same numbers
+    assert {(row["cell"], row["r_entropy"]) for row in rows(tmp_path / "d.csv")} == {("mog4-lc-ip", "10")}
+
+
+def test_running_statistics_are_those_of_the_last_batches(world):
+    model = evaluation.Snapshots.read(world / "snapshots.pt").model(4, CPU)
+    train, generator = load(world / "data", "train"), torch.Generator().manual_seed(1)
+    naive = copy.deepcopy(model)
+    evaluation.estimate_running_statistics(model, train, BATCH, generator)
+    assert not model.training
+    order = np.random.PCG64([0, 0]).random_raw(TRAIN).argsort(kind="stable")
+    norm = naive.encoder.body[1]
+    mean = norm.running_mean.clone()
+    for part in np.split(order, [96, 192]):
+        seen = naive.encoder.body[0](to_unit(train.images[part]))
+        mean = 0.9 * mean + 0.1 * seen.mean((0, 2, 3))
+    torch.testing.assert_close(model.encoder.body[1].running_mean, mean, rtol=1e-4, atol=1e-5)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(
+            model.decoder.body[0].body[1].running_mean, naive.decoder.body[0].body[1].running_mean
+        )
+
+
+@pytest.mark.parametrize(("rule", "expected"), [("best", 80), ("last", 219)])
+def test_the_checkpoint_is_the_best_evaluated_one_or_the_last(rule, expected):
+    values = {0: 9.0, 80: 1.0, 120: None, 160: 1.0, 219: 3.0}
+    known = [{"metric": "fid_gen", "epoch": epoch, "value": 0.0} for epoch in (0, 300)]
+    known += [{"metric": "fid_authors_gen", "epoch": epoch, "value": value} for epoch, value in values.items()]
+    assert evaluation.choose_checkpoint(known, "fid_authors_gen", rule) == expected
+    with pytest.raises(UserError, match="none called fd_classifier_gen"):
+        evaluation.choose_checkpoint(known, "fd_classifier_gen", rule)
+
+
+def test_inception_sees_the_images_once_for_both_protocols(world, inception_network, monkeypatch):
+    """The whole path with the real network (random weights): one set of images, both features, batch by batch."""
+    snapshots = evaluation.Snapshots.read(world / "snapshots.pt")
+    snapshots.states = {4: snapshots.states[4]}
+    train = load(world / "data", "train")
+    made: list[torch.Tensor] = []
+    generated = evaluation.generated
+
+    def counted(*arguments: Any) -> Any:
+        for batch in generated(*arguments):
+            made.append(batch)
+            yield batch
+
+    monkeypatch.setattr(evaluation, "generated", counted)
+    extractor = evaluation.Extractor(["fid_authors", "fid"], inception_network)
+    references = extractor.gather(evaluation.real_batches(train, 3, 3))
+    look = {"samples": 3, "sampling": "batch", "allow_few": False}
+    with pytest.raises(UserError, match="3 samples are too few for features of 2048 dimensions"):
+        evaluation.distances(snapshots, train, references, extractor, look, CPU)
+    assert made == []
+    look["allow_few"] = True
+    found = evaluation.distances(snapshots, train, references, extractor, look, CPU)
+    assert [(row["epoch"], row["metric"], row["status"]) for row in found] == [
+        (4, "fid_authors_gen", "ok"),
+        (4, "fid_gen", "ok"),
+    ]
+    assert len(made) == 1
+    with torch.no_grad():
+        inception_network.train()
+        (expected,) = inception_network(truncated(made[0]).expand(-1, 3, -1, -1))
+    mean = expected.flatten(1).double().mean(0).numpy()
+    np.testing.assert_allclose(extractor("fid_authors", made[0]).double().mean(0), mean, rtol=1e-4, atol=1e-6)
+
+
+# ---- Evaluation and probes ----
+
+
+def test_an_evaluation_tells_the_distances_entropies_and_codes_of_the_chosen_checkpoint(world):
+    measured = {row["metric"]: row for row in rows(world / "metrics.csv")}
+    assert {(r["dataset"], r["cell"], r["r_entropy"], r["seed"], r["status"]) for r in measured.values()} == {
+        ("digits", "mog4-lc-ip", "10", "0", "ok")
+    }
+    value = {name: float(row["value"]) for name, row in measured.items()}
+    assert set(value) == {
+        *("checkpoint_epoch", "fd_classifier_gen", "fd_classifier_rec", "entropy_per_batch", "entropy_pooled")
+    }
+    known = {int(row["epoch"]): float(row["value"]) for row in rows(world / "distances.csv")}
+    epoch = min(known, key=known.__getitem__)
+    assert value["checkpoint_epoch"] == epoch
+    assert value["fd_classifier_gen"] == known[epoch]
+    assert 0 < value["entropy_per_batch"] <= value["entropy_pooled"] + 1e-9 <= 1 + 1e-6
+    with np.load(world / "codes.npz") as codes, np.load(world / "panels.npz") as panels:
+        assert codes["train"].shape == (TRAIN, 4)
+        assert codes["test"].shape == (TEST, 4)
+        assert codes["train_labels"].tolist() == load(world / "data", "train").labels.tolist()
+        assert panels["samples"].shape == (6, 1, 28, 28)
+        assert panels["reconstructions"].shape == panels["real"].shape == (3, 1, 28, 28)
+        assert (panels["real"] == load(world / "data", "test").images[:3].numpy()).all()
+        assert (panels["z"] == codes["test"][:50]).all()
+        assert panels["prior_weights"].sum() == pytest.approx(1)
+        assert str(panels["title"]) == "Digits (stand-in for MNIST)"
+        model = evaluation.Snapshots.read(world / "snapshots.pt").model(epoch, CPU)
+        mixture = evaluation.prior(model) if epoch > 1 else None
+        if mixture is not None:
+            assert (panels["prior_means"] == mixture.means.numpy()).all()
+
+
+def test_codes_are_sampled_in_evaluation_mode_around_the_posteriors(world, tmp_path):
+    do(*evaluating(tmp_path, world, checkpoint="last"))
+    snapshots = evaluation.Snapshots.read(world / "snapshots.pt")
+    model, train = snapshots.model(4, CPU), load(world / "data", "train")
+    evaluation.estimate_running_statistics(model, train, BATCH, evaluation.stream(snapshots.run, 4, 3, CPU))
+    posterior = evaluation.posteriors(model, train.images, CPU)
+    with np.load(tmp_path / "codes.npz") as codes:
+        z = torch.from_numpy(codes["train"])
+    standard = (z - posterior.mean) / (0.5 * posterior.logvar).exp()
+    assert standard.mean().abs() < 0.15  # of 960
+    assert standard.std() == pytest.approx(1, abs=0.1)
+
+
+def test_the_same_seed_gives_the_same_numbers(world, tmp_path):
+    do(*playing(tmp_path, world / "data", "mog4-lc-ip", training=GAME | {"r_entropy": 10.0}))
+    do(*looking("distances", world, tmp_path / "snapshots.pt"), "--output", tmp_path / "distances.csv")
+    assert [row["value"] for row in rows(tmp_path / "distances.csv")] == [
+        row["value"] for row in rows(world / "distances.csv") if row["epoch"] != "0"
+    ]
+    do(*evaluating(tmp_path, world))
+    assert (tmp_path / "metrics.csv").read_text() == (world / "metrics.csv").read_text()
+    for name in ("codes.npz", "panels.npz"):
+        with np.load(tmp_path / name) as mine, np.load(world / name) as other:
+            assert all((mine[key] == other[key]).all() for key in other)
+
+
+@pytest.mark.parametrize("sampling", ["batch", "running"])
+def test_the_standard_gaussian_and_both_ways_of_sampling(world, tmp_path, sampling):
+    do(*playing(tmp_path, world / "data", "sg"))
+    do(
+        *looking("distances", world, tmp_path / "snapshots.pt", sampling=sampling),
+        "--output",
+        tmp_path / "distances.csv",
+    )
+    arguments = evaluating(tmp_path, world, sampling=sampling, checkpoint="last", train_images=20)
+    arguments[arguments.index("--model") + 1] = tmp_path / "snapshots.pt"
+    do(*arguments)
+    value = {row["metric"]: float(row["value"]) for row in rows(tmp_path / "metrics.csv")}
+    assert (value["entropy_per_batch"], value["entropy_pooled"]) == (0, 0)
+    assert value["checkpoint_epoch"] == 4
+    with np.load(tmp_path / "codes.npz") as codes:
+        assert len(codes["train"]) == 20
+
+
+def test_probes_are_those_of_the_codes(world):
+    found = {row["metric"]: row for row in rows(world / "probes.csv")}
+    with np.load(world / "codes.npz") as codes:
+        data = [codes[name] for name in ("train", "train_labels", "test", "test_labels")]
+    expected = {"svm_few": svm_accuracy(*data, 50), "svm_many": svm_accuracy(*data, 500)}
+    expected |= {"knn_few": knn_accuracy(*data, 1), "knn_many": knn_accuracy(*data, 9)}
+    assert {name: float(row["value"]) for name, row in found.items()} == expected
+    assert {(row["dataset"], row["cell"], row["r_entropy"], row["seed"]) for row in found.values()} == {
+        ("digits", "mog4-lc-ip", "10", "0")
+    }
+
+
+def test_a_run_that_diverges_is_recorded_all_the_way(world, tmp_path, capsys):
+    wild = {"training": GAME | {"learning_rate": 1e6}, "snapshots": [0, 1, 2, 3, 4]}
+    do(*playing(tmp_path, world / "data", "mog4-ip", **wild))
+    assert "diverged" in capsys.readouterr().err
+    content = checkpoints.load(tmp_path / "snapshots.pt")
+    assert content["records"][0]["status"] == "diverged"
+    assert 0 in content["snapshots"]
+    assert 4 not in content["snapshots"]
+    do(*looking("distances", world, tmp_path / "snapshots.pt"), "--output", tmp_path / "distances.csv")
+    arguments = evaluating(tmp_path, world)
+    arguments[arguments.index("--model") + 1] = tmp_path / "snapshots.pt"
+    do(*arguments)
+    measured = rows(tmp_path / "metrics.csv")
+    assert {(row["status"], row["value"]) for row in measured} == {("diverged", "")}
+    assert "not finite at iteration" in measured[0]["detail"]
+    do("probe", "--codes", tmp_path / "codes.npz", "--output", tmp_path / "probes.csv")
+    assert {(row["status"], row["value"]) for row in rows(tmp_path / "probes.csv")} == {("diverged", "")}
+
+
+# ---- Bad input ----
+
+
+def test_bad_input_is_refused_in_one_line_and_leaves_nothing(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Training, "step", lambda self: pytest.fail("trained nevertheless"))
+    data, out = world / "data", tmp_path / "out"
+    foreign = world / "classifier.pt"
+
+    def without(arguments: list[Any], flag: str, count: int = 2) -> list[Any]:
+        at = arguments.index(flag)
+        return arguments[:at] + arguments[at + count :]
+
+    foreign_distances = ["--earlier", world / "probes.csv", "--output", out / "d.csv"]
+    cases: list[tuple[list[Any], str]] = [
+        (without(playing(out, data, "sg"), "--data"), r"--data is missing; give the folder that `introprior prepare`"),
+        (playing(out, data, "sg", betas=[1, 1]), "beta_neg is missing"),
+        (playing(out, data, "sg", "--hyperparameters", "x.json"), "--hyperparameters: of no use for images"),
+        (playing(out, data, "sg", seeds=[0, 1]), "image runs have one member each"),
+        (playing(out, data, "sg", snapshots=[5]), r"snapshots: must be whole numbers from 0 to 4, are \[5\]"),
+        (playing(out, data, "sg", iterations_per_epoch=4), "has 3 batches of 96, not the 4 that were planned"),
+        (playing(out, data, "sg", training=GAME | {"hidden": 3}), "training: unknown key 'hidden'"),
+        (playing(out, data, "sg", training=GAME | {"widths": [1.5]}), "widths: must be a list of whole numbers"),
+        (playing(out, data, "sg", "--dataset", "MINST"), "unknown image dataset 'MINST'; did you mean 'MNIST'"),
+        (playing(out, data, "mog300"), "300 components, but only 240 training images"),
+        (playing(out, data, "sg", "--warmup", foreign), "classifier.pt: not a warm-up"),
+        (playing(out, out / "none", "sg"), "manifest.json: missing, so no dataset is prepared"),
+        (warming(out, data, "mog4", betas=["x", 1]), "must be the numbers beta_rec"),
+        (["prepare", "--dataset", "digit", "--output", out], "unknown image dataset 'digit'; did you mean 'digits'"),
+        (["weights", "--source", foreign, "--output", out / "w.pth"], "classifier.pt: not the weights of FID"),
+        (["weights", "--source", out / "no", "--output", out / "w.pth"], "no such file of Inception weights"),
+        (["reference", "--data", data, "--output", out / "r.npz", "--options", "{}"], "FID needs Inception's weights"),
+        (
+            ["reference", "--data", data, "--output", out / "r.npz", "--classifier", foreign, "--options",
+             '{"features": "fd_classifier", "samples": 241}'],
+            "samples: 241 are more than the 240 images",
+        ),
+        (
+            [*looking("distances", world, world / "snapshots.pt", features=["fid"]), "--output", out / "d.csv"],
+            "FID needs Inception's weights",
+        ),
+        (
+            [*looking("distances", world, world / "snapshots.pt", features=["fd"]), "--output", out / "d.csv"],
+            "unknown kind of features 'fd'",
+        ),
+        (
+            [*looking("distances", world, world / "snapshots.pt", batch_size=128), "--output", out / "d.csv"],
+            "trained with batch_size 96, not 128",
+        ),
+        (
+            [*looking("distances", world, world / "snapshots.pt", samples=20), "--output", out / "d.csv"],
+            "20 samples are too few for features of 64 dimensions",
+        ),
+        ([*looking("distances", world, foreign), "--output", out / "d.csv"], "holds no snapshots"),
+        (
+            [*looking("distances", world, world / "snapshots.pt"), *foreign_distances],
+            "probes.csv: not distances of an image run",
+        ),
+        (evaluating(out, world, sampling="both"), "unknown sampling 'both'"),
+        (evaluating(out, world, train_images=0), "train_images: must be a whole number of at least 1"),
+        (evaluating(out, world, cell="sg"), "trained with cell mog4-lc-ip, not sg"),
+        (without(evaluating(out, world), "--codes"), "--codes is missing; images need it"),
+        (
+            ["evaluate", "--model", world / "snapshots.pt", "--metrics", out / "m", "--panels", out / "p"],
+            "snapshots of an image run; evaluating them takes --data",
+        ),
+        (["probe", "--codes", world / "panels.npz", "--output", out / "p.csv"], "damaged, or not codes"),
+        (
+            ["probe", "--codes", world / "codes.npz", "--output", out / "p.csv", "--options", '{"neighbours": [5]}'],
+            "neighbours: must be two whole numbers",
+        ),
+        (
+            ["overfit", "--model", world / "snapshots.pt", "--distances", world / "distances.csv", "--data", data,
+             "--output", out / "o.npz", "--options", '{"iterations": 0}'],
+            "iterations: must be a whole number of at least 1",
+        ),
+    ]  # fmt: skip
+    for arguments, message in cases:
+        capsys.readouterr()
+        assert command(*arguments) == 2, arguments
+        said = [line for line in re.split(r"[\r\n]+", capsys.readouterr().err) if line and "%|" not in line]
+        assert len(said) == 1, said
+        assert re.match(r"introprior \w+: ", said[0])
+        assert re.search(message, said[0]), said[0]
+        left = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert left == [], (arguments, left)
+
+
+@pytest.mark.parametrize(
+    "name", ["prepare", "weights", "classifier", "reference", "warmup", "distances", "probe", "choose", "overfit"]
+)
+def test_every_commands_help_explains_its_options(name, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([name, "--help"])
+    printed = capsys.readouterr().out
+    flags = re.findall(r"^  (--[a-z-]+)", printed, re.M)
+    assert "--output" in flags
+    for flag in flags:
+        assert re.search(rf"^  {flag}\b.*\n?.*\w{{3}}", printed, re.M), flag

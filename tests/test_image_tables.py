@@ -1,0 +1,603 @@
+"""Tables 2 and 5 and the choice of r_entropy: numbers against computations by hand, and what is never compared."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+import random
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from introprior import paper
+from introprior.data.images import DATASETS
+from introprior.errors import UserError
+from introprior.files import write_csv, write_json
+from introprior.reporting import captions, comparison, latex, results, tables
+from introprior.reporting.image_tables import TIDY_COLUMNS, ImageRequest, image_table
+from introprior.reporting.layout import Table, markdown
+from introprior.selection import choose_r_entropy
+
+ROOT = Path(__file__).parents[1]
+COLUMNS = ("dataset", "cell", "r_entropy", "seed", "metric", "value", "status", "detail")
+PROBES = ("svm_few", "svm_many", "knn_few", "knn_many")
+PAPER_DATASETS = ("MNIST", "FMNIST", "CIFAR-10")
+TABLE2 = ("sg", "mog100", "mog100-ip", "mog100-lc", "mog100-lc-ip")
+TABLE5 = ("sg", "mog10", "mog10-ip", "mog10-lc", "mog10-lc-ip", *TABLE2[1:])
+needs_pdflatex = pytest.mark.skipif(not latex.pdflatex_available(), reason="pdflatex is not installed")
+
+Values = Mapping[str, float | None]
+
+
+class Results:
+    """The files of some runs, as evaluation writes them: per run a metrics.csv and a probes.csv."""
+
+    def __init__(self, folder: Path, metric: str = "fid_authors_gen") -> None:
+        self.folder, self.metric = folder, metric
+        self.paths: list[Path] = []
+
+    def run(self, dataset: str, cell: str, r_entropy: float, seed: int, values: Values) -> None:
+        """A run; a metric without a value diverged."""
+        place = self.folder / dataset / cell / f"r{r_entropy:g}" / f"seed{seed}"
+        for name, probed in (("metrics", False), ("probes", True)):
+            rows = []
+            for metric, value in values.items():
+                if (metric in PROBES) is probed:
+                    fate = ("diverged", "encoder loss not finite") if value is None else ("ok", "")
+                    record = (dataset, cell, f"{r_entropy:g}", seed, metric, value, *fate)
+                    rows.append(dict(zip(COLUMNS, record, strict=True)))
+            if rows:
+                write_csv(place / f"{name}.csv", rows, COLUMNS)
+                self.paths.append(place / f"{name}.csv")
+
+    def metrics(self, dataset: str) -> list[Path]:
+        return [path for path in self.paths if path.name == "metrics.csv" and dataset in path.parts]
+
+    def choose(self, *datasets: str) -> list[Path]:
+        """The r_entropy.json of each dataset, made from the runs so far."""
+        files = []
+        for dataset in datasets:
+            files.append(self.folder / dataset / "r_entropy.json")
+            write_json(files[-1], choose_r_entropy(self.metrics(dataset), dataset, self.metric))
+        return files
+
+    def table(self, number: str, request: ImageRequest) -> tuple[pd.DataFrame, Table]:
+        return image_table(number, self.paths, self.choose(*request.datasets), request)
+
+
+def measured(
+    distance: float | None, features: Sequence[str] = ("fid_authors", "fid"), **others: float | None
+) -> Values:
+    """All metrics of a run: GEN at ``distance``, REC 1 above it, the n-th further features 10 n above."""
+    values: dict[str, float | None] = {}
+    for n, name in enumerate(features):
+        for kind, more in (("gen", 0), ("rec", 1)):
+            values[f"{name}_{kind}"] = None if distance is None else distance + 10 * n + more
+    plain = {"entropy_per_batch": 0.5, "entropy_pooled": 0.6, "checkpoint_epoch": 80} | dict.fromkeys(PROBES, 0.9)
+    return values | (dict.fromkeys(plain) if distance is None else plain) | others
+
+
+def request(cells: Iterable[str] = ("sg", "mog100"), seeds: int = 2, **more: Any) -> ImageRequest:
+    return ImageRequest((more.pop("dataset", "MNIST"),), tuple(cells), tuple(range(seeds)), **more)
+
+
+def two_columns(folder: Path, dataset: str = "MNIST", features: Sequence[str] = ("fid_authors", "fid")) -> Results:
+    """SG at 2.0 and 2.2; MoG(100) better at r_entropy 10 (1.0, 1.5) than at 0 (1.4, 1.6)."""
+    made = Results(folder, f"{features[0]}_gen")
+    for seed, (sg, plain, spread) in enumerate(((2.0, 1.4, 1.0), (2.2, 1.6, 1.5))):
+        made.run(dataset, "sg", 0, seed, measured(sg, features, entropy_per_batch=0.0, svm_few=0.8))
+        made.run(dataset, "mog100", 0, seed, measured(plain, features))
+        made.run(dataset, "mog100", 10, seed, measured(spread, features, entropy_per_batch=0.7 + 0.1 * seed))
+    return made
+
+
+def parse_markdown(table: Table) -> list[list[str]]:
+    """Rows of the pipe table, without the rule under the head."""
+    lines = [line for line in markdown(table).splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    return [rows[0], *rows[2:]]
+
+
+def body(table: Table) -> dict[str, list[str]]:
+    """The entries of a table of one dataset by the last label."""
+    return {row.labels[-1]: [entry.text for entry in row.entries] for row in table.blocks[0]}
+
+
+# ---- The choice of r_entropy ----
+
+
+def chosen(folder: Path, tried: Mapping[float, Sequence[float | None]]) -> dict[str, Any]:
+    made = Results(folder)
+    for r_entropy, values in tried.items():
+        for seed, value in enumerate(values):
+            made.run("FMNIST", "mog10", r_entropy, seed, measured(value))
+    return choose_r_entropy(made.metrics("FMNIST"), "FMNIST", "fid_authors_gen")
+
+
+def test_the_lowest_mean_wins(tmp_path: Path) -> None:
+    choice = chosen(tmp_path, {10: [3.0, 2.0], 0: [2.9, 2.9], 1: [2.0, 4.0]})
+    assert choice == {
+        "dataset": "FMNIST",
+        "metric": "fid_authors_gen",
+        "cells": {
+            "mog10": {
+                "r_entropy": 10,
+                "candidates": [
+                    {"r_entropy": 0, "mean": 2.9, "n": 2, "diverged": 0},
+                    {"r_entropy": 1, "mean": 3.0, "n": 2, "diverged": 0},
+                    {"r_entropy": 10, "mean": 2.5, "n": 2, "diverged": 0},
+                ],
+            }
+        },
+    }
+    assert json.loads(json.dumps(choice)) == choice
+
+
+@pytest.mark.parametrize(
+    ("tried", "expected"),
+    [
+        ({0: [5.0, 5.0, 5.0], 10: [1.0, 1.0, None]}, 0),  # fewer diverged seeds come first
+        ({0: [None, None, 9.0], 1: [None, 3.0, 5.0], 10: [None, 3.0, 4.0]}, 10),  # means over those that finished
+        ({100: [2.0], 10: [2.0], 1: [2.5]}, 10),  # of equals the smallest
+        ({100: [None, None], 10: [None, None]}, 10),
+        ({0: [float("nan"), 1.0], 1: [2.0, 2.0]}, 1),  # no number is no success
+        ({0.5: [1.0], 0: [2.0]}, 0.5),
+    ],
+)
+def test_rules_of_the_choice(tmp_path: Path, tried: dict[float, list[float | None]], expected: float) -> None:
+    assert chosen(tmp_path, tried)["cells"]["mog10"]["r_entropy"] == expected
+
+
+def test_where_all_diverged_there_is_no_mean(tmp_path: Path) -> None:
+    assert chosen(tmp_path, {1: [None, None], 10: [None, None]})["cells"]["mog10"] == {
+        "r_entropy": 1,
+        "candidates": [
+            {"r_entropy": 1, "mean": None, "n": 0, "diverged": 2},
+            {"r_entropy": 10, "mean": None, "n": 0, "diverged": 2},
+        ],
+    }
+
+
+HEADER = ",".join(COLUMNS) + "\n"
+GOOD = HEADER + "FMNIST,mog10,1,0,fid_authors_gen,2.5,ok,\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "empty, truncated or not metrics of a run"),
+        (HEADER, "empty, truncated"),
+        (GOOD[:-1], "empty, truncated"),
+        (GOOD + "FMNIST,mog10,1,1\n", "empty, truncated"),
+        (GOOD + "FMNIST,mog10,1,1,fid_authors_gen,2.5,ok,,more\n", "empty, truncated"),
+        (GOOD.replace("ok", "fine"), "empty, truncated"),
+        (GOOD.replace("2.5", "two"), "damaged"),
+        (GOOD.replace(",1,0,", ",one,0,"), "damaged"),
+        (GOOD.replace(",1,0,", ",nan,0,"), "damaged"),
+        (GOOD.replace(",1,0,", ",1,zero,"), "damaged"),
+        (GOOD.replace(",r_entropy", ",weight"), "damaged"),
+        (GOOD.replace("fid_authors_gen", "fid_gen"), "no fid_authors_gen"),
+        (GOOD.replace("FMNIST", "MNIST"), "results of MNIST, not of FMNIST"),
+        (GOOD + GOOD.splitlines()[1] + "\n", "mog10, r_entropy 1, seed 0 given twice"),
+    ],
+)
+def test_what_cannot_be_chosen_from_is_one_line(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        choose_r_entropy([path], "FMNIST", "fid_authors_gen")
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_choices_need_all_runs(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="mog10 was tried with different seeds"):
+        chosen(tmp_path, {0: [1.0, 1.0], 1: [1.0]})
+    with pytest.raises(UserError, match=r"gone\.csv: cannot read"):
+        choose_r_entropy([tmp_path / "gone.csv"], "FMNIST", "fid_gen")
+    with pytest.raises(UserError, match="no results of FMNIST given"):
+        choose_r_entropy([], "FMNIST", "fid_gen")
+
+
+def test_choosing_is_quick() -> None:
+    code = "import sys, introprior.selection; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ---- Numbers ----
+
+
+@pytest.mark.parametrize("order", range(3))
+def test_the_numbers_shown_are_those_of_the_chosen_r_entropy(tmp_path: Path, order: int) -> None:
+    """Any results: what a table shows is the mean of the runs at the r_entropy whose mean GEN is lowest."""
+    draw = random.Random(order)
+    made, truth = Results(tmp_path), {}
+    for dataset, cell in itertools.product(("MNIST", "digits"), TABLE5):
+        for r_entropy in (0, 1, 10, 100) if cell != "sg" else (0,):
+            runs = [measured(draw.uniform(1, 5), svm_few=draw.random()) for _ in range(3)]
+            truth[dataset, cell, r_entropy] = {m: math.fsum(run[m] for run in runs) / 3 for m in runs[0]}  # type: ignore[misc]
+            for seed, run in enumerate(runs):
+                made.run(dataset, cell, r_entropy, seed, run)
+    draw.shuffle(made.paths)
+    tidy, table = made.table("5", ImageRequest(("MNIST", "digits"), TABLE5, (0, 1, 2)))
+    for block, dataset in zip(table.blocks, ("MNIST", "digits"), strict=True):
+        for place, cell in enumerate(TABLE5):
+            best = min(
+                (means["fid_authors_gen"], r) for (d, c, r), means in truth.items() if (d, c) == (dataset, cell)
+            )[1]
+            rows = tidy[(tidy["dataset"] == dataset) & (tidy["cell"] == cell)].set_index("metric")
+            assert set(rows["r_entropy"]) == {best}
+            assert rows.loc["r_entropy", "mean"] == best
+            for metric, mean in truth[dataset, cell, best].items():
+                assert rows.loc[metric, "mean"] == pytest.approx(mean)
+            entries = {row.labels[1]: row.entries[place].text for row in block}
+            assert entries["r_entropy"] == f"{best}"
+            assert entries["FID (GEN) ↓"].startswith(f"{truth[dataset, cell, best]['fid_authors_gen']:.3f} ± ")
+            assert entries["SVM (few) ↑"].startswith(f"{truth[dataset, cell, best]['svm_few']:.3f} ± ")
+
+
+def test_means_spreads_and_best(tmp_path: Path) -> None:
+    tidy, table = two_columns(tmp_path).table("2", request(scale="Tiny scale."))
+    assert tuple(tidy.columns) == TIDY_COLUMNS
+    row = tidy.query("cell == 'mog100' and metric == 'fid_authors_gen'").iloc[0]
+    assert (row["r_entropy"], row["mean"], row["n"], row["diverged"]) == (10, 1.25, 2, 0)
+    assert (row["std"], row["sem"]) == (pytest.approx(0.25), pytest.approx(0.25 / math.sqrt(2)))
+    assert (row["paper_mean"], row["paper_spread"]) == (1.322, 0.044)
+    assert {row.labels[1]: [(entry.text, entry.bold) for entry in row.entries] for row in table.blocks[0]} == {
+        "r_entropy": [("0", False), ("10", False)],
+        "Entr.": [("0.000 ± 0.000", False), ("0.750 ± 0.050", False)],
+        "FID (GEN) ↓": [("2.100 ± 0.100", False), ("1.250 ± 0.250", True)],
+        "FID (REC) ↓": [("3.100 ± 0.100", False), ("2.250 ± 0.250", True)],
+        "FID std (GEN) ↓": [("12.100 ± 0.100", False), ("11.250 ± 0.250", True)],
+        "FID std (REC) ↓": [("13.100 ± 0.100", False), ("12.250 ± 0.250", True)],
+        "2K-SVM ↑": [("0.800 ± 0.000", False), ("0.900 ± 0.000", True)],
+        "10K-SVM ↑": [("0.900 ± 0.000", True), ("0.900 ± 0.000", True)],
+        "5-NN ↑": [("0.900 ± 0.000", True), ("0.900 ± 0.000", True)],
+        "100-NN ↑": [("0.900 ± 0.000", True), ("0.900 ± 0.000", True)],
+    }
+    for sentence in (
+        "Mean ± standard deviation (ddof = 0) over 2 seeds. Tiny scale.",
+        "r_entropy of mixtures: of 0, 10 the one with the fewest diverged seeds",
+        "of these, the lowest mean FID (GEN).",
+        "of each test batch, averaged",
+        "Inception in training mode and batches of the training size",
+        "FID std is the literature's",
+        "linear SVMs of 2,000 or 10,000 iterations, 5 or 100 nearest neighbours",
+    ):
+        assert sentence in table.caption
+    sem = body(two_columns(tmp_path / "again").table("2", request(spread="sem"))[1])
+    assert sem["FID (GEN) ↓"] == ["2.100 ± 0.071", "1.250 ± 0.177"]
+
+
+def test_tidy_file_holds_all_that_was_measured(tmp_path: Path) -> None:
+    tables.write(*two_columns(tmp_path / "results").table("2", request()), tmp_path)
+    with (tmp_path / "table2.csv").open() as stream:
+        records = [row for row in csv.DictReader(stream) if row["cell"] == "mog100"]
+    assert {row["metric"] for row in records} == {
+        *("r_entropy", "entropy_per_batch", "entropy_pooled", "checkpoint_epoch", *PROBES),
+        *("fid_authors_gen", "fid_authors_rec", "fid_gen", "fid_rec"),
+    }
+    by_metric = {row["metric"]: row for row in records}
+    assert by_metric["checkpoint_epoch"]["mean"] == "80.0"
+    assert by_metric["entropy_pooled"]["paper_mean"] == ""  # the paper's entropy is another
+    assert by_metric["fid_gen"]["paper_mean"] == ""  # and so is its FID
+    assert (by_metric["r_entropy"]["mean"], by_metric["r_entropy"]["paper_mean"]) == ("10.0", "10.0")
+
+
+def test_diverged_seeds_are_counted_and_left_out(tmp_path: Path) -> None:
+    made = Results(tmp_path)
+    for seed, (sg, mog) in enumerate(((2.0, 1.0), (2.0, None), (2.0, 3.0))):
+        made.run("MNIST", "sg", 0, seed, measured(sg))
+        made.run("MNIST", "mog100", 10, seed, measured(mog))
+        made.run("MNIST", "mog100-ip", 1, seed, measured(None))
+    tidy, table = made.table("2", request(("sg", "mog100", "mog100-ip"), seeds=3))
+    row = tidy.query("cell == 'mog100' and metric == 'fid_authors_gen'").iloc[0]
+    assert (row["mean"], row["std"], row["n"], row["diverged"]) == (2.0, 1.0, 2, 1)
+    assert "**2.000 ± 1.000** (2/3 seeds)" in markdown(table)
+    assert "are left out of the mean" in table.caption
+    assert [line[2] for line in body(table).values()] == ["1", *["diverged"] * 9]
+    assert "One r_entropy was trained per column, hence none chosen." in table.caption
+    _, beside = comparison.image_comparison("2", tidy, request(("sg", "mog100", "mog100-ip"), seeds=3))
+    assert [row.entries[2].text for row in beside.blocks[0]][:6] == ["10", "1", "−9", "0.882 ± 0.003", "diverged", "–"]
+
+
+def test_one_seed_has_no_spread(tmp_path: Path) -> None:
+    made = Results(tmp_path)
+    made.run("MNIST", "sg", 0, 0, measured(2.0))
+    tidy, table = made.table("2", request(("sg",), seeds=1))
+    assert body(table)["FID (GEN) ↓"] == ["2.000"]
+    assert "One seed, hence no spread." in table.caption
+    compared, beside = comparison.image_comparison("2", tidy, request(("sg",), seeds=1))
+    assert set(compared["within"]) == {"NA"}
+    assert "None of 7 published values can be judged." in beside.caption
+
+
+# ---- Layout ----
+
+
+def published_results(folder: Path, cells: Sequence[str] = TABLE5) -> Results:
+    """Three seeds around the paper's own means, at the paper's r_entropy; 0.5 worse at another one."""
+    table = paper.table5().set_index(["dataset", "cell", "metric"])["mean"].sort_index()
+    made = Results(folder)
+    for dataset, cell, seed in itertools.product(PAPER_DATASETS, cells, range(3)):
+        there = table[dataset, cell]
+        values = {"fid_authors_gen": there["fid_gen"], "fid_authors_rec": there["fid_rec"]}
+        values |= {"entropy_per_batch": there["responsibility_entropy"], "checkpoint_epoch": 120.0}
+        values |= dict(zip(PROBES, there[["svm_2k", "svm_10k", "knn_5", "knn_100"]], strict=True))
+        spread = {metric: value + (seed - 1) * 0.001 for metric, value in values.items()}
+        made.run(dataset, cell, there["r_entropy"], seed, spread)
+        if cell != "sg":
+            worse = spread | {"fid_authors_gen": spread["fid_authors_gen"] + 0.5}
+            made.run(dataset, cell, there["r_entropy"] + 7, seed, worse)
+    return made
+
+
+def test_table5_of_the_published_numbers_is_the_papers(tmp_path: Path) -> None:
+    wanted = ImageRequest(PAPER_DATASETS, TABLE5, (0, 1, 2))
+    tidy, table = published_results(tmp_path).table("5", wanted)
+    head, lc, ip, *rows = parse_markdown(table)
+    assert head[2:] == ["S-IntroVAE, SG", *["S-IntroVAE, MoG(10)"] * 4, *["S-IntroVAE, MoG(100)"] * 4]
+    assert "".join(lc[2:]) == "✗✗✗✓✓✗✗✓✓"
+    assert "".join(ip[2:]) == "✗✗✓✗✓✗✓✗✓"
+    names = ["r_entropy", "Entr.", "FID (GEN) ↓", "FID (REC) ↓"]
+    names += ["SVM (few) ↑", "SVM (many) ↑", "KNN (few) ↑", "KNN (many) ↑"]
+    assert [row[1] for row in rows] == names * 3
+    assert [row[0] for row in rows if row[0]] == list(PAPER_DATASETS)
+    assert rows[16][2:] == ["0", "10", "10", "10", "0", "10", "100", "100", "10"]  # CIFAR-10, as printed
+    # Bold in the paper's Table 5: columns of the best GEN, and of the best REC.
+    best = [[place for place, entry in enumerate(row.entries) if entry.bold] for block in table.blocks for row in block]
+    assert [best[row] for row in (2, 10, 18)] == [[8], [7], [6]]
+    assert [best[row] for row in (3, 11, 19)] == [[5], [5], [6]]
+    assert not any(best[row] for row in (0, 1, 8, 9, 16, 17))
+    text = latex.fragment(table)
+    assert r"SG & \multicolumn{4}{c}{MoG(10)} & \multicolumn{4}{c}{MoG(100)} \\" in text
+    assert r"$r_{\mathrm{entropy}}$ & 0 & 10 & 0 & 1 & 100 & 10 & 10 & 1 & 10 \\" in text
+    compared, beside = comparison.image_comparison("5", tidy, wanted)
+    assert len(compared) == 3 * 9 * 8
+    assert compared["difference"].abs().max() < 1e-9
+    # Neither r_entropy nor four entropies of 0, which the paper prints without a spread, can be judged.
+    assert compared.query("within == 'NA'")["metric"].value_counts().to_dict() == {
+        "r_entropy": 27,
+        "entropy_per_batch": 4,
+    }
+    assert "Of 189 published values 185 can be judged; 185 of these are met." in beside.caption
+    assert "standard deviation over three seeds; it may be the standard error" in beside.caption
+
+
+def test_table2_names_its_probes_by_their_settings(tmp_path: Path) -> None:
+    made = two_columns(tmp_path)
+    _, table = made.table("2", request(svm_iterations=(200, 1000), neighbours=(3, 50)))
+    assert [row.labels[1] for row in table.blocks[0]][-4:] == ["200-SVM ↑", "1K-SVM ↑", "3-NN ↑", "50-NN ↑"]
+    assert "SVMs of 200 or 1,000 iterations" in table.caption
+
+
+# ---- Beside the paper ----
+
+
+def test_within_compares_with_twice_the_combined_standard_error_of_three_seeds(tmp_path: Path) -> None:
+    """MNIST, SG, FID(GEN) is 1.414 ± 0.044 in the paper, read as a standard deviation over three seeds."""
+    tolerance = 2 * math.sqrt((0.01 / math.sqrt(2)) ** 2 + (0.044 / math.sqrt(3)) ** 2)
+    for offset, answer in ((0.999, "yes"), (-1.001, "no")):
+        mean = 1.414 + offset * tolerance
+        made = Results(tmp_path / answer)
+        for seed, value in enumerate((mean - 0.01, mean + 0.01)):
+            made.run("MNIST", "sg", 0, seed, measured(value))
+        tidy, _ = made.table("2", request(("sg",)))
+        compared, beside = comparison.image_comparison("2", tidy, request(("sg",)))
+        row = compared.query("metric == 'fid_authors_gen'").iloc[0]
+        assert row["paper_sem"] == pytest.approx(0.044 / math.sqrt(3))
+        assert (row["tolerance"], row["within"]) == (pytest.approx(tolerance), answer)
+        lines = [row for row in beside.blocks[0] if row.labels[1] == "FID (GEN) ↓"]
+        assert [row.labels[2] for row in lines] == ["paper", "ours", "ours − paper"]
+        assert lines[2].entries[0].text.endswith({"yes": " ✓", "no": " ✗"}[answer])
+        assert "FID std" not in markdown(beside)
+
+
+def test_stand_ins_are_never_set_beside_a_published_number(tmp_path: Path) -> None:
+    wanted = request(dataset="digits", primary="fd_classifier")
+    tidy, table = two_columns(tmp_path, "digits", ("fd_classifier",)).table("2", wanted)
+    assert tidy[["paper_mean", "paper_spread"]].isna().all(axis=None)
+    assert {row.labels[0] for row in table.blocks[0]} == {"Digits (stand-in for MNIST)"}
+    assert body(table)["FD-classifier (GEN) ↓"] == ["2.100 ± 0.100", "1.250 ± 0.250"]
+    assert not re.search(r"\bFID \(", markdown(table))
+    assert "no FID, and not to be compared with one" in table.caption
+    assert "the lowest mean FD-classifier (GEN)" in table.caption
+    compared, beside = comparison.image_comparison("2", tidy, wanted)
+    assert compared.empty
+    assert beside.caption == (
+        "Ours is the mean over all seeds that finished, never the best one, ± standard deviation (ddof = 0). The paper "
+        "has nothing to set beside Digits (stand-in for MNIST)."
+    )
+    for paper_line, ours, difference in zip(*[iter(beside.blocks[0])] * 3, strict=True):
+        assert {entry.text for entry in (*paper_line.entries, *difference.entries)} == {"–"}
+        assert "–" not in {entry.text for entry in ours.entries}
+
+
+def test_a_classifiers_distance_is_never_compared_on_the_papers_data_either(tmp_path: Path) -> None:
+    wanted = request(primary="fd_classifier", svm_iterations=(2000, 500))
+    tidy, _ = two_columns(tmp_path, features=("fd_classifier",)).table("5", wanted)
+    told = tidy[tidy["paper_mean"].notna()]
+    assert set(told["metric"]) == {"entropy_per_batch", "svm_few", "knn_few", "knn_many"}
+    _, beside = comparison.image_comparison("5", tidy, wanted)
+    lines = {row.labels[1:]: row.entries[1].text for row in beside.blocks[0]}
+    assert lines["FD-classifier (GEN) ↓", "paper"] == lines["r_entropy", "paper"] == "–"
+    assert lines["SVM (many) ↑", "paper"] == "–"
+    assert lines["SVM (few) ↑", "paper"] == "0.961 ± 0.002"
+    assert "have no counterpart here. FD-classifier is" in beside.caption
+    assert "other ones are not compared" in beside.caption
+
+
+def test_the_texts_protocol_shows_the_literatures_fid(tmp_path: Path) -> None:
+    wanted = request(primary="fid", entropy="entropy_pooled")
+    tidy, table = two_columns(tmp_path, features=("fid", "fid_authors")).table("2", wanted)
+    assert body(table)["FID (GEN) ↓"] == ["2.100 ± 0.100", "1.250 ± 0.250"]
+    assert body(table)["Entr."] == ["0.600 ± 0.000"] * 2
+    assert "FID std" not in markdown(table)
+    assert "in evaluation mode, as in the literature" in table.caption
+    assert "of the whole test split" in table.caption
+    _, beside = comparison.image_comparison("2", tidy, wanted)
+    lines = {row.labels[1:]: row.entries[1].text for row in beside.blocks[0]}
+    assert {lines[name, "paper"] for name in ("FID (GEN) ↓", "FID (REC) ↓", "Entr.", "r_entropy")} == {"–"}
+    assert lines["5-NN ↑", "paper"] == "0.916 ± 0.007"
+    assert "Entr. is taken per batch" in beside.caption
+
+
+def test_every_stand_in_says_so() -> None:
+    for name, entry in DATASETS.items():
+        assert ("stand-in for" in entry.title) is (entry.stand_in_for is not None), name
+
+
+# ---- Bad input ----
+
+
+def test_what_is_missing_is_told(tmp_path: Path) -> None:
+    made = two_columns(tmp_path)
+    chosen = made.choose("MNIST")
+    metrics = [path for path in made.paths if path.name == "metrics.csv"]
+    with pytest.raises(UserError, match="table 2: no svm_few in the results"):
+        image_table("2", metrics, chosen, request())
+    with pytest.raises(UserError, match=r"MNIST, mog100: .* of seeds 0, 1 found, 0, 1, 2 wanted"):
+        image_table("2", made.paths, chosen, request(("mog100",), seeds=3))
+    with pytest.raises(UserError, match="no r_entropy chosen for MNIST, mog10;"):
+        image_table("2", made.paths, chosen, request(("sg", "mog10")))
+    with pytest.raises(UserError, match="no r_entropy chosen for FMNIST, sg"):
+        image_table("2", made.paths, chosen, request(dataset="FMNIST"))
+    without = [path for path in made.paths if "r10" not in path.parts]
+    with pytest.raises(UserError, match="MNIST, mog100: none at r_entropy 10, which r_entropy"):
+        image_table("2", without, chosen, request())
+    with pytest.raises(UserError, match=r"seed 0 stands in .* already"):
+        image_table("2", [*made.paths, made.paths[0]], chosen, request())
+    with pytest.raises(UserError, match=r"chosen by fid_authors_gen, while the table shows fid_gen"):
+        image_table("2", made.paths, chosen, request(primary="fid"))
+    with pytest.raises(UserError, match=r"MNIST, mog100 was chosen in another file already"):
+        image_table("2", made.paths, chosen * 2, request())
+    with pytest.raises(UserError, match=r"no r_entropy\.json given"):
+        image_table("2", made.paths, [], request())
+    with pytest.raises(UserError, match="unknown table '1'"):
+        image_table("1", made.paths, chosen, request())
+
+
+def test_results_of_2d_are_no_results_of_images(tmp_path: Path) -> None:
+    made = two_columns(tmp_path)
+    path = tmp_path / "metrics.csv"
+    path.write_text("dataset,cell,seed,metric,value,status,detail\nMNIST,sg,0,fid_authors_gen,1.5,ok,\n")
+    with pytest.raises(UserError, match="MNIST, sg: none at r_entropy 0"):
+        image_table("2", [path], made.choose("MNIST"), request(("sg",)))
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"dataset": "MNIST", "metric": "fid_gen", "cells": {"sg": {}}}'])
+def test_damaged_choices(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "r_entropy.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"r_entropy\.json: not a choice of r_entropy"):
+        results.read_choices([path], "fid_gen")
+
+
+def test_requests_are_checked() -> None:
+    with pytest.raises(UserError, match="unknown distance 'fid_author'; did you mean 'fid_authors'"):
+        request(primary="fid_author")
+    with pytest.raises(UserError, match="unknown entropy 'pooled'"):
+        request(entropy="pooled")
+    with pytest.raises(UserError, match="unknown image dataset 'Rings'"):
+        request(dataset="Rings")
+    with pytest.raises(UserError, match="unknown cell 'sq'"):
+        request(("sq",))
+
+
+# ---- Captions ----
+
+PAPER: dict[str, Any] = {
+    "seeds": [0, 1, 2],
+    "r_entropy": [0, 1, 10, 100],
+    "training": {"epochs": 220, "warmup_epochs": 20},
+    "by_dataset": {"MNIST": {"batch_size": 128, "widths": [64, 128]}, "FMNIST": {"batch_size": 128}},
+    "evaluation": {"features": "inception", "samples": 50000},
+    "probes": {"neighbours": [5, 100]},
+    "stand_ins": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, captions.PAPER_SCALE),
+        (
+            {"training": {"epochs": 6, "warmup_epochs": 3}, "seeds": [0, 1]},
+            "Demo scale: 6 epochs instead of 220, 2 seeds instead of 3 and 3 warm-up epochs instead of 20: not "
+            "comparable with the paper.",
+        ),
+        (
+            {"stand_ins": ["digits"], "evaluation": {"features": "classifier", "samples": 1000}},
+            "Demo scale: stand-ins digits, distances by classifier features instead of inception and distances of "
+            "1,000 images instead of 50,000: not comparable with the paper.",
+        ),
+        (
+            {"by_dataset": PAPER["by_dataset"] | {"MNIST": {"batch_size": 64, "widths": [4, 8]}}},
+            "Demo scale: networks 4/8 wide (MNIST) instead of 64/128 and batches of 64 (MNIST) instead of 128: not "
+            "comparable with the paper.",
+        ),
+        ({"r_entropy": [0, 10]}, "Unlike the published runs: r_entropy of 0/10 instead of 0/1/10/100."),
+    ],
+)
+def test_scale_sentence_of_images(changes: dict[str, Any], expected: str) -> None:
+    assert captions.scale_sentence("demo", PAPER | changes, PAPER) == expected
+
+
+def test_the_default_configuration_is_at_the_papers_scale() -> None:
+    images = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())["images"]
+    assert captions.scale_sentence("paper", images, images) == captions.PAPER_SCALE
+    smaller = images | {"by_dataset": images["by_dataset"] | {"CIFAR-10": {"batch_size": 1}}}
+    assert "batches of 1 (CIFAR-10) instead of 32" in captions.scale_sentence("x", smaller, images)
+
+
+# ---- LaTeX and the workflow's script ----
+
+
+@needs_pdflatex
+def test_the_largest_tables_fit_on_a_page_each(tmp_path: Path) -> None:
+    made = published_results(tmp_path / "results")
+    wanted = ImageRequest(PAPER_DATASETS, TABLE5, (0, 1, 2), scale="Test scale: the paper's own numbers.")
+    for number, cells in (("2", TABLE2), ("5", TABLE5)):
+        request_ = ImageRequest(PAPER_DATASETS, cells, (0, 1, 2), scale=wanted.scale)
+        comparison.write_both(number, made.paths, request_, tmp_path, made.choose(*PAPER_DATASETS))
+    names = ("table2", "table2_vs_paper", "table5", "table5_vs_paper")
+    latex.compile_tables([tmp_path / f"{name}.tex" for name in names], tmp_path / "tables.pdf")
+    if shutil.which("pdftotext"):
+        layout = ["pdftotext", "-layout", str(tmp_path / "tables.pdf"), "-"]
+        pages = subprocess.run(layout, capture_output=True, text=True, check=True).stdout.split("\f")[:-1]
+        found = [re.findall(r"^\s*(Table [^:]*):", page, re.MULTILINE) for page in pages]
+        assert found == [["Table 2"], ["Table 2, beside the paper"], ["Table 5"], ["Table 5, beside the paper"]]
+        for page in pages:
+            assert "CIFAR-10" in page  # the last block
+            assert page.rstrip().endswith("numbers.") or "bold." in page  # the whole caption
+
+
+def test_table_script_writes_six_files(tmp_path: Path) -> None:
+    made = two_columns(tmp_path / "results")
+    params = {"number": 5, "datasets": ["MNIST"], "cells": ["sg", "mog100"], "seeds": [0, 1], "spread": "std"}
+    params |= {"scale": "", "primary": "fid_authors", "entropy": "entropy_per_batch"}
+    params |= {"svm_iterations": [2000, 10000], "neighbours": [5, 100]}
+    snakemake = SimpleNamespace(
+        input=SimpleNamespace(results=[*map(str, made.paths)], chosen=[*map(str, made.choose("MNIST"))]),
+        output=[str(tmp_path / "table5.csv")],
+        params=SimpleNamespace(**params),
+        log=[str(tmp_path / "table5.log")],
+    )
+    runpy.run_path(str(ROOT / "workflow" / "scripts" / "table.py"), init_globals={"snakemake": snakemake})
+    assert sorted(path.name for path in tmp_path.glob("table5*.*")) == sorted(
+        ["table5.log", *(f"table5{kind}.{suffix}" for kind in ("", "_vs_paper") for suffix in ("csv", "md", "tex"))]
+    )
+    assert (tmp_path / "table5.log").read_text() == ""
+    assert "1.250 ± 0.250" in (tmp_path / "table5.md").read_text()

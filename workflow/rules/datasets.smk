@@ -1,0 +1,105 @@
+# Image datasets and what is known of each before any model: prepared arrays, features and their statistics.
+
+
+rule prepare:
+    input:
+        lambda wildcards: sources("prepare_stand_in" if stand_in(wildcards.dataset) else "prepare"),
+    output:
+        prepared("train", "test"),
+    log:
+        f"{LOGS}/data/{{dataset}}.log",
+    retries: 2  # mirrors fail, and a download goes on where it broke off
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        folder=lambda wildcards, output: os.path.dirname(output[0]),
+        unverified=lambda wildcards: checked(image_configuration.unverified, config, wildcards.dataset),
+    message:
+        "{wildcards.dataset}: found or downloaded, checked and converted"
+    shell:
+        "introprior prepare --dataset {wildcards.dataset:q} --output {params.folder:q}"
+        + given("--source", config["images"]["source"])
+        + ("" if config["images"]["verify"] else " --no-verify")
+        + " > {log:q} 2>&1"
+
+
+rule inception:
+    output:
+        INCEPTION,
+    log:
+        f"{LOGS}/data/inception.log",
+    retries: 2
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    message:
+        "Inception's weights, checked"
+    shell:
+        "introprior weights --output {output:q}"
+        + given("--source", config["images"]["evaluation"]["weights"])
+        + " > {log:q} 2>&1"
+
+
+rule classifier:
+    input:
+        sources("classifier"),
+        data=prepared("train", "test"),
+    output:
+        CLASSIFIER,
+    log:
+        f"{LOGS}/images/{{dataset}}/classifier.log",
+    benchmark:
+        f"{BENCHMARKS}/images/{{dataset}}/classifier.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=8000,
+        runtime=120,
+    params:
+        data=data_folder,
+        options=options(image_configuration.classifier_options),
+    message:
+        "{wildcards.dataset}: a classifier, whose features stand in for Inception's"
+    shell:
+        "introprior classifier --data {params.data:q} --options {params.options:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule reference:
+    input:
+        sources("evaluate_images"),
+        data=prepared("train"),
+        extractor=extractor,
+    output:
+        REFERENCE,
+    log:
+        f"{LOGS}/images/{{dataset}}/reference-{{features}}.log",
+    benchmark:
+        f"{BENCHMARKS}/images/{{dataset}}/reference-{{features}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=8000,
+        runtime=240,
+    params:
+        data=data_folder,
+        options=options(image_configuration.reference_options),
+        network=lambda wildcards: "classifier" if extractor(wildcards) == CLASSIFIER else "weights",
+    message:
+        "{wildcards.dataset}: reference statistics for {wildcards.features}"
+    shell:
+        "introprior reference --data {params.data:q} --options {params.options:q}"
+        " --{params.network} {input.extractor:q} --output {output:q} > {log:q} 2>&1"
+
+
+localrules:
+    inception,
+    prepare,

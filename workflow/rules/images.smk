@@ -1,0 +1,301 @@
+# Images: warm-ups, shared by all runs of a prior family; the game, one job a run; distances, evaluation, probes; which
+# r_entropy is taken; and the two studies, of clipping (Figure 2) and of the encoder (Figure S2).
+
+# How distances are taken: with which network, against which statistics.
+NETWORK = "classifier" if config["images"]["evaluation"]["features"] == "classifier" else "weights"
+EXTRACTOR = CLASSIFIER if NETWORK == "classifier" else INCEPTION
+REFERENCES = expand(REFERENCE, features=sorted(image_configuration.features(config)), allow_missing=True)
+
+
+rule warmup:
+    input:
+        sources("game"),
+        data=prepared("train"),
+    output:
+        f"{WARMUP}/warmup.pt",
+    log:
+        f"{LOGS}/images/{{dataset}}/warmups/{{family}}/seed{{seed}}/warmup.log",
+    benchmark:
+        f"{BENCHMARKS}/images/{{dataset}}/warmups/{{family}}/seed{{seed}}/warmup.tsv"
+    retries: 0  # a job that was interrupted goes on from its state when Snakemake is started again
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=8000,
+        runtime=720,
+    params:
+        data=data_folder,
+        options=options(image_configuration.warmup_options),
+        state=STATE,
+    message:
+        "{wildcards.dataset} {wildcards.family}: warm-up, seed {wildcards.seed} (progress: {log})"
+    shell:
+        "introprior warmup --data {params.data:q} --options {params.options:q}"
+        " --output {output:q} --state {params.state:q} > {log:q} 2>&1"
+
+
+rule game:
+    input:
+        sources("game"),
+        data=prepared("train"),
+        warmup=warmup_of("warmup.pt"),
+    output:
+        snapshots=f"{RUN}/snapshots.pt",
+        history=f"{RUN}/history.csv",
+    log:
+        f"{LOGS}/images/{NAMED}/train.log",
+    benchmark:
+        f"{BENCHMARKS}/images/{NAMED}/train.tsv"
+    retries: 0  # as above
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=8000,
+        runtime=2880,
+    params:
+        data=data_folder,
+        options=options(image_configuration.game_options),
+        state=STATE,
+    message:
+        "{wildcards.dataset} {wildcards.cell}: training, r_entropy {wildcards.r_entropy}, seed {wildcards.seed} (progress: {log})"
+    shell:
+        "introprior train --data {params.data:q} --warmup {input.warmup:q} --options {params.options:q}"
+        " --output {output.snapshots:q} --history {output.history:q} --state {params.state:q} > {log:q} 2>&1"
+
+
+rule warmup_distances:
+    input:
+        sources("evaluate_images"),
+        data=prepared("train"),
+        model=f"{WARMUP}/warmup.pt",
+        references=REFERENCES,
+        extractor=EXTRACTOR,
+    output:
+        f"{WARMUP}/distances.csv",
+    log:
+        f"{LOGS}/images/{{dataset}}/warmups/{{family}}/seed{{seed}}/distances.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=8000,
+        runtime=120,
+    params:
+        data=data_folder,
+        options=options(image_configuration.distances_options),
+    message:
+        "{wildcards.dataset} {wildcards.family}: distances in the warm-up, seed {wildcards.seed}"
+    shell:
+        "introprior distances --model {input.model:q} --data {params.data:q} --options {params.options:q}"
+        f" --reference {{input.references:q}} --{NETWORK} {{input.extractor:q}}"
+        " --output {output:q} > {log:q} 2>&1"
+
+
+rule distances:
+    input:
+        sources("evaluate_images"),
+        data=prepared("train"),
+        model=f"{RUN}/snapshots.pt",
+        earlier=warmup_of("distances.csv"),
+        references=REFERENCES,
+        extractor=EXTRACTOR,
+    output:
+        f"{RUN}/distances.csv",
+    log:
+        f"{LOGS}/images/{NAMED}/distances.log",
+    benchmark:
+        f"{BENCHMARKS}/images/{NAMED}/distances.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=8000,
+        runtime=240,
+    params:
+        data=data_folder,
+        options=options(image_configuration.distances_options),
+    message:
+        "{wildcards.dataset} {wildcards.cell}: distances, r_entropy {wildcards.r_entropy}, seed {wildcards.seed}"
+    shell:
+        "introprior distances --model {input.model:q} --data {params.data:q} --options {params.options:q}"
+        f" --reference {{input.references:q}} --{NETWORK} {{input.extractor:q}}"
+        " --earlier {input.earlier:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule evaluate_images:
+    input:
+        sources("evaluate_images"),
+        data=prepared("train", "test"),
+        model=f"{RUN}/snapshots.pt",
+        distances=f"{RUN}/distances.csv",
+        references=REFERENCES,
+        extractor=EXTRACTOR,
+    output:
+        metrics=f"{RUN}/metrics.csv",
+        codes=f"{RUN}/codes.npz",
+        panels=f"{RUN}/panels.npz",
+    log:
+        f"{LOGS}/images/{NAMED}/evaluate.log",
+    benchmark:
+        f"{BENCHMARKS}/images/{NAMED}/evaluate.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=8000,
+        runtime=120,
+    params:
+        data=data_folder,
+        options=options(image_configuration.evaluate_options),
+    message:
+        "{wildcards.dataset} {wildcards.cell}: evaluation, r_entropy {wildcards.r_entropy}, seed {wildcards.seed}"
+    shell:
+        "introprior evaluate --model {input.model:q} --data {params.data:q} --distances {input.distances:q}"
+        f" --options {{params.options:q}} --reference {{input.references:q}} --{NETWORK} {{input.extractor:q}}"
+        " --metrics {output.metrics:q} --codes {output.codes:q} --panels {output.panels:q} > {log:q} 2>&1"
+
+
+rule probe:
+    input:
+        sources("probe"),
+        codes=f"{RUN}/codes.npz",
+    output:
+        f"{RUN}/probes.csv",
+    log:
+        f"{LOGS}/images/{NAMED}/probes.log",
+    benchmark:
+        f"{BENCHMARKS}/images/{NAMED}/probes.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=480,
+    params:
+        options=options(image_configuration.probe_options),
+    message:
+        "{wildcards.dataset} {wildcards.cell}: classifiers of codes, r_entropy {wildcards.r_entropy}, seed {wildcards.seed}"
+    shell:
+        "introprior probe --codes {input.codes:q} --options {params.options:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule choose_r_entropy:
+    input:
+        sources("select"),
+        metrics=lambda wildcards: runs(f"{RUN}/metrics.csv", IMAGE_CELLS, datasets=[wildcards.dataset]),
+    output:
+        CHOSEN,
+    log:
+        f"{LOGS}/images/{{dataset}}/r_entropy.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        metric=f"{PRIMARY}_gen",
+    message:
+        "{wildcards.dataset}: the best r_entropy of each cell"
+    shell:
+        "introprior choose --metrics {input.metrics:q} --dataset {wildcards.dataset:q} --metric {params.metric:q}"
+        " --output {output:q} > {log:q} 2>&1"
+
+
+# So that Table 2 can be made without the cells of Table 5.
+use rule choose_r_entropy as choose_r_entropy_table2 with:
+    input:
+        sources("select"),
+        metrics=lambda wildcards: runs(f"{RUN}/metrics.csv", config["tables"]["table2"], datasets=[wildcards.dataset]),
+    output:
+        CHOSEN_TABLE2,
+    log:
+        f"{LOGS}/images/{{dataset}}/r_entropy-table2.log",
+    message:
+        "{wildcards.dataset}: the best r_entropy of each cell of Table 2"
+
+
+use rule game as clipping_study with:
+    output:
+        snapshots=f"{CLIPPING}/snapshots.pt",
+        history=f"{CLIPPING}/history.csv",
+    log:
+        f"{LOGS}/clipping/{NAMED}/train.log",
+    benchmark:
+        f"{BENCHMARKS}/clipping/{NAMED}/train.tsv"
+    params:
+        data=data_folder,
+        options=options(image_configuration.clipping_options),
+        # Of its own: where both train for as long, this run and one of the tables' are one and the same.
+        state=f"{STATE}/clipping",
+    message:
+        "Figure 2, {wildcards.cell}: training (progress: {log})"
+
+
+use rule distances as clipping_distances with:
+    input:
+        sources("evaluate_images"),
+        data=prepared("train"),
+        model=f"{CLIPPING}/snapshots.pt",
+        earlier=warmup_of("distances.csv"),
+        references=REFERENCES,
+        extractor=EXTRACTOR,
+    output:
+        f"{CLIPPING}/distances.csv",
+    log:
+        f"{LOGS}/clipping/{NAMED}/distances.log",
+    benchmark:
+        f"{BENCHMARKS}/clipping/{NAMED}/distances.tsv"
+    message:
+        "Figure 2, {wildcards.cell}: distances"
+
+
+rule encoder_study:
+    input:
+        sources("encoder_study"),
+        data=prepared("train"),
+        model=studied("snapshots.pt"),
+        distances=studied("distances.csv"),
+    output:
+        STUDY,
+    log:
+        f"{LOGS}/encoder/{{dataset}}.log",
+    benchmark:
+        f"{BENCHMARKS}/encoder/{{dataset}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=8000,
+        runtime=120,
+    params:
+        data=data_folder,
+        options=options(image_configuration.study_options),
+    message:
+        "{wildcards.dataset}: an encoder overfitted to a handful of images"
+    shell:
+        "introprior overfit --model {input.model:q} --distances {input.distances:q} --data {params.data:q}"
+        " --options {params.options:q} --output {output:q} > {log:q} 2>&1"
+
+
+localrules:
+    choose_r_entropy,
+    choose_r_entropy_table2,
+    images,
+
+
+rule images:
+    input:
+        runs(f"{RUN}/metrics.csv", IMAGE_CELLS),
+        runs(f"{RUN}/probes.csv", IMAGE_CELLS),
+        [table(number) for number in IMAGE_TABLES],
+        [figure(name) for name in IMAGE_FIGURES],
+    message:
+        "All runs on images are trained, measured and shown."

@@ -1,0 +1,12 @@
+"""Figure S2 (supplement, Figure 2): the encoder overfitted in three configurations.
+
+input:  study, the archive of the encoder study
+output: the figure in one or more formats, told by the suffixes
+"""
+
+from introprior.reporting.job import logged
+from introprior.reporting.method_figures import figure_s2
+from introprior.reporting.style import save
+
+with logged(snakemake.log):
+    save(figure_s2(snakemake.input.study), snakemake.output)
