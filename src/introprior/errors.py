@@ -13,7 +13,8 @@ class UserError(Exception):
 def unknown(kind: str, name: object, known: Iterable[str], where: str = "") -> UserError:
     """An error for a name that is not among the known ones, with the nearest known name as a suggestion."""
     known = list(known)
-    near = difflib.get_close_matches(str(name), known, n=1)
-    guess = f"did you mean {near[0]!r}? " if near else ""
+    folded = {each.casefold(): each for each in known}
+    near = difflib.get_close_matches(str(name).casefold(), folded, n=1)
+    guess = f"did you mean {folded[near[0]]!r}? " if near else ""
     place = f"{where}: " if where else ""
     return UserError(f"{place}unknown {kind} {str(name)!r}; {guess}known: {', '.join(known)}")

@@ -71,6 +71,9 @@ def check(config: Config) -> None:
         UserError: the first thing that is wrong.
     """
     images = config["images"]
+    for name in images["by_dataset"]:
+        if name not in DATASETS:
+            raise unknown("image dataset", name, DATASETS, "configuration: images.by_dataset")
     for i, name in enumerate(images["datasets"]):
         _known(name, images, f"configuration: images.datasets[{i}]")
     _check_epochs(images["training"], images["evaluation"])

@@ -312,6 +312,7 @@ def overfit(given: argparse.Namespace) -> None:
             iterations=options["iterations"],
             beta_negs=(1.0, options["beta_neg"]),
             device=device,
+            label=f"{snapshots.run.dataset} {snapshots.run.cell.name}: encoder alone",
         )
     described: dict[str, Any] = {**snapshots.describe(), "title": train.manifest["title"], "epoch": epoch}
     with files.written(given.output) as temporary, temporary.open("wb") as stream:

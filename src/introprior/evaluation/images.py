@@ -389,6 +389,7 @@ def evaluate(
     points = slice(options["latent_points"])
     panels = {
         **snapshots.describe(),
+        "r_entropy": run.training.r_entropy,
         "title": train.manifest["title"],
         "epoch": epoch,
         "samples": _bytes(samples),
