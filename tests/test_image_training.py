@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from introprior import cells, protocols
 from introprior.data.images import prepare
 from introprior.errors import UserError
+from introprior.model import IntroVAE
 from introprior.objectives import Betas
 from introprior.priors import LearnedMixture, VampPrior
 from introprior.randomness import MemberStreams
@@ -194,3 +195,35 @@ def test_what_does_not_fit_is_refused(digits, cell, changes, message):
     with pytest.raises(UserError) as caught:
         images.begin(a_run(cell, **changes), CPU, digits)
     assert message in str(caught.value)
+
+
+def test_bfloat16_is_the_networks_alone(digits):
+    """The same run twice: losses agree to bfloat16's three digits, everything that comes out is float32."""
+
+    def losses(precision: str) -> tuple[list[float], IntroVAE]:
+        training = images.begin(a_run("mog5-lc-ip", precision=precision, r_entropy=1.0), CPU, digits)
+        found = [training.step() for _ in range(4)]
+        return [float(found[0]["vae_loss"]), float(found[3]["encoder_loss"])], training.model
+
+    exact, _ = losses("float32")
+    coarse, model = losses("bf16")
+    assert coarse != exact
+    assert coarse == pytest.approx(exact, rel=0.05)
+    posterior = model.encode(torch.rand(1, 4, 1, 28, 28))
+    tensors = [*posterior, model.decode(posterior.mean), *model.parameters(), model.mixture().means]
+    assert {tensor.dtype for tensor in tensors} == {torch.float32}
+    assert {parameter.grad.dtype for parameter in model.parameters() if parameter.grad is not None} == {torch.float32}
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.encoder(torch.rand(1, 4, 1, 28, 28))[0].dtype == torch.bfloat16  # what the float32 above came from
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("tf32", True), ("float32", False), ("bf16", True)])
+def test_precision_says_whether_convolutions_may_use_tf32(digits, precision, allowed, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", not allowed)
+    images.begin(a_run("sg", precision=precision), CPU, digits)
+    assert torch.backends.cudnn.allow_tf32 is allowed
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(UserError, match=r"training.precision: unknown precision 'fp16'.*known: tf32, float32, bf16"):
+        a_run("sg", precision="fp16")

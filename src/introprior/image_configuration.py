@@ -482,6 +482,7 @@ def _training(config: Config, dataset: str, epochs: int = 1) -> dict[str, Any]:
         "milestones": [],
         "shape": list(DATASETS[dataset].shape),
         "widths": section["widths"],
+        "precision": given["precision"],
         **{key: float(given[key]) for key in _REAL_OPTIONS},
     }
 

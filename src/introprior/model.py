@@ -34,21 +34,33 @@ class IntroVAE(nn.Module):
         decoder: latents ``[..., B, D]`` to data.
         prior: called with the encoder, returns a mixture.
         event_dims: number of dimensions of one data sample, 1 in 2D, 3 for images.
+
+    Attributes:
+        bfloat16: encoder and decoder run under autocast to bfloat16; what they return is float32 all the same.
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, prior: nn.Module, event_dims: int = 1):
         super().__init__()
         self.encoder, self.decoder, self.prior = encoder, decoder, prior
         self.event_dims = event_dims
+        self.bfloat16 = False
         self.couples_samples = bool(encoder.couples_samples) or bool(decoder.couples_samples)
 
     def encode(self, x: Tensor) -> Posterior:
         """Posteriors of a batch."""
-        return Posterior(*self.encoder(x))
+        if not self.bfloat16:
+            return Posterior(*self.encoder(x))
+        with torch.autocast(x.device.type, torch.bfloat16):
+            mean, logvar = self.encoder(x)
+        return Posterior(mean.float(), logvar.float())
 
     def decode(self, z: Tensor) -> Tensor:
         """Means of p(x|z) of a batch."""
-        return self.decoder(z)
+        if not self.bfloat16:
+            return self.decoder(z)
+        with torch.autocast(z.device.type, torch.bfloat16):
+            output = self.decoder(z)
+        return output.float()
 
     def encode_each(self, batches: Sequence[Tensor]) -> list[Posterior]:
         """Posteriors of several batches: in one pass where samples do not affect each other, else one pass a batch."""
@@ -67,4 +79,4 @@ class IntroVAE(nn.Module):
 
     def mixture(self) -> GaussianMixture:
         """The prior's present distribution."""
-        return self.prior(self.encoder)
+        return self.prior(self.encode)

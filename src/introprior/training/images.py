@@ -49,6 +49,8 @@ def begin(run: Run, device: torch.device, folder: Path) -> Training:
         device,
     )
     training.timed = True
+    training.model.bfloat16 = options.precision == "bf16"
+    torch.backends.cudnn.allow_tf32 = options.precision != "float32"
     return training
 
 

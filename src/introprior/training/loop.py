@@ -152,7 +152,7 @@ class Training:
         assert isinstance(prior, VampPrior)
         self.model.prior = to_mixture(
             prior,
-            self.model.encoder,
+            self.model.encode,
             logits=protocol.conversion_logits,
             variance=protocol.component_variance,
             steepness=options.clip_steepness,

@@ -15,6 +15,9 @@ from introprior.errors import UserError, unknown
 from introprior.objectives import Betas
 from introprior.training.steps import Rules
 
+PRECISIONS = ("tf32", "float32", "bf16")
+"""What image networks may compute in; the first is the default."""
+
 
 @dataclass(frozen=True)
 class TrainingOptions:
@@ -54,7 +57,7 @@ class TrainingOptions:
         may_be_zero = ("r_entropy", "gamma_r", "mixture_warmup_iterations", "warmup_iterations")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, tuple) and field.name not in may_be_zero and value <= 0:
+            if isinstance(value, int | float) and field.name not in may_be_zero and value <= 0:
                 raise UserError(f"training.{field.name}: {value} is not positive")
         if self.warmup_iterations >= self.iterations:
             raise UserError(
@@ -98,6 +101,9 @@ class ImageTrainingOptions(TrainingOptions):
     Attributes:
         shape: channels, height, width of an image.
         widths: channels after each halving of height and width.
+        precision: of the networks on a GPU; ``tf32``: convolutions in TF32 where the GPU has it, all else in float32:
+            PyTorch's default, and so the authors'; ``float32``: no TF32 either; ``bf16``: networks under autocast to
+            bfloat16, on a CPU too. Losses, divergences and the prior are float32 in any case.
     """
 
     iterations: int = 220 * 469
@@ -108,6 +114,12 @@ class ImageTrainingOptions(TrainingOptions):
     milestones: tuple[int, ...] = ()
     shape: tuple[int, int, int] = (1, 28, 28)
     widths: tuple[int, ...] = (64, 128)
+    precision: str = "tf32"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS, "training.precision")
 
     @property
     def data_elements(self) -> int:
