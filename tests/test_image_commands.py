@@ -556,3 +556,27 @@ def test_every_commands_help_explains_its_options(name, capsys):
     assert "--output" in flags
     for flag in flags:
         assert re.search(rf"^  {flag}\b.*\n?.*\w{{3}}", printed, re.M), flag
+
+
+def test_what_is_not_told_is_the_papers(world, tmp_path, monkeypatch):
+    seen: list[Training] = []
+
+    class Enough(Exception):
+        signal_number = signal.SIGTERM
+
+    def stop(training: Training, *_: object, **__: object) -> None:
+        seen.append(training)
+        raise Enough
+
+    monkeypatch.setattr(Training, "advance", stop)
+    for name, more in (("train", ["--betas", 1, 1, 128, "--history", tmp_path / "h"]), ("warmup", [])):
+        flags = ["--dataset", "digits", "--cell", "mog10-ip", "--data", world / "data", "--output", tmp_path / "o"]
+        assert command(name, *flags, *more) == 143
+    game, warmup = seen
+    assert (game.conversion, game.game_start, game.run.training.iterations) == (15 * 2, 20 * 2, 220 * 2)  # 240 images
+    assert (game.run.training.batch_size, game.run.training.latent_dim, game.run.training.widths) == (
+        128,
+        32,
+        (64, 128),
+    )
+    assert game.run.warmup == warmup.run.warmup

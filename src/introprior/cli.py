@@ -33,7 +33,8 @@ and on images, with one run per seed:
   introprior train --dataset FMNIST --cell mog100-ip --seeds 0 --betas 1 1 256 --data data/FMNIST \\
       --output snapshots.pt --history history.csv
 
-What is not given is as in the paper (protocol `authors`). A command that was interrupted goes on
+What is not given is as in the paper (protocol `authors`; on images the networks, batches and latent
+dimensions of Fashion-MNIST: for others see config/config.yaml). A command that was interrupted goes on
 where it stopped when it is started again with the same options and --state.
 """
 

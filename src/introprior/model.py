@@ -36,19 +36,19 @@ class IntroVAE(nn.Module):
         event_dims: number of dimensions of one data sample, 1 in 2D, 3 for images.
 
     Attributes:
-        bfloat16: encoder and decoder run under autocast to bfloat16; what they return is float32 all the same.
+        bf16: encoder and decoder run under autocast to bfloat16; what they return is float32 all the same.
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, prior: nn.Module, event_dims: int = 1):
         super().__init__()
         self.encoder, self.decoder, self.prior = encoder, decoder, prior
         self.event_dims = event_dims
-        self.bfloat16 = False
+        self.bf16 = False
         self.couples_samples = bool(encoder.couples_samples) or bool(decoder.couples_samples)
 
     def encode(self, x: Tensor) -> Posterior:
         """Posteriors of a batch."""
-        if not self.bfloat16:
+        if not self.bf16:
             return Posterior(*self.encoder(x))
         with torch.autocast(x.device.type, torch.bfloat16):
             mean, logvar = self.encoder(x)
@@ -56,7 +56,7 @@ class IntroVAE(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Means of p(x|z) of a batch."""
-        if not self.bfloat16:
+        if not self.bf16:
             return self.decoder(z)
         with torch.autocast(z.device.type, torch.bfloat16):
             output = self.decoder(z)

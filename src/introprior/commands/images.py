@@ -49,6 +49,7 @@ TRAIN_KEYS: dict[str, type] = {
     "iterations_per_epoch": int,
     "snapshots": list,
 }
+_EPOCHS = {"iterations": 220, "warmup_iterations": 20, "mixture_warmup_iterations": 5}
 _CHOICES = {"sampling": ("batch", "running"), "checkpoint": ("best", "last")}
 
 
@@ -112,8 +113,6 @@ def warmup(given: argparse.Namespace) -> None:
     options = told.read(given, TRAIN_KEYS)
     files.check_writable(given.output)
     # What the game would be does not matter: it is not played.
-    training = options.setdefault("training", {})
-    training["iterations"] = training.setdefault("warmup_iterations", _training_kind().warmup_iterations) + 1
     betas = given.betas or options.get("betas", [1.0, 1.0])
     options["betas"] = [*betas[:2], 1.0]
     _train(given, options, None)
@@ -143,10 +142,11 @@ def _train(given: argparse.Namespace, options: dict[str, Any], shared: Path | No
         raise UserError("--data is missing; give the folder that `introprior prepare` wrote")
     if options.get("dataset") not in data.DATASETS:
         raise unknown("image dataset", str(options.get("dataset")), data.DATASETS, "--dataset")
-    options.setdefault("training", {}).setdefault("shape", list(data.DATASETS[options["dataset"]].shape))
+    count = len(load(given.data, "train").images)
+    _fill_in(options, count, only_warmup)
     seeds = options.get("seeds", [0])
     run = told.run(given, options, [(seed, options["betas"]) for seed in seeds], kind=ImageTrainingOptions)
-    per_epoch = math.ceil(len(load(given.data, "train").images) / run.training.batch_size)
+    per_epoch = math.ceil(count / run.training.batch_size)
     if options.get("iterations_per_epoch", per_epoch) != per_epoch:
         raise UserError(
             f"{given.data}: has {per_epoch} batches of {run.training.batch_size}, not the "
@@ -183,6 +183,22 @@ def _train(given: argparse.Namespace, options: dict[str, Any], shared: Path | No
         files.write_csv(given.history, rows, ("iteration", "epoch", "seed", "quantity", "value"))
     told.finish(state)
     told.tell_divergence(run, training.records())
+
+
+def _fill_in(options: dict[str, Any], images: int, only_warmup: bool) -> None:
+    """Give the training what is not told: the dataset's shape, and the paper's epochs in iterations of this dataset."""
+    from introprior.training.options import ImageTrainingOptions
+
+    training = options.setdefault("training", {})
+    training.setdefault("shape", list(data.DATASETS[options["dataset"]].shape))
+    batch = training.get("batch_size", ImageTrainingOptions.batch_size)
+    per_epoch = (
+        math.ceil(images / batch) if type(batch) is int and batch > 0 else 1
+    )  # what is wrong with it comes later
+    for key, epochs in _EPOCHS.items():
+        training.setdefault(key, epochs * per_epoch)
+    if only_warmup and type(training["warmup_iterations"]) is int:
+        training["iterations"] = training["warmup_iterations"] + 1
 
 
 def _snapshot_epochs(wanted: list[Any], end: int) -> list[int]:
@@ -335,12 +351,6 @@ def _read(given: argparse.Namespace, defaults: Mapping[str, Any]) -> dict[str, A
         if (key, value) != ("train_images", "all") and (type(value) is not int or value < 1):
             raise UserError(f"--options: {key}: must be a whole number of at least 1, is {value!r}")
     return options
-
-
-def _training_kind() -> Any:
-    from introprior.training.options import ImageTrainingOptions
-
-    return ImageTrainingOptions
 
 
 def _extractor(given: argparse.Namespace, names: list[str], device: torch.device) -> Extractor:

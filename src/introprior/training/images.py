@@ -49,7 +49,7 @@ def begin(run: Run, device: torch.device, folder: Path) -> Training:
         device,
     )
     training.timed = True
-    training.model.bfloat16 = options.precision == "bf16"
+    training.model.bf16 = options.precision == "bf16"
     torch.backends.cudnn.allow_tf32 = options.precision != "float32"
     return training
 
