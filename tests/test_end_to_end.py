@@ -335,3 +335,24 @@ def test_a_workflow_that_is_interrupted_goes_on_in_the_middle_of_a_training(proj
     assert f"8Gaussian sg: going on from iteration {stopped[1]} of {stopped[2]}" in log.read_text()
     assert (project.folder / target).exists()
     assert not state.exists()
+
+
+def test_no_value_of_the_configuration_reaches_a_shell_as_a_command(project):
+    """A folder called like a command is looked for, not run; a dataset called so is unknown."""
+    (project.folder / "shell.yaml").write_text(
+        'experiment: shell\nimages: {source: "$(touch ran) {0} \'`touch ran`", datasets: [FMNIST]}\n'
+        "figure2: {dataset: FMNIST}\nfigureS2: {dataset: FMNIST}\n"
+    )
+    data = "results/data/FMNIST/manifest.json"
+    code, printed = project.snakemake(
+        data, "--configfile", "shell.yaml", "--cores", "1", "--retries", "0", **ENVIRONMENT
+    )
+    assert code == 1
+    log = (project.folder / "results/shell/logs/data/FMNIST.log").read_text()
+    assert "introprior prepare: images.source: $(touch ran) {0} '`touch ran` is not a folder" in log, printed[-3000:]
+    code, printed = project.snakemake(
+        "results/tiny/density/$(touch ran)/sg/metrics.csv", *TINY_ARGUMENTS, **ENVIRONMENT
+    )
+    assert code == 1
+    assert "results: unknown dataset '$(touch ran)'" in printed
+    assert not list(project.folder.rglob("ran"))
