@@ -258,26 +258,26 @@ def test_lines_are_means_and_bands_extremes_over_seeds(write_run: Write) -> None
     figure = curves.figure4(*zip(*runs, strict=True), ["digits"], ["mog10"], [0, 10], [0, 1], "fd_classifier_gen")
     entropy, distance = figure.subfigs[0].axes
     epochs = np.arange(2, 7)
-    np.testing.assert_allclose(lines(entropy, DATA)[0], np.c_[epochs, 0.75 * 0.5 ** (epochs - 2.0)])
-    np.testing.assert_allclose(lines(entropy, MODEL)[0], np.c_[epochs, 0.2 * 0.5 ** (epochs - 2.0)])
-    np.testing.assert_allclose(lines(distance, DATA)[0], [[0, 6], [4, 3]])
+    np.testing.assert_allclose(lines(entropy, DATA, ":")[0], np.c_[epochs, 0.75 * 0.5 ** (epochs - 2.0)])
+    np.testing.assert_allclose(lines(entropy, MODEL, ":")[0], np.c_[epochs, 0.2 * 0.5 ** (epochs - 2.0)])
+    np.testing.assert_allclose(lines(distance, DATA, ":")[0], [[0, 6], [4, 3]])
     (band,) = entropy.collections  # of r_entropy 10 there's one seed alone
     corners = band.get_paths()[0].vertices
     assert corners[corners[:, 0] == 2][:, 1].min() == pytest.approx(0.5)
     assert corners[corners[:, 0] == 2][:, 1].max() == pytest.approx(1)
 
 
-def test_blue_is_unregularised_and_dotted_is_lc(write_run: Write) -> None:
+def test_blue_is_unregularised_and_dotted_is_without_lc(write_run: Write) -> None:
     factors = {("mog10", 0): 0.1, ("mog10-lc", 0): 0.2, ("mog10", 100): 0.6, ("mog10-lc", 100): 0.7}
     runs = [write_run(cell=cell, r=r, factor=factor) for (cell, r), factor in factors.items()]
     figure = curves.figure4(
         *zip(*runs, strict=True), ["digits"], ["mog10", "mog10-lc"], [100, 0], [0], "fd_classifier_gen"
     )
     entropy = figure.subfigs[0].axes[0]
-    assert lines(entropy, DATA)[0][0, 1] == pytest.approx(0.1)
-    assert lines(entropy, DATA, ":")[0][0, 1] == pytest.approx(0.2)
-    assert lines(entropy, MODEL)[0][0, 1] == pytest.approx(0.6)
-    assert lines(entropy, MODEL, ":")[0][0, 1] == pytest.approx(0.7)
+    assert lines(entropy, DATA, ":")[0][0, 1] == pytest.approx(0.1)
+    assert lines(entropy, DATA)[0][0, 1] == pytest.approx(0.2)
+    assert lines(entropy, MODEL, ":")[0][0, 1] == pytest.approx(0.6)
+    assert lines(entropy, MODEL)[0][0, 1] == pytest.approx(0.7)
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend[-2:] == ["without LC", "with LC"]
 
@@ -289,7 +289,7 @@ def test_divergence_and_absence_are_shown(write_run: Write) -> None:
     )
     axes = figure.subfigs[0].axes
     assert crosses(axes[0]) == [[4, 0.5]]  # the level of the last finite value
-    assert lines(axes[0], DATA)[0][-1].tolist() == [6, 0.0625]  # the mean of who is left
+    assert lines(axes[0], DATA, ":")[0][-1].tolist() == [6, 0.0625]  # the mean of who is left
     assert words(axes[1]) == ["diverged"]
     assert words(axes[2]) == words(axes[5]) == ["no run"]
     assert figure.legends[0].get_texts()[-1].get_text() == "diverged"

@@ -216,7 +216,7 @@ def test_the_demo_starts_few_processes(fresh):
     assert (plan["search"], plan["train"], plan["evaluate"]) == (4, 32, 32)
     assert plan["select"] == 4
     assert plan["published"] == 28
-    assert (plan["warmup"], plan["game"], plan["prepare"], plan["classifier"]) == (10, 34, 1, 1)
+    assert (plan["warmup"], plan["game"], plan["prepare"], plan["classifier"]) == (5, 17, 1, 1)
     assert "inception" not in plan
 
 
