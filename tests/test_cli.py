@@ -10,7 +10,6 @@ import math
 import os
 import re
 import resource
-import select
 import shutil
 import signal
 import subprocess
@@ -18,7 +17,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +25,7 @@ import torch
 from torch import Tensor
 
 import introprior as package
-from introprior import cli, devices, search, selection
+from introprior import cli, search, selection
 from introprior.configuration import DATASETS
 from introprior.data import density as data
 from introprior.evaluation import density
@@ -562,7 +560,7 @@ def assert_refused(outcome: tuple[int, list[str]], *words: object) -> None:
 
 
 def test_more_gpus_than_there_are(tmp_path, introprior, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("INTROPRIOR_SIMULATED_GPUS", "2")
     assert_refused(introprior(*training(tmp_path, "--device", "cuda:2")), "'cuda:2'", "2 GPU(s)")
 
 
@@ -948,119 +946,6 @@ def test_when_every_setting_diverges_the_choice_says_so(tmp_path):
     assert (chosen["beta_neg"], chosen["KL"], chosen["settings"], chosen["diverged"]) == (1e30, None, 2, 2)
     written = table(tmp_path, "3", tmp_path / "hyperparameters.json")
     assert "grid search, 2 settings, 2 diverged" in written
-
-
-# ---- GPUs ----
-
-
-@pytest.fixture
-def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Pretend that there are so many GPUs; who waits for one looks again soon."""
-
-    def pretend(number: int) -> None:
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
-        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(uuid=f"GPU-{i}"))
-        monkeypatch.setattr(devices, "time", SimpleNamespace(sleep=lambda _: time.sleep(0.001)))
-        monkeypatch.setattr(devices.tempfile, "tempdir", str(tmp_path))
-
-    return pretend
-
-
-@contextlib.contextmanager
-def child(job: Callable[[], None]) -> Iterator[int]:
-    """A process that does the job, forked since it then has torch already; killed in the end."""
-    number = os.fork()
-    if not number:
-        try:
-            job()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    try:
-        yield number
-    finally:
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            os.kill(number, signal.SIGKILL)
-            os.waitpid(number, 0)
-
-
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_gpu_is_lent_to_one_process_at_a_time(tmp_path, gpus, monkeypatch):
-    gpus(2)
-    monkeypatch.setattr(devices, "POLL_SECONDS", 0.01)
-
-    def job() -> None:
-        while not (tmp_path / "go").exists():  # all at once, or the first is done before the last begins
-            time.sleep(0.001)
-        for turn in range(10):
-            with devices.borrowed("auto" if turn % 2 else "cuda") as device:
-                held = tmp_path / f"held-{device.index}"
-                held.touch(exist_ok=False)  # nobody else has it
-                time.sleep(0.001)
-                held.unlink()
-                with (tmp_path / "log").open("a") as log:
-                    log.write(f"{device.index}\n")
-
-    with contextlib.ExitStack() as stack:
-        children = [stack.enter_context(child(job)) for _ in range(6)]
-        (tmp_path / "go").touch()
-        assert [os.waitpid(number, 0)[1] for number in children] == [0] * 6
-    lent = (tmp_path / "log").read_text().split()
-    assert len(lent) == 60
-    assert set(lent) == {"0", "1"}
-
-
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_lease_ends_with_its_process_even_when_killed(gpus):
-    gpus(1)
-    reader, writer = os.pipe()
-
-    def borrow() -> None:
-        with devices.borrowed("cuda"):
-            os.write(writer, b"x")
-            time.sleep(600)
-
-    def borrowers(seconds: float) -> bytes:
-        return os.read(reader, 10) if select.select([reader], [], [], seconds)[0] else b""
-
-    with child(borrow) as first:
-        assert borrowers(30) == b"x"
-        with child(borrow):
-            assert borrowers(0.1) == b""
-            os.kill(first, signal.SIGKILL)
-            assert borrowers(30) == b"x"
-    os.close(reader)
-    os.close(writer)
-
-
-def test_who_waits_for_a_gpu_is_told_once(gpus, monkeypatch, capsys):
-    gpus(1)
-    naps = []
-
-    def sleep(seconds: float) -> None:
-        naps.append(seconds)
-        if len(naps) == 3:
-            raise TimeoutError
-
-    monkeypatch.setattr(devices, "time", SimpleNamespace(sleep=sleep))
-    with devices.borrowed("cuda"), pytest.raises(TimeoutError), devices.borrowed("cuda"):
-        pass
-    assert capsys.readouterr().err == "all 1 GPU(s) are in use by other jobs; waiting for one\n"
-    with devices.borrowed("cuda") as device:  # it was given back
-        assert device == torch.device("cuda", 0)
-
-
-def test_devices_by_name(gpus):
-    gpus(2)
-    with devices.borrowed("cpu") as device:
-        assert device == CPU
-    with devices.borrowed("cuda:1") as one, devices.borrowed("cuda:1") as again:  # no lease: as the user says
-        assert one == again == torch.device("cuda", 1)
-    with devices.borrowed() as first, devices.borrowed() as second:
-        assert {first.index, second.index} == {0, 1}
-    gpus(0)
-    with devices.borrowed() as device:
-        assert device == CPU
 
 
 # ---- Help ----

@@ -204,6 +204,7 @@ MISTAKES = [
     ("protocol_overrides.spred", "sem", "protocol_overrides", "unknown key 'spred'; did you mean 'spread'?"),
     ("protocol_overrides.spread", "var", "protocol_overrides.spread", "one of std, sem"),
     ("device", "gpu", "device", "cuda:N"),
+    ("jobs_per_gpu", 0, "jobs_per_gpu", "at least 1, is 0"),
     ("density.sedes", [1], "density", "unknown key 'sedes'; did you mean 'seeds'?"),
     ("density.training.iteration", 10, "density.training", "did you mean 'iterations'?"),
     ("density.search.vae.beta_neg", [1], "density.search.vae", "unknown key 'beta_neg'"),
@@ -404,6 +405,12 @@ def test_devices_that_are_not_there(device, asked, present, said):
         with pytest.raises(UserError) as caught:
             configuration.check_devices(device, asked, present)
         assert said in str(caught.value)
+
+
+def test_jobs_that_share_gpus_are_counted():
+    configuration.check_devices("auto", 4, 2, jobs_per_gpu=2)
+    with pytest.raises(UserError, match="2 GPUs are visible on this machine; ask for gpu=4 at most, 2 jobs each"):
+        configuration.check_devices("auto", 5, 2, jobs_per_gpu=2)
 
 
 @pytest.mark.parametrize(

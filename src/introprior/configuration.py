@@ -96,13 +96,14 @@ def reference(schema: str | Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def check_devices(device: str, asked: int | None, present: int) -> None:
+def check_devices(device: str, asked: int | None, present: int, jobs_per_gpu: int = 1) -> None:
     """Check that the device exists and that no more GPUs are to be used than there are.
 
     Args:
         device: the configured device.
         asked: how many GPUs Snakemake may use at a time, ``--resources gpu=<asked>``; None: not limited.
         present: how many GPUs there are. The default profile asks for one, which may be absent.
+        jobs_per_gpu: how many jobs may share one; Snakemake counts jobs.
 
     Raises:
         UserError: the device or some GPUs are missing.
@@ -113,14 +114,19 @@ def check_devices(device: str, asked: int | None, present: int) -> None:
         number = int(device.partition(":")[2] or 0)
         if number >= present:
             raise _wrong(["device"], f"{device} is not there, {_gpus(present)} visible; use auto or cpu")
-    if asked is not None and asked > max(present, 1):
-        remedy = f"ask for gpu={present} at most" if present else "leave it out to run on the CPU"
+    if asked is not None and asked > max(present * jobs_per_gpu, 1):
+        shared = f", {jobs_per_gpu} jobs each" if jobs_per_gpu > 1 else ""
+        remedy = (
+            f"ask for gpu={present * jobs_per_gpu} at most{shared}" if present else "leave it out to run on the CPU"
+        )
         raise UserError(f"--resources gpu={asked}: {_gpus(present)} visible on this machine; {remedy}")
 
 
 def gpus_present() -> int:
     """Number of visible NVIDIA GPUs, found without torch: CUDA_VISIBLE_DEVICES, else those of the driver."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible, simulated = os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("INTROPRIOR_SIMULATED_GPUS")
+    if visible is None and simulated:
+        return int(simulated) if simulated.isdecimal() else 0
     if visible is None:
         return sum(1 for _ in Path("/proc/driver/nvidia/gpus").glob("*"))
     names = [name.strip() for name in visible.split(",")]

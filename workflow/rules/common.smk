@@ -33,11 +33,12 @@ LOCAL = workflow.resource_settings.nodes is None
 GPUS = configuration.gpus_present()
 if LOCAL and workflow.is_main_process:
     asked = workflow.global_resources.get("gpu")
-    checked(configuration.check_devices, config["device"], asked and asked.value, GPUS)
+    checked(configuration.check_devices, config["device"], asked and asked.value, GPUS, config["jobs_per_gpu"])
 GPU = 0 if config["device"] == "cpu" or (config["device"] == "auto" and LOCAL and not GPUS) else 1
 os.environ.update(
     # Not an option of the jobs, so that no result is outdated by where it was computed.
     INTROPRIOR_DEVICE=config["device"],
+    INTROPRIOR_JOBS_PER_GPU=str(config["jobs_per_gpu"]),
     # The command `introprior` of the environment that Snakemake runs in, activated or not.
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
 )
