@@ -872,6 +872,35 @@ def test_a_training_process_that_is_stopped_or_killed_is_gone_on_with(tmp_path, 
     assert_same_training(tmp_path, undisturbed)
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_two_processes_never_train_the_same_run_at_a_time(tmp_path, undisturbed, killed):
+    """As after a Snakemake that was killed and started again, whose first job still runs."""
+    flags = ["--state", tmp_path / "state", "--checkpoint-seconds", 0.05]
+    command = training(tmp_path, *flags, cell="mog8-lc-ip", training=LONG)
+    with process(*command) as first:
+        while not list((tmp_path / "state").glob("train-*.pt")):
+            time.sleep(0.002)
+            assert first.poll() is None
+        with process(*command) as second:
+            seen = b""
+            while b"waiting" not in seen:
+                seen += os.read(second.stderr.fileno(), 1000)
+                assert second.poll() is None, seen
+            if killed:
+                first.kill()
+            first.communicate(timeout=60)
+            said = lines((seen + second.communicate(timeout=60)[1]).decode())
+    assert (first.returncode, second.returncode) == (-9 if killed else 0, 0)
+    label = "Checkerboard mog8-lc-ip"
+    assert said[0] == f"{label}: another process is at it; waiting until that one ends"
+    if killed:
+        assert re.fullmatch(rf"{label}: going on from iteration \d+ of .*", said[1])
+    else:
+        assert said[1:] == [f"{label}: the other process has finished it"]
+    assert_same_training(tmp_path, undisturbed)
+    assert not list((tmp_path / "state").iterdir())
+
+
 # ---- Divergence ----
 
 

@@ -41,7 +41,7 @@ def search(given: argparse.Namespace) -> None:
     run = told.run(given, options, [(options.get("seed", 0), betas) for betas in options["betas"]])
     samples, halving = options.get("samples", EVALUATION["samples"]), options.get("halving")
     _check_size(run.dataset, samples, "samples")
-    with borrowed(given.device) as device:
+    with told.claimed(run, given.state, "search"), borrowed(given.device) as device:
         training = density.begin(run, device)
         state = told.resumed(training, given.state, "search")
         for end in [*search.rungs(halving, run.training.iterations, training.game_start), run.training.iterations]:
@@ -58,8 +58,8 @@ def search(given: argparse.Namespace) -> None:
             if halving and end < run.training.iterations and training.watch.alive():
                 search.drop_losers(training, halving["keep"], samples)
         rows = search.finished(training, samples) + training.notes.get("dropped", [])
-    files.write_csv(given.output, search.in_order(rows, run.members), search.COLUMNS)
-    told.finish(state)
+        files.write_csv(given.output, search.in_order(rows, run.members), search.COLUMNS)
+        told.finish(state)
 
 
 def select(given: argparse.Namespace) -> None:
@@ -84,7 +84,9 @@ def train(given: argparse.Namespace) -> None:
     settings = [(seed, betas) for seed in options.get("seeds", [0, 1, 2, 3, 4])]
     run = told.run(given, options, settings, given.hyperparameters or "--betas")
     started = time.time()
-    with borrowed(given.device) as device:
+    with told.claimed(run, given.state, "train") as waited, borrowed(given.device) as device:
+        if waited and told.finished_meanwhile(run, given.output, given.history):
+            return
         training = density.begin(run, device)
         state = told.resumed(training, given.state, "train")
         training.advance(
@@ -103,9 +105,9 @@ def train(given: argparse.Namespace) -> None:
                 "provenance": told.provenance(device, started),
             },
         )
-    rows = [{"seed": run.members[row.pop("member")].seed, **row} for row in training.history.tidy()]
-    files.write_csv(given.history, rows, ("iteration", "seed", "quantity", "value"))
-    told.finish(state)
+        rows = [{"seed": run.members[row.pop("member")].seed, **row} for row in training.history.tidy()]
+        files.write_csv(given.history, rows, ("iteration", "seed", "quantity", "value"))
+        told.finish(state)
     told.tell_divergence(run, training.records())
 
 

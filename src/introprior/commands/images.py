@@ -152,8 +152,10 @@ def _train(given: argparse.Namespace, options: dict[str, Any], shared: Path | No
             f"{given.data}: has {per_epoch} batches of {run.training.batch_size}, not the "
             f"{options['iterations_per_epoch']} that were planned; is this the whole {run.dataset}?"
         )
-    started = time.time()
-    with borrowed(given.device) as device:
+    started, histories = time.time(), [] if only_warmup else [given.history]
+    with told.claimed(run, given.state, given.name) as waited, borrowed(given.device) as device:
+        if waited and told.finished_meanwhile(run, given.output, *histories):
+            return
         training = images.begin(run, device, given.data)
         end = training.game_start if only_warmup else run.training.iterations
         epochs = _snapshot_epochs(options.get("snapshots", [end // per_epoch]), end // per_epoch)
@@ -175,13 +177,13 @@ def _train(given: argparse.Namespace, options: dict[str, Any], shared: Path | No
             training.notes = {}
             content["state"] = training.state()
         checkpoints.save(given.output, content)
-    if not only_warmup:
-        rows = [
-            {"seed": seeds[row.pop("member")], "epoch": round(row["iteration"] / per_epoch, 4), **row}
-            for row in training.history.tidy()
-        ]
-        files.write_csv(given.history, rows, ("iteration", "epoch", "seed", "quantity", "value"))
-    told.finish(state)
+        if not only_warmup:
+            rows = [
+                {"seed": seeds[row.pop("member")], "epoch": round(row["iteration"] / per_epoch, 4), **row}
+                for row in training.history.tidy()
+            ]
+            files.write_csv(given.history, rows, ("iteration", "epoch", "seed", "quantity", "value"))
+        told.finish(state)
     told.tell_divergence(run, training.records())
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import fcntl
 import json
 import math
+import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +23,9 @@ if TYPE_CHECKING:  # torch takes seconds to import: only the commands that compu
 
     from introprior.training.loop import Training
     from introprior.training.options import Member, Run, TrainingOptions
+
+POLL_SECONDS = 2.0
+"""How often one looks whether another process is still at the same run."""
 
 RUN_KEYS: dict[str, type] = {"dataset": str, "cell": str, "training": dict, "protocol": dict}
 """What the options of every command that trains may hold."""
@@ -147,6 +153,60 @@ def member(cell: cells.Cell, seed: Any, betas: Any, where: object) -> Member:
         return Member(seed, *(weights if cell.adversarial else weights[:2]))
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+
+
+@contextmanager
+def claimed(run: Run, state: Path | None, kind: str) -> Iterator[bool]:
+    """The right to train a run, which one process has at a time; True where one had to wait for it.
+
+    A job whose Snakemake was killed may go on by itself while the next Snakemake starts the same job anew. Both would
+    write the same state; the second waits until the first is done, or dead: the kernel lifts the lock of a process.
+
+    Args:
+        run: what is to be trained.
+        state: the folder of its resume state, which holds the lock; without one there is nothing to disturb.
+        kind: of the command.
+    """
+    if state is None:
+        yield False
+        return
+    path, waited = state / f"{kind}-{run.key}.lock", False
+    files.check_writable(path.with_suffix(f".{os.getpid()}"))
+    while (handle := _lock(path)) is None:
+        if not waited:
+            print(f"{label(run)}: another process is at it; waiting until that one ends", file=sys.stderr, flush=True)
+        waited = True
+        time.sleep(POLL_SECONDS)
+    try:
+        yield waited
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _lock(path: Path) -> int | None:
+    """A handle that holds the lock on a file, or None where another process does."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(handle), path.stat()):
+            return handle
+    except OSError:  # held, or removed by who held it just now
+        pass
+    os.close(handle)
+    return None
+
+
+def finished_meanwhile(run: Run, output: Path, *others: Path) -> bool:
+    """Whether the process that one waited for has written this very run, complete."""
+    from introprior.training import checkpoints
+
+    if not all(path.exists() for path in (output, *others)):
+        return False
+    done = checkpoints.load(output)["run"] == run.as_dict()
+    if done:
+        print(f"{label(run)}: the other process has finished it", file=sys.stderr)
+    return done
 
 
 def resumed(training: Training, state: Path | None, kind: str) -> Path | None:
