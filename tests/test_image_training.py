@@ -220,8 +220,10 @@ def test_bfloat16_is_the_networks_alone(digits):
 @pytest.mark.parametrize(("precision", "allowed"), [("tf32", True), ("float32", False), ("bf16", True)])
 def test_precision_says_whether_convolutions_may_use_tf32(digits, precision, allowed, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", not allowed)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
     images.begin(a_run("sg", precision=precision), CPU, digits)
     assert torch.backends.cudnn.allow_tf32 is allowed
+    assert torch.backends.cudnn.deterministic
 
 
 def test_an_unknown_precision_is_refused():

@@ -51,6 +51,7 @@ def begin(run: Run, device: torch.device, folder: Path) -> Training:
     training.timed = True
     training.model.bf16 = options.precision == "bf16"
     torch.backends.cudnn.allow_tf32 = options.precision != "float32"
+    torch.backends.cudnn.deterministic = True  # the same seed on the same GPU is to give the same numbers
     return training
 
 
