@@ -580,3 +580,24 @@ def test_what_is_not_told_is_the_papers(world, tmp_path, monkeypatch):
         (64, 128),
     )
     assert game.run.warmup == warmup.run.warmup
+
+
+def test_the_paper_as_written_goes_through_too(world, tmp_path):
+    """Protocol `text`: conversion when the game starts, from a shared warm-up; running statistics; the last epoch."""
+    data, text = world / "data", ["--protocol", "text"]
+    do(*warming(tmp_path, data, "mog4-lc", *text))
+    training = GAME | {"r_entropy": 1.0}
+    shared, alone = tmp_path / "shared", tmp_path / "alone"
+    do(*playing(shared, data, "mog4-lc-ip", "--warmup", tmp_path / "warmup.pt", *text, training=training))
+    do(*playing(alone, data, "mog4-lc-ip", *text, training=training))
+    assert_same_run(shared, alone)
+    snapshots = checkpoints.load(shared / "snapshots.pt")["snapshots"]
+    assert [snapshots[epoch]["prior"] for epoch in (0, 2, 4)] == ["vamp", "vamp", "mog"]
+    assert snapshots[4]["tensors"]["prior.logvars"].shape == (1, 4, 1)  # isotropic
+    do(*looking("distances", world, shared / "snapshots.pt", sampling="running"), "--output", shared / "distances.csv")
+    arguments = evaluating(shared, world, sampling="running", checkpoint="last")
+    arguments[arguments.index("--model") + 1] = shared / "snapshots.pt"
+    do(*arguments)
+    value = {row["metric"]: row["value"] for row in rows(shared / "metrics.csv")}
+    assert value["checkpoint_epoch"] == "4.0"
+    assert float(value["entropy_per_batch"]) <= float(value["entropy_pooled"]) + 1e-9
