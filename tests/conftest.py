@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,13 @@ from introprior.training.options import Member, Run, TrainingOptions
 
 TINY = {"iterations": 40, "warmup_iterations": 6, "mixture_warmup_iterations": 2, "batch_size": 16}
 TINY |= {"monte_carlo_samples": 5, "hidden_width": 16, "hidden_layers": 2, "milestones": (9, 12)}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """A shell ignores SIGINT for what it starts in the background, and so would tests that send it to themselves."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -463,6 +463,7 @@ def test_a_run_that_diverges_is_recorded_all_the_way(world, tmp_path, capsys):
 
 def test_bad_input_is_refused_in_one_line_and_leaves_nothing(world, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Training, "step", lambda self: pytest.fail("trained nevertheless"))
+    monkeypatch.setenv("INTROPRIOR_DEVICE", "cpu")
     data, out = world / "data", tmp_path / "out"
     foreign = world / "classifier.pt"
 
