@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import fcntl
+import glob
 import io
 import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +21,21 @@ from introprior.errors import UserError
 def written(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success rename it to ``path``, on failure remove it.
 
-    The temporary name keeps the suffix of ``path``, since several writers choose their format by it.
+    The temporary name keeps the suffix of ``path``, since several writers choose their format by it. It is locked while
+    it is written: one that is not was left by a process that was killed, and goes with the next writing.
 
     Raises:
         UserError: the folder cannot be written, or the disk is full.
     """
     path = Path(path)
     temporary: Path | None = None
+    handle: int | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=f".part{path.suffix}", dir=path.parent)
-        os.close(handle)
+        sweep(path)
+        while handle is None:
+            opened, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=f".part{path.suffix}", dir=path.parent)
+            handle = opened if _claimed(opened, name) else os.close(opened)
         temporary = Path(name)
         yield temporary
         with temporary.open("rb") as stream:
@@ -45,6 +51,27 @@ def written(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        if handle is not None:
+            os.close(handle)
+
+
+def sweep(path: Path) -> None:
+    """Remove what killed processes left of writing ``path``."""
+    for name in glob.glob(f"{glob.escape(str(path.parent))}/.{glob.escape(path.stem)}-*.part{path.suffix}"):
+        with suppress(OSError):  # somebody is at it, or has swept it
+            handle = os.open(name, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(name)
+            finally:
+                os.close(handle)
+
+
+def _claimed(handle: int, name: str) -> bool:
+    """Lock an open file against :func:`sweep`; False where it was swept before."""
+    with suppress(OSError):  # a file system without locks: nothing is swept there
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    return os.path.exists(name)
 
 
 def check_writable(*paths: str | os.PathLike[str]) -> None:

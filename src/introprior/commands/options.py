@@ -259,3 +259,4 @@ def finish(state: Path | None) -> None:
     """The results are written: what was kept for going on is not needed any more."""
     if state is not None:
         state.unlink(missing_ok=True)
+        files.sweep(state)
