@@ -205,6 +205,7 @@ MISTAKES = [
     ("protocol_overrides.spread", "var", "protocol_overrides.spread", "one of std, sem"),
     ("device", "gpu", "device", "cuda:N"),
     ("jobs_per_gpu", 0, "jobs_per_gpu", "at least 1, is 0"),
+    ("gpu_memory_mb", -1, "gpu_memory_mb", "at least 0, is -1"),
     ("density.sedes", [1], "density", "unknown key 'sedes'; did you mean 'seeds'?"),
     ("density.training.iteration", 10, "density.training", "did you mean 'iterations'?"),
     ("density.search.vae.beta_neg", [1], "density.search.vae", "unknown key 'beta_neg'"),

@@ -28,8 +28,9 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(devices, "POLL_SECONDS", 0.001)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    for variable in (devices.SIMULATED_GPUS, devices.JOBS_PER_GPU, "CUDA_VISIBLE_DEVICES"):
-        monkeypatch.delenv(variable, raising=False)
+    for variable in ("SIMULATED_GPUS", "SIMULATED_FREE", "JOBS_PER_GPU", "GPU_MEMORY"):
+        monkeypatch.delenv(getattr(devices, variable), raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
 @pytest.fixture
@@ -132,6 +133,7 @@ def test_users_do_not_collide(tmp_path, monkeypatch):
         with contextlib.suppress(PermissionError):
             (tmp_path / "introprior-gpus" / "simulated-0.0.lock").unlink()
             os._exit(3)
+        assert devices._is_settling("simulated-0.0.lock")
         other = devices._locked("simulated-1.0.lock")
         os._exit(0 if other is not None else 4)
 
@@ -141,6 +143,7 @@ def test_users_do_not_collide(tmp_path, monkeypatch):
     handle = devices._locked("simulated-1.0.lock")  # nobody's file
     assert handle is not None
     os.close(handle)
+    assert stat.S_IMODE((tmp_path / "introprior-gpus" / "simulated-0.0.lock").stat().st_mode) == 0o666
 
 
 def test_who_waits_for_a_gpu_is_told_once(gpus, monkeypatch, capsys):
@@ -192,7 +195,142 @@ def test_a_schedulers_choice_is_honoured(monkeypatch):
     assert devices.visible() == []
 
 
-@pytest.mark.parametrize(("variable", "value"), [(devices.JOBS_PER_GPU, "0"), (devices.SIMULATED_GPUS, "two")])
+# ---- Memory that others use ----
+
+
+@pytest.fixture
+def naps(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let something happen each time that a waiting job sleeps; nothing more happens when it should be done."""
+
+    def script(*events: Callable[[], None]) -> None:
+        left = list(events)
+        sleep = lambda _: left.pop(0)() if left else pytest.fail("waited longer than it had to")  # noqa: E731
+        monkeypatch.setattr(devices, "time", SimpleNamespace(sleep=sleep, time=time.time))
+
+    return script
+
+
+def test_a_gpu_that_others_have_filled_is_passed_over(monkeypatch):
+    monkeypatch.setenv(devices.SIMULATED_GPUS, "2")
+    monkeypatch.setenv(devices.SIMULATED_FREE, "3999,4000")
+    with devices.leased(devices.visible()) as gpu:
+        assert gpu.key == "simulated-1"
+    monkeypatch.setenv(devices.GPU_MEMORY, "3999")
+    with devices.leased(devices.visible()) as first, devices.leased(devices.visible()) as second:
+        assert [first.key, second.key] == ["simulated-1", "simulated-0"]
+    monkeypatch.setenv(devices.GPU_MEMORY, "0")  # not looked at, not even to choose
+    with devices.leased(devices.visible()) as gpu:
+        assert gpu.key == "simulated-0"
+
+
+def test_a_gpu_with_fewest_jobs_is_taken_then_one_with_most_memory(monkeypatch):
+    monkeypatch.setenv(devices.SIMULATED_GPUS, "3")
+    monkeypatch.setenv(devices.SIMULATED_FREE, "20000,90000,70000")
+    monkeypatch.setenv(devices.JOBS_PER_GPU, "2")
+    with contextlib.ExitStack() as stack:
+        taken = [stack.enter_context(devices.leased(devices.visible())).key for _ in range(6)]
+    assert taken == [f"simulated-{n}" for n in (1, 2, 0, 1, 2, 0)]
+    late = devices._locked("simulated-1.1.lock")  # of two jobs that shared it the first has ended
+    assert late is not None
+    with devices.leased(devices.visible()) as gpu:
+        assert gpu.key == "simulated-2"
+    os.close(late)
+
+
+def test_who_waits_for_memory_is_told_where_it_is_short(monkeypatch, capsys, naps):
+    monkeypatch.setenv(devices.SIMULATED_GPUS, "3")
+    monkeypatch.setenv(devices.SIMULATED_FREE, "1200,9000,300")
+    with devices.leased(devices.visible()) as taken:
+        assert taken.key == "simulated-1"
+        naps(
+            lambda: monkeypatch.setenv(devices.SIMULATED_FREE, "1300,9000,3900"),
+            lambda: monkeypatch.setenv(devices.SIMULATED_FREE, "1300,9000,4000"),
+        )
+        with devices.leased(devices.visible()) as gpu:
+            assert gpu.key == "simulated-2"
+    assert capsys.readouterr().err == (
+        "GPU 0 has 1.2 of the needed 4.0 GB free, GPU 2 has 0.3 of the needed 4.0 GB free (gpu_memory_mb);"
+        " waiting for more\n"
+    )
+
+
+def test_memory_that_a_job_has_yet_to_take_is_not_promised_twice(tmp_path, monkeypatch, capsys, naps):
+    monkeypatch.setenv(devices.SIMULATED_GPUS, "1")
+    monkeypatch.setenv(devices.SIMULATED_FREE, "7000")
+    monkeypatch.setenv(devices.JOBS_PER_GPU, "2")
+    with devices.leased(devices.visible()):
+        pass
+    for lock in (tmp_path / "introprior-gpus").iterdir():
+        os.utime(lock, (0, 0))  # the last lease was long ago, this one is not
+    with devices.leased(devices.visible()):
+        naps(lambda: None, lambda: monkeypatch.setattr(devices, "SETTLING_SECONDS", 0.0))
+        with devices.leased(devices.visible()):  # what the first took by now no longer counts as free
+            pass
+    assert capsys.readouterr().err == "GPU 0 has 7.0 of the needed 8.0 GB free (gpu_memory_mb); waiting for more\n"
+
+
+def test_jobs_that_start_at_once_do_not_count_on_the_same_memory(tmp_path, monkeypatch):
+    monkeypatch.setenv(devices.SIMULATED_GPUS, "1")
+    monkeypatch.setenv(devices.SIMULATED_FREE, "9000")
+    monkeypatch.setenv(devices.JOBS_PER_GPU, "8")
+
+    def job() -> None:
+        while not (tmp_path / "go").exists():
+            time.sleep(0.001)
+        for _ in range(5):
+            with devices.leased(devices.visible()):
+                mine = tmp_path / f"held-{os.getpid()}"
+                mine.touch(exist_ok=False)
+                time.sleep(0.002)
+                with (tmp_path / "log").open("a") as log:
+                    log.write(f"{len(list(tmp_path.glob('held-*')))}\n")
+                mine.unlink()
+
+    with contextlib.ExitStack() as stack:
+        children = [stack.enter_context(child(job)) for _ in range(6)]
+        (tmp_path / "go").touch()
+        assert [os.waitpid(number, 0)[1] for number in children] == [0] * 6
+    together = [int(line) for line in (tmp_path / "log").read_text().split()]
+    assert len(together) == 30
+    assert max(together) == 2
+
+
+UUIDS = ["4b0b6a1e-2c6f-5d0a-9f5e-0d3a51c1b7aa", "9d1c2f3e-77aa-1b2c-8d9e-445566778899"]
+
+
+@pytest.mark.parametrize(
+    ("script", "told", "taken"),
+    [
+        (f"echo 'GPU-{UUIDS[0]}, 512'; echo 'GPU-{UUIDS[1]}, 80994'", {UUIDS[0]: 512, UUIDS[1]: 80994}, 1),
+        (f"echo 'GPU-{UUIDS[0]}, [N/A]'; echo 'GPU-{UUIDS[1]}, 512'", {UUIDS[1]: 512}, 0),
+        ("echo 'MIG-5d0a, 512'; printf '\\377\\n'; echo; echo 'No devices were found'", {"MIG-5d0a": 512}, 0),
+        (f"echo 'GPU-{UUIDS[0]}, 512'; exit 15", {}, 0),
+        (f"echo 'GPU-{UUIDS[0]}, 512'; exec sleep 60", {}, 0),
+        (None, {}, 0),
+    ],
+    ids=["memory", "unknown", "foreign", "failing", "hanging", "missing"],
+)
+def test_free_memory_as_nvidia_smi_tells(tmp_path, monkeypatch, gpus, script, told, taken):
+    """The program's place is taken by a script that prints what the real one would, to the same arguments only."""
+    program = tmp_path / "nvidia-smi"
+    if script is not None:
+        program.write_text(
+            f'#!/bin/sh\n[ "$*" = "--query-gpu=uuid,memory.free --format=csv,noheader,nounits" ] || exit 2\n{script}\n'
+        )
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin" if script else str(tmp_path))
+    monkeypatch.setattr(devices, "NVIDIA_SMI_SECONDS", 0.5 if script and "sleep" in script else 10.0)
+    gpus(2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(uuid=UUIDS[i]))
+    assert devices.free_memory() == told
+    with devices.borrowed("cuda") as device:
+        assert device.index == taken
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [(devices.JOBS_PER_GPU, "0"), (devices.SIMULATED_GPUS, "two"), (devices.GPU_MEMORY, "4GB")],
+)
 def test_wrong_numbers_are_refused(monkeypatch, variable, value):
     monkeypatch.setenv(devices.SIMULATED_GPUS, "1")
     monkeypatch.setenv(variable, value)

@@ -7,14 +7,17 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from introprior import __version__, cells, protocols
+from introprior import __version__, cells, protocols, provenance
 from introprior.commands import density
+from introprior.commands import options as told
 from introprior.commands.density import EVALUATE_KEYS, SEARCH_KEYS, TRAIN_KEYS
 from introprior.errors import UserError
+
+CHECKPOINT_SECONDS = "INTROPRIOR_CHECKPOINT_SECONDS"
 
 __all__ = ["EVALUATE_KEYS", "SEARCH_KEYS", "TRAIN_KEYS", "main"]
 
@@ -44,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         with _terminable():
-            options.command(options)
+            _run(options)
     except UserError as error:
         print(f"introprior {options.name}: {error}", file=sys.stderr)
         return 2
@@ -60,22 +63,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _run(given: argparse.Namespace) -> None:
+    """Run a command, and record what it made of what."""
+    if not given.writes:
+        given.command(given)
+        return
+    record = provenance.Record(given.name, told.recorded(given), _paths(given, given.reads))
+    facts = given.command(given)
+    if facts is not None:
+        record.write(_paths(given, given.writes), **facts)
+
+
+def _paths(given: argparse.Namespace, names: Sequence[str]) -> list[Path]:
+    """The files that options of these names mean; of a folder with a prepared dataset, its manifest or all of them."""
+    from introprior.data.images import FILES  # late: it brings numpy
+
+    paths: list[Path] = []
+    for name in names:
+        value = getattr(given, name, None)
+        if name == "data" and value is not None:
+            paths.append(value / FILES[0])
+        elif name == "folder":
+            paths += [given.output / file for file in FILES]
+        elif value is not None:
+            paths += value if isinstance(value, list) else [value]
+    return paths
+
+
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM raise what SIGINT does, so that nothing half-written is left behind. In the main thread only."""
+    """Let SIGTERM and SIGHUP raise what SIGINT does, so that nothing half-written stays. In the main thread only."""
 
     def stop(number: int, _: object) -> NoReturn:
         raise KeyboardInterrupt(number)
 
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread
-        yield
-        return
+    before: dict[signal.Signals, Any] = {}
+    with suppress(ValueError):  # not the main thread
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it for SIGHUP
+                before[number] = signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -90,9 +121,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"introprior {__version__}")
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
 
-    def command(function: Any, name: str, text: str) -> argparse.ArgumentParser:
+    def command(
+        function: Any, name: str, text: str, reads: Sequence[str] = (), writes: Sequence[str] = ("output",)
+    ) -> argparse.ArgumentParser:
         part = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        part.set_defaults(command=function)
+        part.set_defaults(command=function, reads=reads, writes=writes)
         return part
 
     search = command(
@@ -101,13 +134,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(search)
     search.add_argument("--output", type=Path, required=True, help="CSV with one row per setting")
 
-    select = command(density.select, "select", "choose the searched setting with the lowest KL")
-    select.add_argument("--slices", type=Path, nargs="+", required=True, help="what `introprior search` wrote")
+    select = command(density.select, "select", "choose the searched setting with the lowest KL", reads=["slices"])
+    among = select.add_mutually_exclusive_group(required=True)
+    among.add_argument("--slices", type=Path, nargs="+", help="what `introprior search` wrote")
+    among.add_argument("--published", metavar="JSON", help="nothing to choose: beta_rec, beta_kl, beta_neg, source")
     select.add_argument("--dataset", required=True, help="named in the output")
     select.add_argument("--cell", required=True, help="named in the output")
     select.add_argument("--output", type=Path, required=True, help="JSON with the chosen hyperparameters")
 
-    prepare = command(_images("prepare"), "prepare", "find or download an image dataset, check it, and convert it once")
+    prepare = command(
+        _images("prepare"),
+        "prepare",
+        "find or download an image dataset, check it, and convert it once",
+        writes=["folder"],
+    )
     prepare.add_argument("--dataset", required=True, help="MNIST, FMNIST, CIFAR-10, or a stand-in: digits, photos")
     prepare.add_argument("--output", type=Path, required=True, help="folder for the converted files")
     prepare.add_argument("--source", type=Path, help="folder with local copies of the published files")
@@ -118,25 +158,40 @@ def _parser() -> argparse.ArgumentParser:
     inception.add_argument("--source", type=Path, help="local copy (default: PyTorch's cache, else a download into it)")
     inception.add_argument("--output", type=Path, required=True, help="where to put them")
 
-    classifier = command(_images("classifier"), "classifier", "train the small classifier behind fd_classifier")
+    classifier = command(
+        _images("classifier"), "classifier", "train the small classifier behind fd_classifier", reads=["data"]
+    )
     _add_data(classifier)
     _add_options(classifier, "epochs, seed")
     classifier.add_argument("--output", type=Path, required=True, help="checkpoint of the classifier")
 
-    reference = command(_images("reference"), "reference", "take the feature statistics of a training set, once")
+    reference = command(
+        _images("reference"),
+        "reference",
+        "take the feature statistics of a training set, once",
+        reads=["data", "weights", "classifier"],
+    )
     _add_data(reference)
     _add_options(reference, "features, samples, batch_size")
     _add_features(reference)
     reference.add_argument("--output", type=Path, required=True, help="NPZ of mean and covariance")
 
-    warmup = command(_images("warmup"), "warmup", "train the warm-up on images that runs of one prior family share")
+    warmup = command(
+        _images("warmup"), "warmup", "train the warm-up on images that runs of one prior family share", reads=["data"]
+    )
     _add_run(warmup, "seeds (one), betas, iterations_per_epoch, snapshots (epochs)")
     _add_data(warmup)
     warmup.add_argument("--betas", type=float, nargs="+", metavar="BETA", help="beta_rec beta_kl (default: 1 1)")
     warmup.add_argument("--seeds", type=int, nargs="+", help="one seed (default: 0)")
     warmup.add_argument("--output", type=Path, required=True, help="checkpoint of the warm-up's end")
 
-    train = command(_train, "train", "train all seeds of a 2D cell as one ensemble, or one run on images")
+    train = command(
+        _train,
+        "train",
+        "train all seeds of a 2D cell as one ensemble, or one run on images",
+        reads=["hyperparameters", "data", "warmup"],
+        writes=["output", "history"],
+    )
     _add_run(train, "seeds; for images also betas, iterations_per_epoch, snapshots (epochs)")
     weights = train.add_mutually_exclusive_group()
     weights.add_argument("--hyperparameters", type=Path, help="JSON with beta_rec, beta_kl and beta_neg (2D)")
@@ -150,7 +205,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(images, required=False)
     images.add_argument("--warmup", type=Path, help="what `introprior warmup` wrote (default: train it, too)")
 
-    distances = command(_images("distances"), "distances", "measure what an image run generates at each snapshot")
+    distances = command(
+        _images("distances"),
+        "distances",
+        "measure what an image run generates at each snapshot",
+        reads=["model", "data", "reference", "weights", "classifier", "earlier"],
+    )
     distances.add_argument("--model", type=Path, required=True, help="what `introprior warmup` or `train` wrote")
     _add_data(distances)
     _add_options(distances, "features, samples, sampling, allow_few, batch_size")
@@ -159,7 +219,11 @@ def _parser() -> argparse.ArgumentParser:
     distances.add_argument("--output", type=Path, required=True, help="CSV with one row per epoch and metric")
 
     evaluate = command(
-        _evaluate, "evaluate", "measure a trained ensemble or image run, and draw what figures show of it"
+        _evaluate,
+        "evaluate",
+        "measure a trained ensemble or image run, and draw what figures show of it",
+        reads=["model", "data", "reference", "weights", "classifier", "distances"],
+        writes=["metrics", "panels", "codes"],
     )
     evaluate.add_argument("--model", type=Path, required=True, help="what `introprior train` wrote")
     _add_options(evaluate, f"{', '.join(EVALUATE_KEYS)}; for images see the configuration's images.evaluation")
@@ -171,18 +235,33 @@ def _parser() -> argparse.ArgumentParser:
     images.add_argument("--distances", type=Path, help="what `introprior distances` wrote")
     images.add_argument("--codes", type=Path, help="NPZ for the sampled codes of both splits")
 
-    probe = command(_images("probe"), "probe", "read labels off a run's codes with linear SVMs and nearest neighbours")
+    probe = command(
+        _images("probe"),
+        "probe",
+        "read labels off a run's codes with linear SVMs and nearest neighbours",
+        reads=["codes"],
+    )
     probe.add_argument("--codes", type=Path, required=True, help="what `introprior evaluate` wrote")
     _add_options(probe, "svm_iterations, neighbours; dataset, cell, r_entropy, seed name the rows", device=False)
     probe.add_argument("--output", type=Path, required=True, help="CSV with one row per accuracy")
 
-    choose = command(_images("choose"), "choose", "choose each cell's r_entropy by the mean of a metric over seeds")
+    choose = command(
+        _images("choose"),
+        "choose",
+        "choose each cell's r_entropy by the mean of a metric over seeds",
+        reads=["metrics"],
+    )
     choose.add_argument("--metrics", type=Path, nargs="+", required=True, help="what `introprior evaluate` wrote")
     choose.add_argument("--dataset", required=True, help="whose runs to look at")
     choose.add_argument("--metric", required=True, help="for example fid_authors_gen")
     choose.add_argument("--output", type=Path, required=True, help="JSON with the choices")
 
-    overfit = command(_images("overfit"), "overfit", "overfit the encoder of a trained image run (Figure S2)")
+    overfit = command(
+        _images("overfit"),
+        "overfit",
+        "overfit the encoder of a trained image run (Figure S2)",
+        reads=["model", "distances", "data"],
+    )
     overfit.add_argument("--model", type=Path, required=True, help="what `introprior train` wrote")
     overfit.add_argument("--distances", type=Path, required=True, help="of the run; they choose the snapshot")
     _add_data(overfit)
@@ -194,26 +273,25 @@ def _parser() -> argparse.ArgumentParser:
 def _images(name: str) -> Any:
     """A command of the image half, whose module is imported when it is called: it brings numpy."""
 
-    def run(given: argparse.Namespace) -> None:
+    def run(given: argparse.Namespace) -> Any:
         from introprior.commands import images
 
-        getattr(images, name)(given)
+        return getattr(images, name)(given)
 
     return run
 
 
-def _train(given: argparse.Namespace) -> None:
+def _train(given: argparse.Namespace) -> Any:
     """By the dataset: images name theirs, and bring the folder that holds it."""
-    from introprior.commands.options import stated
     from introprior.data.images import DATASETS
 
-    on_images = given.data is not None or str(stated(given).get("dataset")) in DATASETS
-    (_images("train") if on_images else density.train)(given)
+    on_images = given.data is not None or str(told.stated(given).get("dataset")) in DATASETS
+    return (_images("train") if on_images else density.train)(given)
 
 
-def _evaluate(given: argparse.Namespace) -> None:
+def _evaluate(given: argparse.Namespace) -> Any:
     """By the kind of model, of which only images need data."""
-    (density.evaluate if given.data is None else _images("evaluate"))(given)
+    return (density.evaluate if given.data is None else _images("evaluate"))(given)
 
 
 _Part = argparse.ArgumentParser | argparse._ArgumentGroup
@@ -266,5 +344,8 @@ def _add_run(parser: argparse.ArgumentParser, more: str = "seed, betas, samples,
     )
     parser.add_argument("--state", type=Path, help="folder for the resume state (default: none is kept)")
     parser.add_argument(
-        "--checkpoint-seconds", type=float, default=300.0, help="how often it is written (default: 300)"
+        "--checkpoint-seconds",
+        type=float,
+        default=os.environ.get("INTROPRIOR_CHECKPOINT_SECONDS", 300.0),
+        help="how often it is written (default: the environment's INTROPRIOR_CHECKPOINT_SECONDS, else 300)",
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import hashlib
 import json
 import math
 import os
@@ -41,6 +42,8 @@ _PUBLISHED = {"table3": "grid_search_optimum", "daniel-tamar": "daniel_tamar_202
 _REAL_OPTIONS = ("learning_rate", "alpha", "gamma", "gamma_r", "clip_steepness", "r_entropy")
 _NOT_DENSITY = ("spread", *image_configuration.PROTOCOL)
 """Options of the protocol of concern to tables or images only: they must not outdate a training in 2D."""
+_WHERE = ("device", "jobs_per_gpu", "gpu_memory_mb", "max_runtime", "checkpoint_seconds")
+"""Keys that say how to compute, not what."""
 
 
 # ---- Checking ----
@@ -396,6 +399,12 @@ def evaluate_options(config: Config, dataset: str, cell: str) -> str:
 def spread(config: Config) -> str:
     """What follows the plus-minus sign in the tables: ``std`` or ``sem``."""
     return protocols.resolve(config["protocol"], config["protocol_overrides"]).spread
+
+
+def identity(config: Config) -> str:
+    """SHA-256 of all that results depend on, wherever they are computed; names the configuration in records."""
+    what = {key: value for key, value in config.items() if key not in _WHERE}
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
 def comparable(config: Config, keys: Iterable[str]) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,8 +24,21 @@ POLL_SECONDS = 2.0
 JOBS_PER_GPU = "INTROPRIOR_JOBS_PER_GPU"
 """Environment variable: how many jobs may share a GPU; one by default. The configuration's ``jobs_per_gpu`` sets it."""
 
+GPU_MEMORY = "INTROPRIOR_GPU_MEMORY_MB"
+"""Environment variable: MB that must be free on a GPU before a job takes it, 4000 by default; 0: any will do. The
+configuration's ``gpu_memory_mb`` sets it."""
+
+SETTLING_SECONDS = 60.0
+"""How long after it took a GPU a job may not yet have taken the memory that it needs."""
+
+NVIDIA_SMI = ["nvidia-smi", "--query-gpu=uuid,memory.free", "--format=csv,noheader,nounits"]
+NVIDIA_SMI_SECONDS = 10.0
+
 SIMULATED_GPUS = "INTROPRIOR_SIMULATED_GPUS"
 """Environment variable: so many pretended GPUs, which jobs lease like real ones and which compute on the CPU."""
+
+SIMULATED_FREE = "INTROPRIOR_SIMULATED_FREE_MB"
+"""Environment variable: free memory of the pretended GPUs in MB, such as ``8000,500``; by default they have plenty."""
 
 
 @dataclass(frozen=True)
@@ -84,54 +99,120 @@ def visible() -> list[Gpu]:
 def leased(gpus: list[Gpu]) -> Iterator[Gpu]:
     """One of the GPUs, under an advisory lock that the kernel lifts when this process ends, however it ends.
 
-    A GPU has as many locks as jobs may share it; GPUs that nobody uses come first.
+    A GPU has as many locks as jobs may share it. One with the fewest jobs comes first, and of these one with the most
+    free memory; where others leave too little of it, a GPU is passed over. Waits while there is none. What others take
+    later nobody can know.
     """
-    slots = _whole_number(JOBS_PER_GPU, least=1)
-    waiting = False
+    slots, needed = _whole_number(JOBS_PER_GPU, least=1), _whole_number(GPU_MEMORY, least=0, default=4000)
+    told = set()
     while True:
-        for slot in range(slots):
-            for gpu in gpus:
-                handle = _locked(f"{gpu.key}.{slot}.lock")
-                if handle is None:
-                    continue
-                try:
-                    yield gpu
-                finally:
-                    os.close(handle)
-                return
-        if not waiting:
-            print(f"all {len(gpus)} GPU(s) are in use by other jobs; waiting for one", file=sys.stderr, flush=True)
-            waiting = True
+        choosing = _locked("choosing.lock", wait=True)  # one at a time, or two would count on the same memory
+        assert choosing is not None
+        try:
+            taken = _taken(gpus, slots, needed)
+        finally:
+            os.close(choosing)
+        if not isinstance(taken, str):
+            break
+        kind = re.sub(r"\d+", "", taken)
+        if kind not in told:
+            told.add(kind)
+            print(taken, file=sys.stderr, flush=True)
         time.sleep(POLL_SECONDS)
+    gpu, handle = taken
+    try:
+        yield gpu
+    finally:
+        os.close(handle)
 
 
-def _locked(name: str) -> int | None:
-    """A handle that holds the lock of this name, or None where somebody else does.
+def free_memory() -> dict[str, int]:
+    """Free memory in MB by the GPU's key, of those GPUs of which it can be told.
 
-    The files lie in one folder for all users, in which nobody may delete another's; to lock a file one need not be
-    allowed to write to it.
+    ``nvidia-smi`` tells without taking any; to ask CUDA itself takes some hundreds of MB on every GPU.
     """
-    folder = Path(tempfile.gettempdir()) / "introprior-gpus"
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir()
-        folder.chmod(0o1777)
-    path, flags = folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    if SIMULATED_GPUS in os.environ:
+        rows = [(f"simulated-{n}", text) for n, text in enumerate(os.environ.get(SIMULATED_FREE, "").split(","))]
+    else:
+        try:
+            done = subprocess.run(NVIDIA_SMI, capture_output=True, timeout=NVIDIA_SMI_SECONDS, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return {}
+        lines = [line.partition(",") for line in done.stdout.decode(errors="replace").splitlines()]
+        # PyTorch's uuid lacks the prefix. Parts of a GPU (MIG) are not listed.
+        rows = [(uuid.strip().removeprefix("GPU-"), text.strip()) for uuid, _, text in lines]
+    return {key: int(text) for key, text in rows if text.isdecimal()}
+
+
+def _taken(gpus: list[Gpu], slots: int, needed: int) -> tuple[Gpu, int] | str:
+    """The best GPU and the handle of a lock on it; or, where there is none to take, a line that says why."""
+    locks = {gpu: [f"{gpu.key}.{slot}.lock" for slot in range(slots)] for gpu in gpus}
+    held = {gpu: [name for name in names if _is_held(name)] for gpu, names in locks.items()}
+    offered = [gpu for gpu in gpus if len(held[gpu]) < slots]
+    busy = f"all {len(gpus)} GPU(s) are in use by other jobs; waiting for one"
+    if not offered:
+        return busy
+    free = free_memory() if needed else {}
+    asked = {gpu: needed * (1 + sum(map(_is_settling, held[gpu]))) for gpu in offered if gpu.key in free}
+    fitting = [gpu for gpu in offered if gpu not in asked or free[gpu.key] >= asked[gpu]]
+    if not fitting:
+        short = [
+            f"GPU {gpus.index(gpu)} has {free[gpu.key] / 1000:.1f} of the needed {asked[gpu] / 1000:.1f} GB free"
+            for gpu in offered
+        ]
+        return f"{', '.join(short)} (gpu_memory_mb); waiting for more"
+    best = min(fitting, key=lambda gpu: (len(held[gpu]), -free.get(gpu.key, 0)))
+    for name in locks[best]:
+        if name not in held[best] and (handle := _locked(name)) is not None:
+            with contextlib.suppress(PermissionError):
+                os.utime(handle)
+            return best, handle
+    return busy
+
+
+def _is_held(name: str) -> bool:
+    """Whether somebody has the lock of this name."""
+    handle = _locked(name)
+    if handle is not None:
+        os.close(handle)
+    return handle is None
+
+
+def _is_settling(name: str) -> bool:
+    """Whether who holds the lock of this name took it just now."""
+    return time.time() - (_folder() / name).stat().st_mtime < SETTLING_SECONDS
+
+
+def _locked(name: str, wait: bool = False) -> int | None:
+    """A handle that holds the lock of this name; None where somebody else does, unless it is to wait."""
+    path, flags = _folder() / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         handle = os.open(path, flags)
     except FileNotFoundError:
         with contextlib.suppress(FileExistsError):
-            os.close(os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644))
+            made = os.open(path, flags | os.O_CREAT | os.O_EXCL)
+            os.fchmod(made, 0o666)  # whatever the umask: others are to say when they took it
+            os.close(made)
         handle = os.open(path, flags)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
         os.close(handle)
         return None
     return handle
 
 
-def _whole_number(variable: str, least: int) -> int:
-    text = os.environ.get(variable, str(least))
+def _folder() -> Path:
+    """Where the locks are: one folder for all users, in which nobody may delete another's."""
+    folder = Path(tempfile.gettempdir()) / "introprior-gpus"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir()
+        folder.chmod(0o1777)
+    return folder
+
+
+def _whole_number(variable: str, least: int, default: int | None = None) -> int:
+    text = os.environ.get(variable, str(least if default is None else default))
     if not text.isdecimal() or int(text) < least:
         raise UserError(f"{variable}: must be a whole number of at least {least}, is {text!r}")
     return int(text)

@@ -35,7 +35,10 @@ def written(path: str | os.PathLike[str]) -> Iterator[Path]:
         sweep(path)
         while handle is None:
             opened, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=f".part{path.suffix}", dir=path.parent)
-            handle = opened if _claimed(opened, name) else os.close(opened)
+            if _claimed(opened, name):
+                handle = opened
+            else:
+                os.close(opened)
         temporary = Path(name)
         yield temporary
         with temporary.open("rb") as stream:

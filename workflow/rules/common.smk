@@ -8,9 +8,10 @@ from shlex import quote
 from snakemake.logging import logger
 
 import introprior
-from introprior import configuration, image_configuration
+from introprior import configuration, files, image_configuration
 from introprior.cells import TABLE4_SETTINGS
 from introprior.errors import UserError
+from introprior.paths import NAMED, Paths
 from introprior.reporting import captions
 
 SCHEMA = workflow.source_path("../schemas/config.schema.yaml")
@@ -39,6 +40,9 @@ os.environ.update(
     # Not an option of the jobs, so that no result is outdated by where it was computed.
     INTROPRIOR_DEVICE=config["device"],
     INTROPRIOR_JOBS_PER_GPU=str(config["jobs_per_gpu"]),
+    INTROPRIOR_GPU_MEMORY_MB=str(config["gpu_memory_mb"]),
+    INTROPRIOR_CHECKPOINT_SECONDS=str(config["checkpoint_seconds"]),
+    INTROPRIOR_CONFIGURATION=configuration.identity(config),
     # The command `introprior` of the environment that Snakemake runs in, activated or not.
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
 )
@@ -46,36 +50,18 @@ os.environ.update(
 ENVIRONMENT = "../../envs/introprior.yaml"
 
 # ---- Paths ----
-RESULTS = f"results/{config['experiment']}"
-TABLES = f"{RESULTS}/tables"
-FIGURES = f"{RESULTS}/figures"
-LOGS = f"{RESULTS}/logs"
-BENCHMARKS = f"{RESULTS}/benchmarks"
-# Of interrupted runs. No output: Snakemake deletes outputs before it starts a job again.
-STATE = f"{RESULTS}/.state"
+PATHS = Paths(config["experiment"])
+RESULTS, TABLES, FIGURES = PATHS.results, PATHS.tables, PATHS.figures
+LOGS, BENCHMARKS, STATE = PATHS.logs, PATHS.benchmarks, PATHS.state
 
 # Two dimensions.
-CELL = f"{RESULTS}/density/{{dataset}}/{{cell}}"
-SLICE = f"{CELL}/search/slice-{{slice}}.csv"
-HYPERPARAMETERS = f"{CELL}/hyperparameters.json"
-ENSEMBLE = f"{CELL}/ensemble.pt"
-CELL_HISTORY = f"{CELL}/history.csv"
-CELL_METRICS = f"{CELL}/metrics.csv"
-CELL_PANELS = f"{CELL}/panels.npz"
+SLICE, HYPERPARAMETERS, ENSEMBLE = PATHS.slice, PATHS.hyperparameters, PATHS.ensemble
+CELL_HISTORY, CELL_METRICS, CELL_PANELS = PATHS.cell_history, PATHS.cell_metrics, PATHS.cell_panels
 
-# Images; all experiments share the data.
-DATA = "results/data/{dataset}"
-INCEPTION = "results/data/inception.pth"
-IMAGES = f"{RESULTS}/images/{{dataset}}"
-CLASSIFIER = f"{IMAGES}/classifier.pt"
-REFERENCE = f"{IMAGES}/reference/{{features}}.npz"
-CHOSEN = f"{IMAGES}/r_entropy.json"
-CHOSEN_TABLE2 = f"{IMAGES}/r_entropy-table2.json"
-WARMUP = f"{IMAGES}/warmups/{{family}}/seed{{seed}}"
-NAMED = "{dataset}/{cell}/r{r_entropy}/seed{seed}"
-RUN = f"{RESULTS}/images/{NAMED}"
-CLIPPING = f"{RESULTS}/clipping/{NAMED}"
-STUDY = f"{RESULTS}/encoder/{{dataset}}.npz"
+# Images.
+DATA, INCEPTION, CLASSIFIER, REFERENCE = PATHS.data, PATHS.inception, PATHS.classifier, PATHS.reference
+CHOSEN, CHOSEN_TABLE2, STUDY = PATHS.chosen, PATHS.chosen_table2, PATHS.study
+WARMUP, RUN, CLIPPING = PATHS.warmup, PATHS.run, PATHS.clipping
 
 
 wildcard_constraints:

@@ -60,8 +60,7 @@ rule classifier:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=8000,
-        runtime=120,
+        **scaled("classifier"),
     params:
         data=data_folder,
         options=options(image_configuration.classifier_options),
@@ -87,8 +86,7 @@ rule reference:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=8000,
-        runtime=240,
+        **scaled("reference"),
     params:
         data=data_folder,
         options=options(image_configuration.reference_options),

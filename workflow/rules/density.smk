@@ -12,14 +12,12 @@ rule search:
         f"{BENCHMARKS}/density/{{dataset}}/{{cell}}/search-{{slice}}.tsv"
     wildcard_constraints:
         slice="[0-9]+",
-    retries: 0  # a job that was interrupted goes on from its state when Snakemake is started again
     conda:
         ENVIRONMENT
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=16000,
-        runtime=1440,
+        **scaled("search"),
     params:
         options=options(configuration.search_options),
         state=STATE,
@@ -61,14 +59,15 @@ rule published:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=100,
-        runtime=5,
+        mem_mb=1000,
+        runtime=10,
     params:
         hyperparameters=options(configuration.hyperparameters),
     message:
         "{wildcards.dataset} {wildcards.cell}: published hyperparameters"
     shell:
-        "printf '%s\\n' {params.hyperparameters:q} > {output:q} 2> {log:q}"
+        "introprior select --dataset {wildcards.dataset:q} --cell {wildcards.cell:q}"
+        " --published {params.hyperparameters:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule train:
@@ -82,14 +81,12 @@ rule train:
         f"{LOGS}/density/{{dataset}}/{{cell}}/train.log",
     benchmark:
         f"{BENCHMARKS}/density/{{dataset}}/{{cell}}/train.tsv"
-    retries: 0  # as above
     conda:
         ENVIRONMENT
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=8000,
-        runtime=480,
+        **scaled("train"),
     params:
         options=options(configuration.train_options),
         state=STATE,
@@ -116,8 +113,7 @@ rule evaluate:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=8000,
-        runtime=60,
+        **scaled("evaluate"),
     params:
         options=options(configuration.evaluate_options),
     message:

@@ -17,14 +17,12 @@ rule warmup:
         f"{LOGS}/images/{{dataset}}/warmups/{{family}}/seed{{seed}}/warmup.log",
     benchmark:
         f"{BENCHMARKS}/images/{{dataset}}/warmups/{{family}}/seed{{seed}}/warmup.tsv"
-    retries: 0  # a job that was interrupted goes on from its state when Snakemake is started again
     conda:
         ENVIRONMENT
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=8000,
-        runtime=720,
+        **scaled("warmup"),
     params:
         data=data_folder,
         options=options(image_configuration.warmup_options),
@@ -48,14 +46,12 @@ rule game:
         f"{LOGS}/images/{NAMED}/train.log",
     benchmark:
         f"{BENCHMARKS}/images/{NAMED}/train.tsv"
-    retries: 0  # as above
     conda:
         ENVIRONMENT
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=8000,
-        runtime=2880,
+        **scaled("game"),
     params:
         data=data_folder,
         options=options(image_configuration.game_options),
@@ -83,8 +79,7 @@ rule warmup_distances:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=8000,
-        runtime=120,
+        **scaled("warmup_distances"),
     params:
         data=data_folder,
         options=options(image_configuration.distances_options),
@@ -115,8 +110,7 @@ rule distances:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=8000,
-        runtime=240,
+        **scaled("distances"),
     params:
         data=data_folder,
         options=options(image_configuration.distances_options),
@@ -149,8 +143,7 @@ rule evaluate_images:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=8000,
-        runtime=120,
+        **scaled("evaluate_images"),
     params:
         data=data_folder,
         options=options(image_configuration.evaluate_options),
@@ -176,8 +169,7 @@ rule probe:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=480,
+        **scaled("probe"),
     params:
         options=options(image_configuration.probe_options),
     message:
@@ -229,6 +221,9 @@ use rule game as clipping_study with:
         f"{LOGS}/clipping/{NAMED}/train.log",
     benchmark:
         f"{BENCHMARKS}/clipping/{NAMED}/train.tsv"
+    resources:
+        gpu=GPU,
+        **scaled("clipping_study"),
     params:
         data=data_folder,
         options=options(image_configuration.clipping_options),
@@ -252,6 +247,9 @@ use rule distances as clipping_distances with:
         f"{LOGS}/clipping/{NAMED}/distances.log",
     benchmark:
         f"{BENCHMARKS}/clipping/{NAMED}/distances.tsv"
+    resources:
+        gpu=GPU,
+        **scaled("clipping_distances"),
     message:
         "Figure 2, {wildcards.cell}: distances"
 
@@ -273,8 +271,7 @@ rule encoder_study:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=8000,
-        runtime=120,
+        **scaled("encoder_study"),
     params:
         data=data_folder,
         options=options(image_configuration.study_options),

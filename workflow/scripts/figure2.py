@@ -6,9 +6,9 @@ params: cell (the clipped one), metric
 """
 
 from introprior.reporting.curves import figure2
-from introprior.reporting.job import logged
+from introprior.reporting.job import job
 from introprior.reporting.style import save
 
-with logged(snakemake.log):
+with job(snakemake):
     runs, params = snakemake.input, snakemake.params
     save(figure2(runs.histories, runs.distances, params.metric, params.cell), snakemake.output)

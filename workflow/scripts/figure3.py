@@ -6,8 +6,8 @@ params: datasets (rows), cells (groups of columns)
 """
 
 from introprior.reporting.figures import figure3
-from introprior.reporting.job import logged
+from introprior.reporting.job import job
 from introprior.reporting.style import save
 
-with logged(snakemake.log):
+with job(snakemake):
     save(figure3(snakemake.input.panels, snakemake.params.datasets, snakemake.params.cells), snakemake.output)

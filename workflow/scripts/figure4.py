@@ -6,10 +6,10 @@ params: datasets (rows), cells (those with a mixture), r_entropy, seeds, metric
 """
 
 from introprior.reporting.curves import figure4
-from introprior.reporting.job import logged
+from introprior.reporting.job import job
 from introprior.reporting.style import save
 
-with logged(snakemake.log):
+with job(snakemake):
     runs, params = snakemake.input, snakemake.params
     shown = (params.datasets, params.cells, params.r_entropy, params.seeds, params.metric)
     save(figure4(runs.histories, runs.distances, *shown), snakemake.output)

@@ -6,9 +6,9 @@ params: datasets (blocks), cells (panels)
 """
 
 from introprior.reporting.image_figures import figure5
-from introprior.reporting.job import logged
+from introprior.reporting.job import job
 from introprior.reporting.style import save
 
-with logged(snakemake.log):
+with job(snakemake):
     runs, params = snakemake.input, snakemake.params
     save(figure5(runs.panels, runs.chosen, params.datasets, params.cells), snakemake.output)

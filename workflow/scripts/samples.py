@@ -8,10 +8,10 @@ params: dataset, cells (lines)
 from pathlib import Path
 
 from introprior.reporting.image_figures import samples_figure
-from introprior.reporting.job import logged
+from introprior.reporting.job import job
 from introprior.reporting.style import save
 
-with logged(snakemake.log):
+with job(snakemake):
     runs, params = snakemake.input, snakemake.params
     chosen = [runs.chosen] if isinstance(runs.chosen, str | Path) else runs.chosen
     save(samples_figure(runs.panels, chosen, params.dataset, params.cells), snakemake.output)

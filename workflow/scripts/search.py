@@ -9,10 +9,10 @@ params: datasets, cell
 from pathlib import Path
 
 from introprior.reporting.figures import search_figure
-from introprior.reporting.job import logged
+from introprior.reporting.job import job
 from introprior.reporting.style import save
 
-with logged(snakemake.log):
+with job(snakemake):
     params, paths = snakemake.params, [Path(path) for path in snakemake.input.slices]
     slices = {dataset: [path for path in paths if path.parts[-4] == dataset] for dataset in params.datasets}
     save(search_figure(slices, snakemake.input.choices, params.cell), snakemake.output)

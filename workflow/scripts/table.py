@@ -12,10 +12,10 @@ from pathlib import Path
 
 from introprior.reporting.comparison import write_both
 from introprior.reporting.image_tables import NUMBERS, ImageRequest
-from introprior.reporting.job import logged
+from introprior.reporting.job import job
 from introprior.reporting.tables import Request
 
-with logged(snakemake.log):
+with job(snakemake):
     params, number, chosen = snakemake.params, str(snakemake.params.number), []
     shown = (tuple(params.datasets), tuple(params.cells), tuple(params.seeds), params.spread, params.scale)
     request = Request(*shown)

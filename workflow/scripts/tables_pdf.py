@@ -4,8 +4,8 @@ input:  tables, the LaTeX files in the order of their pages
 output: the PDF
 """
 
-from introprior.reporting.job import logged
+from introprior.reporting.job import job
 from introprior.reporting.latex import compile_tables
 
-with logged(snakemake.log):
+with job(snakemake):
     compile_tables(snakemake.input.tables, snakemake.output[0])

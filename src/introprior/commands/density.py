@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
-from pathlib import Path
 from typing import Any
 
-from introprior import cells, files, selection
+from introprior import cells, files, provenance, selection
 from introprior.commands import options as told
 from introprior.configuration import DATASETS
 from introprior.errors import UserError, unknown
+from introprior.progress import Progress
+
+Facts = told.Facts
 
 EVALUATION: dict[str, Any] = {
     "samples": 5000,
@@ -27,7 +30,7 @@ EVALUATE_KEYS = {"dataset": str, "cell": str, **dict.fromkeys(EVALUATION, int), 
 """What the options of each command may hold."""
 
 
-def search(given: argparse.Namespace) -> None:
+def search(given: argparse.Namespace) -> Facts:
     """Train the settings of a slice of the grid, and score each."""
     options = told.read(given, SEARCH_KEYS)
     files.check_writable(given.output)
@@ -43,7 +46,8 @@ def search(given: argparse.Namespace) -> None:
     _check_size(run.dataset, samples, "samples")
     with told.claimed(run, given.state, "search"), borrowed(given.device) as device:
         training = density.begin(run, device)
-        state = told.resumed(training, given.state, "search")
+        state, resumed = told.resumed(training, given.state, "search")
+        progress = Progress(given.output, told.label(run), run.training.iterations)
         for end in [*search.rungs(halving, run.training.iterations, training.game_start), run.training.iterations]:
             # At `end` itself a rung is still to be judged: that is where a signal may have stopped the run.
             if training.iteration > end or not training.watch.alive():
@@ -54,23 +58,34 @@ def search(given: argparse.Namespace) -> None:
                 checkpoint_seconds=given.checkpoint_seconds,
                 log_every=told.log_every(run),
                 label=told.label(run),
+                progress=progress,
             )
             if halving and end < run.training.iterations and training.watch.alive():
                 search.drop_losers(training, halving["keep"], samples)
         rows = search.finished(training, samples) + training.notes.get("dropped", [])
         files.write_csv(given.output, search.in_order(rows, run.members), search.COLUMNS)
-        told.finish(state)
+        told.finish(state, progress)
+    return told.facts(run, device) | {"iterations": training.iteration, "resumed": resumed}
 
 
-def select(given: argparse.Namespace) -> None:
-    """Choose among the settings that searches tried."""
+def select(given: argparse.Namespace) -> Facts:
+    """Choose among the settings that searches tried, or take over published ones."""
     _check_dataset({"dataset": given.dataset})
     cells.parse(given.cell, "--cell")
-    chosen = selection.choose(selection.read_slices(given.slices))
-    files.write_json(given.output, {"dataset": given.dataset, "cell": given.cell, "source": "search", **chosen})
+    named = {"dataset": given.dataset, "cell": given.cell}
+    if given.slices:
+        chosen = {"source": "search", **selection.choose(selection.read_slices(given.slices))}
+    else:
+        try:
+            chosen = json.loads(given.published)
+        except json.JSONDecodeError as error:
+            raise UserError(f"--published: not valid JSON ({error})") from error
+        _betas(chosen, "--published")
+    files.write_json(given.output, named | chosen)
+    return {}
 
 
-def train(given: argparse.Namespace) -> None:
+def train(given: argparse.Namespace) -> Facts | None:
     """Train all seeds of a cell as one ensemble."""
     options = told.read(given, TRAIN_KEYS)
     files.check_writable(given.output, given.history)
@@ -80,21 +95,23 @@ def train(given: argparse.Namespace) -> None:
     from introprior.training import checkpoints, density
 
     _check_dataset(options)
-    betas = given.betas or _read_betas(given.hyperparameters)
+    betas = given.betas or _betas(files.read_json(given.hyperparameters), given.hyperparameters)
     settings = [(seed, betas) for seed in options.get("seeds", [0, 1, 2, 3, 4])]
     run = told.run(given, options, settings, given.hyperparameters or "--betas")
     started = time.time()
     with told.claimed(run, given.state, "train") as waited, borrowed(given.device) as device:
         if waited and told.finished_meanwhile(run, given.output, given.history):
-            return
+            return None
         training = density.begin(run, device)
-        state = told.resumed(training, given.state, "train")
+        state, resumed = told.resumed(training, given.state, "train")
+        progress = Progress(given.output, told.label(run), run.training.iterations)
         training.advance(
             run.training.iterations,
             state=state,
             checkpoint_seconds=given.checkpoint_seconds,
             log_every=told.log_every(run),
             label=told.label(run),
+            progress=progress,
         )
         checkpoints.save(
             given.output,
@@ -102,16 +119,17 @@ def train(given: argparse.Namespace) -> None:
                 "run": run.as_dict(),
                 "records": training.records(),
                 "model": checkpoints.model_state(training.model),
-                "provenance": told.provenance(device, started),
+                "provenance": provenance.origin(told.device_name(device), started),
             },
         )
         rows = [{"seed": run.members[row.pop("member")].seed, **row} for row in training.history.tidy()]
         files.write_csv(given.history, rows, ("iteration", "seed", "quantity", "value"))
-        told.finish(state)
+        told.finish(state, progress)
     told.tell_divergence(run, training.records())
+    return told.facts(run, device, training, resumed)
 
 
-def evaluate(given: argparse.Namespace) -> None:
+def evaluate(given: argparse.Namespace) -> Facts:
     """Measure a trained ensemble."""
     options = EVALUATION | told.read(given, EVALUATE_KEYS)
     for key in EVALUATION:
@@ -141,6 +159,7 @@ def evaluate(given: argparse.Namespace) -> None:
         np.savez_compressed(temporary, **panels)
     columns = ("dataset", "cell", "seed", "metric", "value", "status", "detail")
     files.write_csv(given.metrics, rows, columns)
+    return told.facts(run, device)
 
 
 def _check_dataset(options: dict[str, Any]) -> None:
@@ -148,12 +167,13 @@ def _check_dataset(options: dict[str, Any]) -> None:
         raise unknown("dataset", options["dataset"], DATASETS, "--dataset")
 
 
-def _read_betas(path: Path) -> list[Any]:
-    content = files.read_json(path)
+def _betas(content: Any, where: object) -> list[Any]:
     try:
         return [content["beta_rec"], content["beta_kl"], content["beta_neg"]]
     except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: beta_rec, beta_kl and beta_neg are not all there; delete it and run again") from error
+        raise UserError(
+            f"{where}: beta_rec, beta_kl and beta_neg are not all there; delete it and run again"
+        ) from error
 
 
 def _check_size(dataset: str, size: int, key: str) -> None:

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from introprior import files
+from introprior import files, provenance
 from introprior.commands import options as told
 from introprior.data import images as data
 from introprior.errors import UserError, unknown
+from introprior.progress import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from introprior.evaluation.images import Extractor, Snapshots
     from introprior.metrics.frechet import Statistics
     from introprior.training.loop import Training
+
+Facts = told.Facts
 
 CLASSIFIER = {"epochs": 10, "seed": 0}
 REFERENCE = {"features": "fid_authors", "samples": 50_000, "batch_size": 128}
@@ -53,16 +56,17 @@ _EPOCHS = {"iterations": 220, "warmup_iterations": 20, "mixture_warmup_iteration
 _CHOICES = {"sampling": ("batch", "running"), "checkpoint": ("best", "last")}
 
 
-def prepare(given: argparse.Namespace) -> None:
+def prepare(given: argparse.Namespace) -> Facts:
     """Find or download a dataset, and convert it."""
     manifest = data.prepare(
         given.dataset, given.output, source=given.source, offline=given.offline, verify=not given.no_verify
     )
     splits = ", ".join(f"{split['count']:,} {name}" for name, split in manifest["splits"].items())
     print(f"{given.output}: {manifest['title']}, {splits}; {manifest['origin']}")
+    return {}
 
 
-def weights(given: argparse.Namespace) -> None:
+def weights(given: argparse.Namespace) -> Facts:
     """Put Inception's weights where the workflow expects them."""
     files.check_writable(given.output)
     from introprior.metrics import inception
@@ -71,9 +75,10 @@ def weights(given: argparse.Namespace) -> None:
     inception.check(path)
     with files.written(given.output) as temporary:
         shutil.copyfile(path, temporary)
+    return {}
 
 
-def classifier(given: argparse.Namespace) -> None:
+def classifier(given: argparse.Namespace) -> Facts:
     """Train the classifier behind fd_classifier."""
     options = _read(given, CLASSIFIER)
     files.check_writable(given.output)
@@ -88,9 +93,10 @@ def classifier(given: argparse.Namespace) -> None:
         )
         classifier.save(given.output, trained)
     print(f"{given.output}: test accuracy {trained.test_accuracy:.3f}")
+    return {"device": told.device_name(device), "seeds": [options["seed"]]}
 
 
-def reference(given: argparse.Namespace) -> None:
+def reference(given: argparse.Namespace) -> Facts:
     """Take the training set's feature statistics."""
     options = _read(given, REFERENCE)
     files.check_writable(given.output)
@@ -106,19 +112,20 @@ def reference(given: argparse.Namespace) -> None:
         batches = evaluation.real_batches(train, options["samples"], options["batch_size"])
         total = math.ceil(options["samples"] / options["batch_size"])
         extractor.gather(tqdm(batches, total=total, desc=f"{name} of the training set"))[name].save(given.output)
+    return {"device": told.device_name(device)}
 
 
-def warmup(given: argparse.Namespace) -> None:
+def warmup(given: argparse.Namespace) -> Facts | None:
     """Train what the runs of a prior family share."""
     options = told.read(given, TRAIN_KEYS)
     files.check_writable(given.output)
     # What the game would be does not matter: it is not played.
     betas = given.betas or options.get("betas", [1.0, 1.0])
     options["betas"] = [*betas[:2], 1.0]
-    _train(given, options, None)
+    return _train(given, options, None)
 
 
-def train(given: argparse.Namespace) -> None:
+def train(given: argparse.Namespace) -> Facts | None:
     """Train one run, from its warm-up or from the beginning."""
     options = told.read(given, TRAIN_KEYS)
     files.check_writable(given.output, given.history)
@@ -128,10 +135,10 @@ def train(given: argparse.Namespace) -> None:
         raise UserError("--hyperparameters: of no use for images; give --betas beta_rec beta_kl beta_neg")
     if "betas" not in options:
         raise UserError("--betas is missing; give beta_rec beta_kl beta_neg (1 1 256 in the paper, MNIST 1 1 128)")
-    _train(given, options, given.warmup)
+    return _train(given, options, given.warmup)
 
 
-def _train(given: argparse.Namespace, options: dict[str, Any], shared: Path | None) -> None:
+def _train(given: argparse.Namespace, options: dict[str, Any], shared: Path | None) -> Facts | None:
     from introprior.data.images.splits import load
     from introprior.devices import borrowed
     from introprior.training import checkpoints, images
@@ -155,23 +162,24 @@ def _train(given: argparse.Namespace, options: dict[str, Any], shared: Path | No
     started, histories = time.time(), [] if only_warmup else [given.history]
     with told.claimed(run, given.state, given.name) as waited, borrowed(given.device) as device:
         if waited and told.finished_meanwhile(run, given.output, *histories):
-            return
+            return None
         training = images.begin(run, device, given.data)
         end = training.game_start if only_warmup else run.training.iterations
         epochs = _snapshot_epochs(options.get("snapshots", [end // per_epoch]), end // per_epoch)
-        state = told.resumed(training, given.state, given.name)
+        state, resumed = told.resumed(training, given.state, given.name)
+        progress = Progress(given.output, told.label(run), end)
         if shared is not None and training.iteration == 0:
             content = checkpoints.load(shared, device)
             if "state" not in content:
                 raise UserError(f"{shared}: not a warm-up; give what `introprior warmup` wrote")
             training.adopt(content["state"], shared)
             training.notes["snapshots"] = content["snapshots"]
-        _advance(given, training, state, end, epochs, per_epoch)
+        _advance(given, training, state, progress, end, epochs, per_epoch)
         content = {
             "run": run.as_dict(),
             "records": training.records(),
             "snapshots": training.notes["snapshots"],
-            "provenance": told.provenance(device, started),
+            "provenance": provenance.origin(told.device_name(device), started),
         }
         if only_warmup:
             training.notes = {}
@@ -183,8 +191,9 @@ def _train(given: argparse.Namespace, options: dict[str, Any], shared: Path | No
                 for row in training.history.tidy()
             ]
             files.write_csv(given.history, rows, ("iteration", "epoch", "seed", "quantity", "value"))
-        told.finish(state)
+        told.finish(state, progress)
     told.tell_divergence(run, training.records())
+    return told.facts(run, device, training, resumed)
 
 
 def _fill_in(options: dict[str, Any], images: int, only_warmup: bool) -> None:
@@ -211,7 +220,13 @@ def _snapshot_epochs(wanted: list[Any], end: int) -> list[int]:
 
 
 def _advance(
-    given: argparse.Namespace, training: Training, state: Path | None, end: int, epochs: list[int], per_epoch: int
+    given: argparse.Namespace,
+    training: Training,
+    state: Path | None,
+    progress: Progress,
+    end: int,
+    epochs: list[int],
+    per_epoch: int,
 ) -> None:
     """Train up to iteration ``end``, keeping the model at the given epochs for as long as its losses are finite."""
     import copy
@@ -227,12 +242,13 @@ def _advance(
                 checkpoint_seconds=given.checkpoint_seconds,
                 log_every=told.log_every(training.run),
                 label=told.label(training.run),
+                progress=progress,
             )
         if epoch is not None and epoch not in kept and training.iteration == until and training.watch.alive():
             kept[epoch] = copy.deepcopy(checkpoints.model_state(training.model))
 
 
-def distances(given: argparse.Namespace) -> None:
+def distances(given: argparse.Namespace) -> Facts:
     """Measure what a run generates at each of its snapshots."""
     options = _read(given, {**DISTANCES, "batch_size": 0})
     files.check_writable(given.output)
@@ -252,9 +268,10 @@ def distances(given: argparse.Namespace) -> None:
     # What was measured of a shared warm-up is this run's, too.
     rows = [{**row, **snapshots.describe()} for row in known] + rows
     files.write_csv(given.output, rows, evaluation.DISTANCE_COLUMNS)
+    return told.facts(snapshots.run, device)
 
 
-def evaluate(given: argparse.Namespace) -> None:
+def evaluate(given: argparse.Namespace) -> Facts:
     """Measure a run at the checkpoint that its distances choose."""
     options = _read(given, {**EVALUATION, "dataset": "", "cell": "", "batch_size": 0})
     for flag in ("distances", "codes", "reference"):
@@ -284,9 +301,10 @@ def evaluate(given: argparse.Namespace) -> None:
         with files.written(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, **arrays)
     files.write_csv(given.metrics, rows, evaluation.METRIC_COLUMNS)
+    return told.facts(snapshots.run, device)
 
 
-def probe(given: argparse.Namespace) -> None:
+def probe(given: argparse.Namespace) -> Facts:
     """Read labels off a run's codes with simple classifiers."""
     names = {"dataset": "", "cell": "", "r_entropy": "", "seed": 0}
     options = _read(given, {**PROBES, **names})
@@ -296,16 +314,18 @@ def probe(given: argparse.Namespace) -> None:
     rows = probes.probe(given.codes, options["svm_iterations"], options["neighbours"])
     described = {name: options[name] for name in names}
     files.write_csv(given.output, [{**described, **row} for row in rows], (*names, *probes.COLUMNS))
+    return {"seeds": [options["seed"]]}
 
 
-def choose(given: argparse.Namespace) -> None:
+def choose(given: argparse.Namespace) -> Facts:
     """Choose the r_entropy of each cell."""
     from introprior import selection
 
     files.write_json(given.output, selection.choose_r_entropy(given.metrics, given.dataset, given.metric))
+    return {}
 
 
-def overfit(given: argparse.Namespace) -> None:
+def overfit(given: argparse.Namespace) -> Facts:
     """Overfit the encoder of a trained run, its decoder and prior fixed (Figure S2)."""
     options = _read(given, {**OVERFIT, "dataset": ""})
     files.check_writable(given.output)
@@ -335,6 +355,7 @@ def overfit(given: argparse.Namespace) -> None:
     described: dict[str, Any] = {**snapshots.describe(), "title": train.manifest["title"], "epoch": epoch}
     with files.written(given.output) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, **(described | arrays))
+    return told.facts(snapshots.run, device)
 
 
 def _read(given: argparse.Namespace, defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,14 +15,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from introprior import __version__, cells, files, protocols
+from introprior import cells, files, protocols
 from introprior.errors import UserError, unknown
+from introprior.progress import Progress
 
 if TYPE_CHECKING:  # torch takes seconds to import: only the commands that compute do it
     import torch
 
     from introprior.training.loop import Training
     from introprior.training.options import Member, Run, TrainingOptions
+
+Facts = dict[str, Any]
+"""What a command has to say of what it did: device, seeds, and of a training records, iterations, resumed."""
 
 POLL_SECONDS = 2.0
 """How often one looks whether another process is still at the same run."""
@@ -78,6 +82,17 @@ def stated(given: argparse.Namespace) -> dict[str, Any]:
     for flag in ("dataset", "cell", "seeds"):
         if getattr(given, flag, None) is not None:
             options[flag] = getattr(given, flag)
+    return options
+
+
+def recorded(given: argparse.Namespace) -> dict[str, Any]:
+    """What a command's record says that it was told: its options, and the flags that stand for options."""
+    options = stated(given) if hasattr(given, "options") else {}
+    for flag in ("dataset", "cell", "metric", "betas", "published"):
+        if getattr(given, flag, None) is not None:
+            options[flag] = getattr(given, flag)
+    if getattr(given, "protocol", "authors") != "authors":
+        options["preset"] = given.protocol
     return options
 
 
@@ -209,18 +224,23 @@ def finished_meanwhile(run: Run, output: Path, *others: Path) -> bool:
     return done
 
 
-def resumed(training: Training, state: Path | None, kind: str) -> Path | None:
-    """The state file in the folder ``state``, from which the training goes on if it is there; None without a folder."""
+def resumed(training: Training, state: Path | None, kind: str) -> tuple[Path | None, int]:
+    """The state file in the folder ``state`` and its iteration, from which the training goes on if it is there.
+
+    Without a folder there is no file; without a file the iteration is 0.
+    """
     from introprior.training import checkpoints
 
     if state is None:
-        return None
+        return None, 0
     path = state / f"{kind}-{training.run.key}.pt"
     files.check_writable(path)
-    if path.exists():
-        training.restore(checkpoints.load(path, training.device), path)
-        print(f"{label(training.run)}: going on from iteration {training.iteration} of {path}", file=sys.stderr)
-    return path
+    content = checkpoints.latest(path, training.device)
+    if content is None:
+        return path, 0
+    training.restore(content, path)
+    print(f"{label(training.run)}: going on from iteration {training.iteration} of {path}", file=sys.stderr)
+    return path, training.iteration
 
 
 def label(run: Run) -> str:
@@ -235,17 +255,30 @@ def log_every(run: Run) -> int:
     return max(1, run.training.iterations // 300)
 
 
-def provenance(device: torch.device, started: float) -> dict[str, Any]:
-    """Where an outcome comes from."""
+def device_name(device: torch.device) -> str:
+    """What computed, by the name of the GPU if it is one."""
     import torch
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return {
-        "introprior": __version__,
-        "torch": str(torch.__version__),
-        "device": name,
-        "seconds": round(time.time() - started, 1),
-    }
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def facts(run: Run, device: torch.device, training: Training | None = None, resumed: int = 0) -> dict[str, Any]:
+    """What a command's record says of a run.
+
+    Args:
+        run: what was trained or looked at.
+        device: what computed.
+        training: if it was trained now.
+        resumed: iterations that earlier processes had done.
+    """
+    known: dict[str, Any] = {"device": device_name(device), "seeds": sorted({member.seed for member in run.members})}
+    if training is not None:
+        known |= {"iterations": training.iteration, "resumed": resumed}
+        known["records"] = [
+            {"seed": member.seed, "status": record["status"], "detail": record["detail"]}
+            for member, record in zip(training.members, training.records(), strict=True)
+        ]
+    return known
 
 
 def tell_divergence(run: Run, records: Sequence[Mapping[str, Any]]) -> None:
@@ -255,8 +288,11 @@ def tell_divergence(run: Run, records: Sequence[Mapping[str, Any]]) -> None:
             print(f"{run.dataset} {run.cell.name}, seed {each.seed}: diverged, {record['detail']}", file=sys.stderr)
 
 
-def finish(state: Path | None) -> None:
+def finish(state: Path | None, progress: Progress) -> None:
     """The results are written: what was kept for going on is not needed any more."""
+    progress.end()
     if state is not None:
-        state.unlink(missing_ok=True)
+        from introprior.training import checkpoints
+
+        checkpoints.forget(state)
         files.sweep(state)

@@ -1,4 +1,4 @@
-"""What the workflow's scripts share: output and errors go to the job's log."""
+"""What the workflow's scripts share: what they print goes to the job's log, a record of the job beside its files."""
 
 from __future__ import annotations
 
@@ -7,8 +7,26 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
+from introprior import provenance
 from introprior.errors import UserError
+
+
+@contextmanager
+def job(snakemake: Any) -> Iterator[None]:
+    """The work of a script, logged and recorded.
+
+    Args:
+        snakemake: what Snakemake hands to its scripts. Sources of the package and the script itself, which are among
+            the inputs so that their changes outdate the outputs, are not recorded one by one.
+    """
+    with logged(snakemake.log):
+        sources = (provenance.PACKAGE, Path(snakemake.scriptdir))
+        inputs = [path for path in snakemake.input if not any(Path(path).resolve().is_relative_to(s) for s in sources)]
+        record = provenance.Record(snakemake.rule, dict(snakemake.params.items()), inputs)
+        yield
+        record.write(list(snakemake.output))
 
 
 @contextmanager

@@ -1,7 +1,16 @@
-"""Checkpoints: tensors and plain values only, whole or absent, read without executing anything."""
+"""Checkpoints: tensors and plain values only, whole or absent, read without executing anything.
+
+A run in training keeps its last two states (:func:`keep`). One that was damaged, by a disk that lost bytes or a copy
+that was cut short, must not stop a run that nobody looks after: :func:`latest` moves it aside, says so in one line, and
+takes the one before. A whole state that is not for this run (another version's, another run's) is refused: there the
+user decides.
+"""
 
 from __future__ import annotations
 
+import errno
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +24,100 @@ from introprior.priors import LearnedMixture, StandardGaussian, VampPrior
 FORMAT = 1
 
 
+class Damaged(UserError):
+    """The file is not, or no longer, what was written."""
+
+
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write ``content`` (tensors, numbers, strings, lists, dicts) to ``path``, as a whole or not at all."""
     with written(path) as temporary:
-        try:
-            torch.save({"format": FORMAT, **content}, temporary)
-        except RuntimeError as error:  # torch's zip writer reports a full disk so
-            raise OSError(str(error).splitlines()[0]) from error
+        _write(temporary, content)
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Read what :func:`save` wrote.
 
     Raises:
-        UserError: missing, truncated, foreign, or written by another version of the format.
+        UserError: missing, unreadable, foreign, or written by another version of the format.
+        Damaged: truncated, or with a byte that is not as it was written.
     """
     try:
+        if not _intact(path):
+            raise Damaged(f"{path}: damaged or not a checkpoint; delete it and run again to make it anew")
         content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such checkpoint") from error
-    except PermissionError as error:
+    except OSError as error:
         raise UserError(f"{path}: cannot read ({error.strerror})") from error
+    except (UserError, torch.OutOfMemoryError):
+        raise
     except Exception as error:  # torch's unpickler raises whatever a foreign byte leads it to
-        raise UserError(f"{path}: damaged or not a checkpoint; delete it and run again to make it anew") from error
+        raise UserError(f"{path}: not a checkpoint; delete it and run again to make it anew") from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
-        raise UserError(f"{path}: format {found}, this version reads {FORMAT}; delete it and run again to make it anew")
+        raise UserError(
+            f"{path}: format {found}, this version reads {FORMAT}; use the version that wrote it, or delete it and run "
+            "again to make it anew"
+        )
     return content
+
+
+def keep(path: Path, content: dict[str, Any]) -> None:
+    """Write a state, and keep the one before as ``*.previous``."""
+    with written(path) as temporary:
+        _write(temporary, content)
+        if path.exists():
+            path.replace(_previous(path))  # killed here, the run goes on from that one
+
+
+def latest(path: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+    """The last state that :func:`keep` wrote, or if it is damaged the one before; None where there is none.
+
+    A damaged one is moved aside, to ``*.damaged``, and told of on standard error.
+
+    Raises:
+        UserError: it cannot be read, or belongs to another version.
+    """
+    places = [place for place in (path, _previous(path)) if place.exists()]
+    for place in places:
+        try:
+            return load(place, device)
+        except Damaged:
+            aside, last = path.with_suffix(".damaged"), place == places[-1]
+            place.replace(aside)
+            then = "beginning anew" if last else "going on from the one before"
+            print(f"{place}: damaged, moved to {aside.name}; {then}", file=sys.stderr)
+    return None
+
+
+def forget(path: Path) -> None:
+    """Remove all states that were kept at ``path``."""
+    for place in (path, _previous(path), path.with_suffix(".damaged")):
+        place.unlink(missing_ok=True)
+
+
+def _previous(path: Path) -> Path:
+    return path.with_suffix(".previous")
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    try:
+        torch.save({"format": FORMAT, **content}, path)
+    except RuntimeError as error:  # torch's zip writer reports a full disk so
+        raise OSError(str(error).splitlines()[0]) from error
+
+
+def _intact(path: Path) -> bool:
+    """Whether the file is a zip archive whose checksums hold; torch writes them, and does not look at them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # what seeking to a place that a false byte names comes to
+            raise
+        return False
+    except Exception:  # zipfile raises whatever a false byte leads it to
+        return False
 
 
 def model_state(model: IntroVAE) -> dict[str, Any]:

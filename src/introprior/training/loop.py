@@ -6,10 +6,10 @@ import dataclasses
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,11 +25,16 @@ from introprior.training.adam import Adam
 from introprior.training.options import Member, Run
 from introprior.training.watch import Watch
 
+if TYPE_CHECKING:
+    from introprior.progress import Progress
+
 PLAYERS = ("encoder", "decoder", "prior")
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Control-C, a scheduler, a terminal that is closed."""
 
 
 class Interrupted(Exception):
-    """Training was told to stop (SIGINT, SIGTERM) and has saved where it stood."""
+    """Training was told to stop (by one of ``STOPPING``) and has saved where it stood."""
 
     def __init__(self, number: int, message: str):
         super().__init__(message)
@@ -198,19 +203,22 @@ class Training:
         checkpoint_seconds: float = 300.0,
         log_every: int = 100,
         label: str = "",
+        progress: Progress | None = None,
     ) -> None:
         """Train up to iteration ``until``, with a progress bar on standard error.
 
         Args:
             until: where to stop; the run's end at most.
-            state: file for the resume state, written every ``checkpoint_seconds`` and on SIGINT or SIGTERM.
+            state: file for the resume state, written every ``checkpoint_seconds`` and on a signal to stop.
             log_every: iterations between two rows of the history and two looks at who has diverged.
+            label: what the progress bar is called.
+            progress: is told how far it is.
 
         Raises:
             Interrupted: after a signal; the state is saved by then.
         """
         saved = noted = time.monotonic()
-        since = self.iteration
+        since, alive = self.iteration, len(self.members)
         with (
             _signals() as received,
             tqdm(
@@ -241,10 +249,12 @@ class Training:
                             self._begin_game()  # it never will, but the records are to be of the run's members
                         break
                 due = self.iteration < until and time.monotonic() - saved > checkpoint_seconds
-                stop = received and self.iteration < self.run.training.iterations
+                stop = bool(received) and self.iteration < self.run.training.iterations
                 if state is not None and (due or stop):
-                    checkpoints.save(state, self.state())
+                    checkpoints.keep(state, self.state())
                     saved = time.monotonic()
+                if progress is not None and (stop or progress.due()):
+                    progress.tell(self.iteration, bar.format_dict["rate"], alive, len(self.members), stopped=stop)
                 if stop:
                     where = f"saved to {state}: run the same command to go on" if state else "nothing was saved"
                     raise Interrupted(received[0], f"{label}: stopped at iteration {self.iteration}; {where}")
@@ -328,14 +338,13 @@ def _betas(members: Sequence[Member], device: torch.device) -> Betas:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM as notes in a list, to be acted on between two steps. In the main thread only."""
+    """Signals to stop as notes in a list, to be acted on between two steps. In the main thread only."""
     received: list[int] = []
-    try:
-        before = {
-            number: signal.signal(number, lambda n, _: received.append(n)) for number in (signal.SIGINT, signal.SIGTERM)
-        }
-    except ValueError:  # not the main thread
-        before = {}
+    before: dict[signal.Signals, Any] = {}
+    with suppress(ValueError):  # not the main thread
+        for number in STOPPING:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it for SIGHUP
+                before[number] = signal.signal(number, lambda n, _: received.append(n))
     try:
         yield received
     finally:

@@ -1,0 +1,223 @@
+"""How long jobs will take: each by what earlier runs took, else by built-in rates; all by playing the queue through."""
+
+from __future__ import annotations
+
+import csv
+import heapq
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from introprior import costs, files, planning
+from introprior.errors import UserError
+from introprior.planning import Job
+
+Config = Mapping[str, Any]
+
+_COUNTS = frozenset(
+    (
+        # How much there is to do, which the built-in model scales by.
+        *(
+            "iterations",
+            "warmup_iterations",
+            "mixture_warmup_iterations",
+            "epochs",
+            "seeds",
+            "seed",
+            "betas",
+            "halving",
+        ),
+        *("snapshots", "samples", "grid", "data_points", "panel_grid", "panel_points", "grid_images", "latent_points"),
+        *("train_images", "svm_iterations"),
+        # Numbers that bear on no duration.
+        *("learning_rate", "milestones", "alpha", "gamma", "gamma_r", "clip_steepness", "r_entropy", "beta_neg"),
+        *("panel_seed", "neighbours", "allow_few", "checkpoint"),
+    )
+)
+
+
+class Price(NamedTuple):
+    """What a job is expected to cost.
+
+    Attributes:
+        seconds: of a device.
+        bytes: on disk.
+        device: what the seconds hold for: ``cpu``, or the name of a GPU.
+        measured: whether they are from earlier runs.
+    """
+
+    seconds: float
+    bytes: float
+    device: str
+    measured: bool
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A job that has run, beside what the built-in model makes of it."""
+
+    device: str
+    seconds: float
+    bytes: float
+    expected_seconds: float
+    expected_bytes: float
+
+
+class Rates:
+    """What jobs cost, by the benchmark files of earlier runs where there are any of their kind.
+
+    A measurement serves all jobs of its rule with the same options up to counts; the built-in model says how many times
+    as much there is to do. One that was interrupted is no measurement, since its benchmark file tells of the last
+    process alone; nor is one whose members all diverged.
+
+    Args:
+        root: the folder of all results.
+    """
+
+    def __init__(self, root: str | Path = "results") -> None:
+        self._known: dict[str, list[Measurement]] = {}
+        for path in sorted(Path(root).glob("*/configuration.json")):
+            # Another version's configuration has other keys, and its rates may be other ones, too.
+            with suppress(UserError, KeyError, TypeError, ValueError, AttributeError):
+                self._learn(files.read_json(path), str(root))
+
+    def price(self, config: Config, job: Job, gpu: bool) -> Price:
+        """What a job costs.
+
+        Args:
+            config: the whole configuration.
+            job: one of its jobs.
+            gpu: whether there are GPUs.
+        """
+        place = "gpu" if gpu and job.gpu else "cpu"
+        seconds, size = _expected(config, job, place)
+        known = self._known.get(_kind(job), []) if job.benchmark else []
+        known = [one for one in known if (one.device != "cpu") == (place == "gpu")]
+        if not known:
+            return Price(seconds, size, costs.GPU.name if place == "gpu" else "cpu", False)
+        slower = statistics.median(one.seconds / one.expected_seconds for one in known)
+        larger = statistics.median(one.bytes / one.expected_bytes for one in known)
+        devices = ", ".join(sorted({one.device for one in known}))
+        return Price(seconds * slower, size * larger, devices, True)
+
+    def _learn(self, config: Config, root: str) -> None:
+        for job in planning.jobs(config, root=root):
+            if job.benchmark and (found := _measured(config, job)):
+                self._known.setdefault(_kind(job), []).append(found)
+
+
+def _measured(config: Config, job: Job) -> Measurement | None:
+    try:
+        record = json.loads(_beside(job).read_text())
+        with open(job.benchmark or "", newline="") as stream:
+            taken = float(next(csv.DictReader(stream, delimiter="\t"))["s"])
+        told, records = record["options"], record.get("records", [])
+        if record.get("resumed", 0) or (records and all(one["status"] != "ok" for one in records)):
+            return None
+        if any(told.get(key, value) != value for key, value in (job.options or {}).items()):
+            return None  # made with other options than the configuration's now
+        size = sum(output["bytes"] for output in record["outputs"].values())
+        device = record["device"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):
+        return None  # has not run, or is not whole
+    return Measurement(device, taken, size, *_expected(config, job, "cpu" if device == "cpu" else "gpu"))
+
+
+def _beside(job: Job) -> Path:
+    """The job's record."""
+    return Path(job.outputs[0]).with_suffix(".provenance.json")
+
+
+def _expected(config: Config, job: Job, device: str) -> tuple[float, float]:
+    seconds = costs.seconds(config, job.rule, job.wildcards, device)
+    return seconds, costs.disk(config, job.rule, job.wildcards)
+
+
+def _kind(job: Job) -> str:
+    """The same for all jobs that one measurement serves."""
+    names = {name: job.wildcards.get(name) for name in ("dataset", "cell", "family", "features")}
+    return json.dumps([job.rule, names, _without_counts(job.options)], sort_keys=True)
+
+
+def _without_counts(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_counts(part) for key, part in value.items() if key not in _COUNTS}
+    return value
+
+
+# ---- The queue ----
+
+
+def critical_path(jobs: Sequence[Job], seconds: Sequence[float]) -> tuple[float, list[Job]]:
+    """The longest chain of jobs that wait for one another: its seconds, which no GPUs make fewer, and its jobs.
+
+    Args:
+        jobs: each after those that it depends on.
+        seconds: of each.
+    """
+    if not jobs:
+        return 0.0, []
+    needs = _needs(jobs)
+    ends: list[float] = []
+    before: list[int | None] = []
+    for needed, duration in zip(needs, seconds, strict=True):
+        last = max(needed, key=lambda i: ends[i], default=None)
+        before.append(last)
+        ends.append(duration + (0.0 if last is None else ends[last]))
+    total, path = max(ends), []
+    at: int | None = ends.index(total)
+    while at is not None:
+        path.append(jobs[at])
+        at = before[at]
+    return total, path[::-1]
+
+
+def makespan(jobs: Sequence[Job], seconds: Sequence[float], gpus: int, cores: int) -> float:
+    """Seconds until all is done: each job starts, in the order given, once its inputs and a place are there.
+
+    Args:
+        jobs: each after those that it depends on.
+        seconds: of each.
+        gpus: for jobs that use one; without any they compute on the cores.
+        cores: at least 1; every job takes one, those on a GPU, too.
+    """
+    needs = _needs(jobs)
+    waiting = [len(needed) for needed in needs]
+    followers: list[list[int]] = [[] for _ in jobs]
+    for number, needed in enumerate(needs):
+        for other in needed:
+            followers[other].append(number)
+    on_gpu = [bool(job.gpu and gpus) for job in jobs]
+    ready: dict[bool, list[int]] = {True: [], False: []}
+    for number, count in enumerate(waiting):
+        if not count:
+            heapq.heappush(ready[on_gpu[number]], number)
+    running: list[tuple[float, int]] = []
+    now, free, idle = 0.0, cores, gpus
+    while running or ready[True] or ready[False]:
+        for kind in (True, False):
+            while ready[kind] and free and (idle or not kind):
+                number = heapq.heappop(ready[kind])
+                free, idle = free - 1, idle - kind
+                heapq.heappush(running, (now + seconds[number], number))
+        now, number = heapq.heappop(running)
+        free, idle = free + 1, idle + on_gpu[number]
+        for follower in followers[number]:
+            waiting[follower] -= 1
+            if not waiting[follower]:
+                heapq.heappush(ready[on_gpu[follower]], follower)
+    return now
+
+
+def _needs(jobs: Iterable[Job]) -> list[list[int]]:
+    """For each job, the numbers of those that it waits for."""
+    makers: dict[str, int] = {}
+    needs = []
+    for number, job in enumerate(jobs):
+        needs.append(sorted({makers[path] for path in job.inputs if path in makers}))
+        makers.update(dict.fromkeys(job.outputs, number))
+    return needs

@@ -1,0 +1,168 @@
+"""Where results come from: beside the outputs of every job lies a record of what made them, with their checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import introprior
+from introprior import files
+from introprior.errors import UserError
+
+FORMAT = 1
+SUFFIX = ".provenance.json"
+CONFIGURATION = "INTROPRIOR_CONFIGURATION"
+"""Environment variable: the hash of the configuration that a job serves."""
+
+LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "pytorch-fid", "matplotlib")
+PACKAGE = Path(introprior.__file__).parent
+
+
+def path_of(output: str | os.PathLike[str]) -> Path:
+    """Where the record of a job lies whose first output is ``output``."""
+    return Path(output).with_suffix(SUFFIX)
+
+
+def checksum(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@cache
+def code() -> str:
+    """SHA-256 of the package's sources and published numbers, whatever their commit."""
+    digest = hashlib.sha256()
+    for path in sorted((*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.csv"))):
+        digest.update(f"{path.relative_to(PACKAGE).as_posix()}\0{checksum(path)}\n".encode())
+    return digest.hexdigest()
+
+
+@cache
+def commit() -> str | None:
+    """The git commit that the package is of, with ``-dirty`` where files differ; None where it is not of a checkout."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "--no-optional-locks", "-C", PACKAGE, *words],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        )
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+@cache
+def libraries() -> dict[str, str]:
+    """Versions of what computes."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def origin(device: str, started: float) -> dict[str, Any]:
+    """What made a result, which is complete by now: code, configuration, libraries, device, time.
+
+    Args:
+        device: what computed, ``cpu`` or the name of a GPU.
+        started: when the job began, in seconds since 1970.
+    """
+    return {
+        "introprior": introprior.__version__,
+        "code": code(),
+        "commit": commit(),
+        "configuration": os.environ.get(CONFIGURATION),
+        "libraries": libraries(),
+        "device": device,
+        "host": socket.gethostname(),
+        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.time() - started, 1),
+    }
+
+
+class Record:
+    """The record of one job, begun before its work.
+
+    Args:
+        command: what is run.
+        options: what it was told.
+        inputs: the files that it reads; one that is not there is left out, since the job itself will complain.
+    """
+
+    def __init__(self, command: str, options: Mapping[str, Any], inputs: Iterable[str | os.PathLike[str]] = ()):
+        self.command, self.options = command, options
+        self.inputs = {Path(path): _known_checksum(Path(path)) for path in inputs if Path(path).is_file()}
+        self.started = time.time()
+
+    def write(self, outputs: Sequence[str | os.PathLike[str]], device: str = "cpu", **facts: Any) -> None:
+        """Write the record beside the first of the outputs, which are complete by now.
+
+        Args:
+            outputs: all that the job wrote.
+            device: what computed.
+            facts: what else there is to say: seeds, records, resumed, iterations.
+        """
+        target = path_of(outputs[0])
+        made = {_from(target, path): {"sha256": checksum(path), "bytes": os.path.getsize(path)} for path in outputs}
+        content = {
+            "format": FORMAT,
+            "command": self.command,
+            **origin(device, self.started),
+            "options": self.options,
+            **facts,
+            "inputs": {_from(target, path): known for path, known in self.inputs.items()},
+            "outputs": made,
+        }
+        files.write_json(target, content)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A record.
+
+    Raises:
+        UserError: damaged, or of another version of the format.
+    """
+    content = files.read_json(path)
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise UserError(f"{path}: format {found}, this version reads {FORMAT}; make the result anew")
+    return content
+
+
+def _known_checksum(path: Path) -> str:
+    """Of an input: what its own job has recorded, or else computed; large files are read once."""
+    return _recorded(path.parent.resolve()).get(path.name) or checksum(path)
+
+
+def _recorded(folder: Path) -> dict[str, str]:
+    """The checksums that the records in a folder hold."""
+    known: dict[str, str] = {}
+    for path in folder.glob(f"*{SUFFIX}"):
+        with suppress(UserError):
+            known.update({name: output["sha256"] for name, output in read(path)["outputs"].items()})
+    return known
+
+
+def _from(record: Path, path: str | os.PathLike[str]) -> str:
+    """A path as seen from a record, so that a results tree can be moved."""
+    return Path(os.path.relpath(os.path.abspath(path), os.path.abspath(record.parent))).as_posix()
