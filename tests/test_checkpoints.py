@@ -12,6 +12,7 @@ import signal
 import subprocess
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,137 @@ def test_missing_files_and_folders_are_named(tmp_path):
     assert_refused(lambda: checkpoints.save(blocked, {}), blocked, "cannot write")
 
 
+def flipped(whole: bytes, where: int) -> bytes:
+    """One bit of a byte is false."""
+    return whole[:where] + bytes([whole[where] ^ 1 << where % 8]) + whole[where + 1 :]
+
+
+def test_no_false_byte_goes_unnoticed(tmp_path):
+    """Of every kind of place: tensors, pickled values, the archive's own records. Padding may be anything."""
+    path, content = tmp_path / "state.pt", {"tensor": torch.randn(20), "values": [1.5, "text", {"a": (3, None)}]}
+    checkpoints.save(path, content)
+    whole, harmless = path.read_bytes(), 0
+    for where in range(len(whole)):
+        path.write_bytes(flipped(whole, where))
+        with contextlib.suppress(UserError):
+            assert_identical(checkpoints.load(path), {"format": checkpoints.FORMAT, **content})
+            harmless += 1
+    assert harmless < len(whole) / 2
+
+
+def test_an_entry_that_became_a_folder_is_noticed(tmp_path):
+    """One bit, at which torch leaves the tensor's memory as it was."""
+    path = tmp_path / "state.pt"
+    checkpoints.save(path, {"tensor": torch.randn(20)})
+    with zipfile.ZipFile(path) as archive:
+        names = [entry.filename for entry in archive.infolist()]
+        place = archive.start_dir
+    whole = path.read_bytes()
+    for _ in names:
+        damaged = bytearray(whole)
+        damaged[place + 38] ^= 0x10  # in the entry's external attributes
+        path.write_bytes(damaged)
+        with pytest.raises(checkpoints.Damaged, match="damaged"):
+            checkpoints.load(path)
+        place = whole.find(b"PK\x01\x02", place + 1)
+    assert place == -1
+
+
+def test_no_cut_goes_unnoticed(tmp_path):
+    path = tmp_path / "state.pt"
+    checkpoints.save(path, {"tensor": torch.randn(20), "values": [1.5, "text"]})
+    whole = path.read_bytes()
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        with pytest.raises(checkpoints.Damaged, match="damaged"):
+            checkpoints.load(path)
+
+
+# The last two states
+
+
+def numbered(path: Path, *numbers: int) -> None:
+    """Keep states one after the other."""
+    for number in numbers:
+        checkpoints.keep(path, {"number": number, "tensor": torch.randn(50)})
+
+
+def numbers(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[Any, str]:
+    """The number of the latest state, and what was said about it."""
+    capsys.readouterr()
+    state = checkpoints.latest(path)
+    return state and state["number"], capsys.readouterr().err
+
+
+def damage(path: Path) -> None:
+    path.write_bytes(flipped(path.read_bytes(), 900))
+
+
+def test_the_latest_state_is_the_last_one_kept(tmp_path, capsys):
+    path = tmp_path / "state.pt"
+    assert numbers(path, capsys) == (None, "")
+    for number in (1, 2, 3):
+        numbered(path, number)
+        assert numbers(path, capsys) == (number, "")
+    assert sorted(os.listdir(tmp_path)) == ["state.previous", "state.pt"]
+    checkpoints.forget(path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_damaged_state_is_moved_aside_and_the_one_before_taken(tmp_path, capsys):
+    path = tmp_path / "state.pt"
+    numbered(path, 1, 2)
+    damage(path)
+    said = f"{path}: damaged, moved to state.damaged; going on from the one before\n"
+    assert numbers(path, capsys) == (1, said)
+    assert numbers(path, capsys) == (1, "")
+    numbered(path, 3)
+    damage(path)
+    assert numbers(path, capsys) == (1, said)  # the damaged one has not taken its place
+    checkpoints.forget(path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_where_all_states_are_damaged_the_run_begins_anew(tmp_path, capsys):
+    path = tmp_path / "state.pt"
+    numbered(path, 1, 2)
+    damage(path)
+    damage(path.with_suffix(".previous"))
+    state, said = numbers(path, capsys)
+    assert state is None
+    assert [line.partition("; ")[2] for line in said.splitlines()] == ["going on from the one before", "beginning anew"]
+    assert numbers(path, capsys) == (None, "")
+
+
+def test_killed_between_two_states_the_one_before_is_the_latest(tmp_path, capsys):
+    path = tmp_path / "state.pt"
+    numbered(path, 1, 2)
+    path.unlink()
+    assert numbers(path, capsys) == (1, "")
+
+
+def test_a_state_of_another_version_is_the_users_to_decide_on(tmp_path, monkeypatch):
+    path = tmp_path / "state.pt"
+    numbered(path, 1, 2)
+    monkeypatch.setattr(checkpoints, "FORMAT", 2)
+    assert_refused(
+        lambda: checkpoints.latest(path), path, "format 1, this version reads 2", "the version that wrote it"
+    )
+    monkeypatch.undo()
+    assert checkpoints.load(path)["number"] == 2
+
+
+def test_a_state_that_cannot_be_read_now_is_not_taken_for_damaged(tmp_path):
+    """As when a network file system is away: what is there today may be whole tomorrow."""
+    path = tmp_path / "state.pt"
+    numbered(path, 1)
+    path.with_suffix(".away").mkdir()
+    path.rename(path.with_suffix(".away") / "state.pt")
+    path.mkdir()
+    assert_refused(lambda: checkpoints.latest(path), path, "cannot read", "Is a directory")
+    assert path.is_dir()
+
+
 # No room
 
 
@@ -224,7 +356,7 @@ def assert_survives(training: Training, path: Path, room: contextlib.AbstractCon
     before, whole = checkpoints.load(path), path.read_bytes()
     training.advance(3)
     with room:
-        assert_refused(lambda: checkpoints.save(path, training.state()), path, "cannot write", "free some space")
+        assert_refused(lambda: checkpoints.keep(path, training.state()), path, "cannot write", "free some space")
     assert path.read_bytes() == whole
     assert_identical(checkpoints.load(path), before)
     assert [entry.name for entry in path.parent.iterdir() if entry.name.startswith(".")] == []
@@ -259,7 +391,7 @@ def test_the_previous_checkpoint_survives_a_full_disk(tiny, small_disk):
 # Interruptions
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_and_stops_and_training_goes_on_bit_by_bit(tiny, tmp_path, number):
     path = tmp_path / "run" / "state.pt"
     options = {"iterations": 100_000}

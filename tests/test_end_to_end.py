@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 import os
@@ -141,11 +142,145 @@ def test_a_whole_run_leaves_all_results_and_nothing_else(made):
     wanted |= {f"tables/{name}" for name in kinds}
     wanted |= {f"figures/{name}.{suffix}" for name in FIGURES for suffix in ("pdf", "png")}
     wanted |= {"tables/tables.pdf"} if shutil.which("pdflatex") else set()
+    wanted |= {"configuration.json"}
     found = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
-    assert {name for name in found if not name.startswith(("logs/", "benchmarks/"))} == wanted
+    found = {name for name in found if not name.startswith(("logs/", "benchmarks/"))}
+    assert {name for name in found if not name.endswith(".provenance.json")} == wanted
+    recorded = {
+        os.path.relpath(path.parent / name, made)
+        for path in made.rglob("*.provenance.json")
+        for name in json.loads(path.read_text())["outputs"]
+    }
+    assert recorded == wanted - {"configuration.json"}
     assert "introprior" not in "".join(path.read_text() for path in made.glob("logs/density/*/*/evaluate.log"))
     data = {path.name for path in (made.parent / "data/digits").iterdir()}
-    assert data == {"manifest.json", *(f"{a}-{b}.npy" for a in ("train", "test") for b in ("images", "labels"))}
+    assert data == {
+        "manifest.json",
+        "manifest.provenance.json",
+        *(f"{a}-{b}.npy" for a in ("train", "test") for b in ("images", "labels")),
+    }
+
+
+def verify(results: Path, *more: str) -> tuple[int, list[str]]:
+    """What ``introprior verify`` says, line by line, the paths relative to the results."""
+    command = [sys.executable, "-m", "introprior", "verify", str(results), *more]
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(dag.ROOT / "src")}, capture_output=True, text=True
+    )
+    said = done.stdout.replace(f"{results}/", "").splitlines()
+    assert len(done.stderr.splitlines()) == (done.returncode != 0), done.stderr
+    return done.returncode, said
+
+
+def test_a_results_tree_and_a_copy_of_it_are_verified(made, tmp_path):
+    code, said = verify(made)
+    assert code == 0
+    assert re.fullmatch(rf"{made}: \d+ files of \d+ jobs are as they were made", said[-1])
+    shutil.copytree(made, tmp_path / "copy")  # without the image data beside it
+    assert verify(tmp_path / "copy")[0] == 0
+    records = [json.loads(path.read_text()) for path in made.rglob("*.provenance.json")]
+    assert len({record["configuration"] for record in records}) == 1
+    assert len({record["code"] for record in records}) == 1
+    assert all(record["started"] and record["seconds"] >= 0 and record["libraries"] for record in records)
+
+
+TABLE1, RUN_CSV = "tables/table1.csv", "images/digits/sg/r0/seed0/metrics.csv"
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def remake(path: Path) -> None:
+    """As if its job had run again, with another outcome."""
+    path.write_text(path.read_text() + "\n")
+    record = path.with_suffix(".provenance.json")
+    content = json.loads(record.read_text())
+    new = path.read_bytes()
+    content["outputs"][path.name] = {"sha256": hashlib.sha256(new).hexdigest(), "bytes": len(new)}
+    record.write_text(json.dumps(content))
+
+
+def without_record(path: Path) -> None:
+    path.with_suffix(".provenance.json").unlink()
+
+
+def reconfigure(path: Path) -> None:
+    config = json.loads(path.read_text())
+    config["density"]["training"]["iterations"] = 13
+    path.write_text(json.dumps(config))
+
+
+TAMPERED = {
+    "altered": (TABLE1, flip, [(TABLE1, "altered")]),
+    "altered input": (RUN_CSV, flip, [(RUN_CSV, "altered")]),
+    "half-copied": (
+        "density/8Gaussian/sg/ensemble.pt",
+        lambda path: os.truncate(path, path.stat().st_size // 2),
+        [("density/8Gaussian/sg/ensemble.pt", "half-copied")],
+    ),
+    "missing": (TABLE1, Path.unlink, [(TABLE1, "missing, though its record is there")]),
+    "no record": (TABLE1, without_record, [(TABLE1, "no record")]),
+    "damaged record": (
+        "tables/table1.provenance.json",
+        lambda path: path.write_text("{"),
+        [("tables/table1.provenance.json", "not valid JSON"), (TABLE1, "no record")],
+    ),
+    "outdated input": (
+        RUN_CSV,
+        remake,
+        [
+            *(
+                (name, "outdated: made from another images/digits/sg/r0/seed0/metrics.csv")
+                for name in ("images/digits/r_entropy.json", "images/digits/r_entropy-table2.json")
+            ),
+            ("tables/table2.csv", "outdated: made from another images/digits/sg/r0/seed0/metrics.csv"),
+            ("tables/table5.csv", "outdated: made from another images/digits/sg/r0/seed0/metrics.csv"),
+        ],
+    ),
+    "other options": (
+        "configuration.json",
+        reconfigure,
+        [
+            *(
+                (
+                    f"density/8Gaussian/{cell}/ensemble.pt",
+                    "outdated: made with another training.iterations (12, now 13)",
+                )
+                for cell in CELLS
+            ),
+            ("density/8Gaussian/sg/search/slice-0.csv", "outdated: made with another training.iterations (12, now 13)"),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_what_is_wrong_with_a_results_tree_is_named(made, tmp_path, what):
+    name, tamper, expected = TAMPERED[what]
+    results = tmp_path / "tiny"
+    shutil.copytree(made, results)
+    tamper(results / name)
+    code, said = verify(results)
+    assert code == 2
+    named = sorted(line for line in said if not line.startswith("note: "))
+    assert len(named) == len(expected), named
+    for line, (path, problem) in zip(named, sorted(expected), strict=True):
+        assert line.startswith(f"{path}: {problem}"), line
+    assert verify(results, "--partial")[0] == 2
+
+
+def test_results_that_were_not_made_yet_are_missing_unless_that_is_said_to_be_right(made, tmp_path):
+    results = tmp_path / "tiny"
+    shutil.copytree(made, results)
+    for name in ("tables", "figures"):
+        shutil.rmtree(results / name)
+    code, said = verify(results)
+    assert code == 2
+    assert [line for line in said if "other jobs" in line]
+    assert verify(results, "--partial")[0] == 0
 
 
 @pytest.mark.parametrize("number", MEASURED)

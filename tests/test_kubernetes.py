@@ -1,4 +1,4 @@
-"""The Kubernetes profile: the plan, and what is really submitted, to a stand-in for the cluster's API on this machine."""
+"""The Kubernetes profile: the plan, and what is really submitted, to a stand-in for the cluster's API."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,10 +30,11 @@ PROFILE = "workflow/profiles/kubernetes"
 ENSEMBLE = "results/tiny/density/Rings/sg/ensemble.pt"
 TINY = """\
 experiment: tiny
+checkpoint_seconds: 0.1
 density:
   datasets: [Rings]
   seeds: [0, 1]
-  training: {iterations: 1500, warmup_iterations: 60, mixture_warmup_iterations: 20, batch_size: 64, hidden_width: 16}
+  training: {iterations: 400, warmup_iterations: 60, mixture_warmup_iterations: 20, batch_size: 64, hidden_width: 16}
   search: {enabled: false}
 """
 
@@ -79,7 +82,7 @@ class Cluster(ThreadingHTTPServer):
     Attributes:
         jobs: the bodies of all jobs that were submitted, in their order.
         requests: the methods and paths of all requests.
-        preempted: how many of the first pods are killed when their training has begun.
+        preempted: how many of the first pods are killed in the midst of their training.
     """
 
     def __init__(self, project: Path, preempted: int = 0) -> None:
@@ -110,8 +113,8 @@ class Cluster(ThreadingHTTPServer):
             threading.Thread(target=self.preempt, args=[pod], daemon=True).start()
 
     def preempt(self, pod: subprocess.Popen[bytes]) -> None:
-        """Take the node away as soon as the training has the lock of its run."""
-        while pod.poll() is None and not list(self.project.glob("results/tiny/.state/*.lock")):
+        """Take the node away as soon as the training has kept its state once."""
+        while pod.poll() is None and not list(self.project.glob("results/tiny/.state/[!.]*.pt")):
             time.sleep(0.005)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pod.pid, signal.SIGKILL)
@@ -144,6 +147,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
+        self.server.requests.append(f"GET {url.path}")
         query = parse_qs(url.query)
         if match := re.fullmatch(r"/apis/batch/v1/namespaces/lab/jobs/([\w-]+)/status", url.path):
             self.answer(200, {"kind": "Job", "status": self.server.status(match[1])})
@@ -218,14 +222,15 @@ def arguments(project: Path, volume: Path) -> list[str]:
     return ["--workflow-profile", PROFILE, *own, *haste, *files, "--", ENSEMBLE]
 
 
-def test_a_training_whose_pod_is_preempted_is_submitted_again_and_done(project: Path) -> None:
+def test_a_training_whose_pod_is_preempted_is_submitted_again_and_goes_on(project: Path) -> None:
     """Real plugin, real requests, real commands; only the API server and the nodes are stood in for."""
     call = arguments(project, project.parent)
     with cluster(project, preempted=1) as (server, kubeconfig):
         code, printed = snakemake(project, *call, KUBECONFIG=kubeconfig)
         logs = "".join(path.read_text() for path in sorted(project.parent.glob("pod-*/log")))
         assert code == 0, printed + logs
-    assert (project / ENSEMBLE).is_file()
+    record = json.loads((project / ENSEMBLE).with_suffix(".provenance.json").read_text())
+    assert 0 < record["resumed"] < record["iterations"] == 400
     assert [path.name for path in project.parent.glob("pod-*/*")] == ["log"] * 2  # nothing was left in the pods
     first, second = server.jobs
     assert first["metadata"]["name"] != second["metadata"]["name"]
@@ -251,8 +256,30 @@ def test_a_training_whose_pod_is_preempted_is_submitted_again_and_done(project: 
         assert "--retries 0" in command  # in the pod
     names = [job["metadata"]["name"] for job in server.jobs]
     assert [f"DELETE /apis/batch/v1/namespaces/lab/jobs/{name}" in server.requests for name in names] == [True, True]
-    secrets = [request for request in server.requests if "/secrets" in request]
-    assert [request.split()[0] for request in secrets] == ["POST", "DELETE"]
+    assert set(map(used, server.requests)) == granted()
+
+
+def documents() -> list[dict[str, Any]]:
+    """All that the documentation tells to apply."""
+    blocks = re.findall(r"^   ```yaml\n(.*?)^   ```$", (ROOT / "docs/kubernetes.md").read_text(), re.M | re.S)
+    return [document for block in blocks for document in yaml.safe_load_all(textwrap.dedent(block))]
+
+
+def granted() -> set[tuple[str, str, str]]:
+    """API group, resource and verb of every right that the documentation gives to Snakemake."""
+    (role,) = (document for document in documents() if document["kind"] == "Role")
+    rules = role["rules"]
+    return {(g, r, v) for rule in rules for g in rule["apiGroups"] for r in rule["resources"] for v in rule["verbs"]}
+
+
+def used(request: str) -> tuple[str, str, str]:
+    """The right that a request needs."""
+    method, path = request.split()
+    match = re.fullmatch(r"/(?:apis/(\w+)|api)/v1/namespaces/lab/(\w+)(?:/([\w-]+)(/\w+)?)?", path)
+    assert match, path
+    group, resource, name, part = match.groups(default="")
+    verb = {"POST": "create", "DELETE": "delete", "GET": "get" if name else "list"}[method]
+    return group, resource + part, verb
 
 
 def test_a_project_on_no_volume_is_refused_before_anything_is_submitted(project: Path, tmp_path: Path) -> None:
@@ -261,3 +288,33 @@ def test_a_project_on_no_volume_is_refused_before_anything_is_submitted(project:
     assert code == 1
     assert f"{project} lies on no volume that jobs will see ({tmp_path})" in printed
     assert server.requests == []
+
+
+def test_profile_image_and_documentation_agree() -> None:
+    profile = yaml.safe_load((ROOT / PROFILE / "config.yaml").read_text())
+    ((claim, path),) = (volume.split(":") for volume in profile["kubernetes-volume-persistent-volumes"])
+    container = (ROOT / "envs/Containerfile").read_text()
+    (folder,) = re.findall(r"^WORKDIR (.+)$", container, re.M)
+    assert Path(folder).is_relative_to(path)
+    assert profile["container-image"] in container
+    kinds = {document["kind"]: document for document in documents()}
+    assert kinds["PersistentVolumeClaim"]["metadata"]["name"] == claim
+    pod = kinds["Pod"]["spec"]
+    assert pod["containers"][0]["image"] == profile["container-image"]
+    assert pod["containers"][0]["volumeMounts"][0]["mountPath"] == path
+    assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim
+    assert pod["serviceAccountName"] == kinds["ServiceAccount"]["metadata"]["name"]
+
+
+def test_the_image_gets_all_that_the_installation_reads(tmp_path: Path) -> None:
+    """Building the image takes a network; what it copies is enough to install the project, which is tried."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for line in re.findall(r"^COPY (.+) \S+$", (ROOT / "envs/Containerfile").read_text(), re.M):
+        subprocess.run(["cp", "--recursive", *line.split(), source], cwd=ROOT, check=True)
+    build = "import sys; from setuptools import build_meta; build_meta.build_editable(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=source, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("introprior-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (link,) = (name for name in archive.namelist() if name.endswith(".pth"))
+        assert archive.read(link).decode().strip() == str(source / "src")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from introprior import __version__, cells, protocols, provenance
-from introprior.commands import density
+from introprior.commands import density, planning, results
 from introprior.commands import options as told
 from introprior.commands.density import EVALUATE_KEYS, SEARCH_KEYS, TRAIN_KEYS
 from introprior.errors import UserError
@@ -267,6 +267,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(overfit)
     _add_options(overfit, "iterations, beta_neg, checkpoint, dataset")
     overfit.add_argument("--output", type=Path, required=True, help="NPZ with curves and images")
+
+    planning.add_parsers(command)
+    results.add_parser(command)
     return parser
 
 

@@ -60,7 +60,7 @@ CPU = Device(
     numbers=1.6e9,
     operation=14e-6,
     overlaps=False,
-    start=6.0,
+    start=4.0,
 )
 
 _GAME_PASSES = 26  # of a batch through a network in an iteration of the game: forward, and backward twice at most

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from introprior import costs, files, planning
+from introprior import costs, files, planning, provenance
 from introprior.errors import UserError
 from introprior.planning import Job
 
@@ -74,16 +74,37 @@ class Rates:
     as much there is to do. One that was interrupted is no measurement, since its benchmark file tells of the last
     process alone; nor is one whose members all diverged.
 
-    Args:
-        root: the folder of all results.
     """
 
-    def __init__(self, root: str | Path = "results") -> None:
+    def __init__(self) -> None:
         self._known: dict[str, list[Measurement]] = {}
+
+    @classmethod
+    def of(cls, root: str | Path) -> Rates:
+        """By all experiments below a folder."""
+        rates = cls()
         for path in sorted(Path(root).glob("*/configuration.json")):
-            # Another version's configuration has other keys, and its rates may be other ones, too.
+            # Another version's configuration has other keys, and its jobs may have taken otherwise long.
             with suppress(UserError, KeyError, TypeError, ValueError, AttributeError):
-                self._learn(files.read_json(path), str(root))
+                config = files.read_json(path)
+                rates.learn(config, planning.jobs(config, folder=path.parent))
+        return rates
+
+    def learn(self, config: Config, jobs: Iterable[Job]) -> None:
+        """Take in those of an experiment's jobs that have run."""
+        for job in jobs:
+            if job.benchmark and (found := _measured(config, job)):
+                self._known.setdefault(_kind(job), []).append(found)
+
+    @property
+    def known(self) -> bool:
+        """Whether anything was measured."""
+        return bool(self._known)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether any of it was on a GPU."""
+        return any(one.device != "cpu" for some in self._known.values() for one in some)
 
     def price(self, config: Config, job: Job, gpu: bool) -> Price:
         """What a job costs.
@@ -104,15 +125,10 @@ class Rates:
         devices = ", ".join(sorted({one.device for one in known}))
         return Price(seconds * slower, size * larger, devices, True)
 
-    def _learn(self, config: Config, root: str) -> None:
-        for job in planning.jobs(config, root=root):
-            if job.benchmark and (found := _measured(config, job)):
-                self._known.setdefault(_kind(job), []).append(found)
-
 
 def _measured(config: Config, job: Job) -> Measurement | None:
     try:
-        record = json.loads(_beside(job).read_text())
+        record = json.loads(record_of(job).read_text())
         with open(job.benchmark or "", newline="") as stream:
             taken = float(next(csv.DictReader(stream, delimiter="\t"))["s"])
         told, records = record["options"], record.get("records", [])
@@ -127,9 +143,9 @@ def _measured(config: Config, job: Job) -> Measurement | None:
     return Measurement(device, taken, size, *_expected(config, job, "cpu" if device == "cpu" else "gpu"))
 
 
-def _beside(job: Job) -> Path:
-    """The job's record."""
-    return Path(job.outputs[0]).with_suffix(".provenance.json")
+def record_of(job: Job) -> Path:
+    """The job's record, see `introprior.provenance`."""
+    return provenance.path_of(job.outputs[0])
 
 
 def _expected(config: Config, job: Job, device: str) -> tuple[float, float]:

@@ -6,6 +6,7 @@ equal. Paths, runs and options are the rules' own. As light as `introprior.confi
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -161,18 +162,18 @@ def options(config: Config, rule: str, wildcards: Mapping[str, Any]) -> dict[str
     return json.loads(resolver(config, *(values[name] for name in names)))
 
 
-def jobs(config: Config, targets: Sequence[str] = ("all",), root: str = "results") -> list[Job]:
+def jobs(config: Config, targets: Sequence[str] = ("all",), folder: str | Path | None = None) -> list[Job]:
     """All jobs that it takes to make the targets from nothing, each after those that it depends on.
 
     Args:
         config: the whole configuration.
         targets: of :data:`TARGETS`, or rules that make one table or figure, as Snakemake takes them.
-        root: the folder of all results.
+        folder: of the experiment's results, where that is not results/<experiment>; the data lie beside it.
 
     Raises:
         UserError: an unknown target.
     """
-    plan = _Plan(config, root)
+    plan = _Plan(config)
     known = {*TARGETS, *(job.rule for job in plan.jobs if not job.wildcards)}
     for target in targets:
         if target not in known:
@@ -183,14 +184,31 @@ def jobs(config: Config, targets: Sequence[str] = ("all",), root: str = "results
         if not wanted.isdisjoint(job.outputs):
             wanted.update(job.inputs)
             needed.append(job)
-    return needed[::-1]
+    needed.reverse()
+    return needed if folder is None else [_moved(job, plan.paths.results, Path(folder)) for job in needed]
+
+
+def _moved(job: Job, usual: str, folder: Path) -> Job:
+    """The same job in another folder."""
+
+    def place(path: str) -> str:
+        inside = path.removeprefix(f"{usual}/")
+        return str(folder / inside if inside != path else folder.parent / path.removeprefix("results/"))
+
+    return dataclasses.replace(
+        job,
+        outputs=tuple(map(place, job.outputs)),
+        inputs=tuple(map(place, job.inputs)),
+        log=place(job.log),
+        benchmark=job.benchmark and place(job.benchmark),
+    )
 
 
 class _Plan:
     """Every job of a configuration, in the order of the rules."""
 
-    def __init__(self, config: Config, root: str) -> None:
-        self.config, self.paths = config, Paths(config["experiment"], root)
+    def __init__(self, config: Config) -> None:
+        self.config, self.paths = config, Paths(config["experiment"])
         self.jobs: list[Job] = []
         self._made: set[str] = set()
         self._density()

@@ -8,7 +8,7 @@ from shlex import quote
 from snakemake.logging import logger
 
 import introprior
-from introprior import configuration, files, image_configuration
+from introprior import configuration, costs, files, image_configuration
 from introprior.cells import TABLE4_SETTINGS
 from introprior.errors import UserError
 from introprior.paths import NAMED, Paths
@@ -163,6 +163,14 @@ def clipped(name):
 def data_folder(wildcards, input):
     """The folder of a job's prepared dataset."""
     return os.path.dirname(input.data[0])
+
+
+def scaled(rule):
+    """What a job of a rule asks a cluster for, memory and minutes, by what the configuration makes it do."""
+    return {
+        "mem_mb": lambda wildcards: checked(costs.mem_mb, config, rule, wildcards),
+        "runtime": lambda wildcards: checked(costs.runtime, config, rule, wildcards),
+    }
 
 
 def options(resolve):

@@ -59,8 +59,8 @@ rule classifier:
         ENVIRONMENT
     threads: 1
     resources:
-        gpu=GPU,
         **scaled("classifier"),
+        gpu=GPU,
     params:
         data=data_folder,
         options=options(image_configuration.classifier_options),
@@ -85,8 +85,8 @@ rule reference:
         ENVIRONMENT
     threads: 1
     resources:
-        gpu=GPU,
         **scaled("reference"),
+        gpu=GPU,
     params:
         data=data_folder,
         options=options(image_configuration.reference_options),

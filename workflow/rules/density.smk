@@ -16,15 +16,15 @@ rule search:
         ENVIRONMENT
     threads: 1
     resources:
-        gpu=GPU,
         **scaled("search"),
+        gpu=GPU,
     params:
         options=options(configuration.search_options),
         state=STATE,
     message:
         "{wildcards.dataset} {wildcards.cell}: search, slice {wildcards.slice} (progress: {log})"
     shell:
-        "introprior search --options {params.options:q} --output {output:q} --state {params.state:q} > {log:q} 2>&1"
+        "exec introprior search --options {params.options:q} --output {output:q} --state {params.state:q} > {log:q} 2>&1"
 
 
 rule select:
@@ -85,15 +85,15 @@ rule train:
         ENVIRONMENT
     threads: 1
     resources:
-        gpu=GPU,
         **scaled("train"),
+        gpu=GPU,
     params:
         options=options(configuration.train_options),
         state=STATE,
     message:
         "{wildcards.dataset} {wildcards.cell}: training (progress: {log})"
     shell:
-        "introprior train --options {params.options:q} --hyperparameters {input.hyperparameters:q}"
+        "exec introprior train --options {params.options:q} --hyperparameters {input.hyperparameters:q}"
         " --output {output.model:q} --history {output.history:q} --state {params.state:q} > {log:q} 2>&1"
 
 
@@ -112,8 +112,8 @@ rule evaluate:
         ENVIRONMENT
     threads: 1
     resources:
-        gpu=GPU,
         **scaled("evaluate"),
+        gpu=GPU,
     params:
         options=options(configuration.evaluate_options),
     message:

@@ -21,8 +21,8 @@ rule warmup:
         ENVIRONMENT
     threads: 1
     resources:
-        gpu=GPU,
         **scaled("warmup"),
+        gpu=GPU,
     params:
         data=data_folder,
         options=options(image_configuration.warmup_options),
@@ -30,7 +30,7 @@ rule warmup:
     message:
         "{wildcards.dataset} {wildcards.family}: warm-up, seed {wildcards.seed} (progress: {log})"
     shell:
-        "introprior warmup --data {params.data:q} --options {params.options:q}"
+        "exec introprior warmup --data {params.data:q} --options {params.options:q}"
         " --output {output:q} --state {params.state:q} > {log:q} 2>&1"
 
 
@@ -50,8 +50,8 @@ rule game:
         ENVIRONMENT
     threads: 1
     resources:
-        gpu=GPU,
         **scaled("game"),
+        gpu=GPU,
     params:
         data=data_folder,
         options=options(image_configuration.game_options),
@@ -59,7 +59,7 @@ rule game:
     message:
         "{wildcards.dataset} {wildcards.cell}: training, r_entropy {wildcards.r_entropy}, seed {wildcards.seed} (progress: {log})"
     shell:
-        "introprior train --data {params.data:q} --warmup {input.warmup:q} --options {params.options:q}"
+        "exec introprior train --data {params.data:q} --warmup {input.warmup:q} --options {params.options:q}"
         " --output {output.snapshots:q} --history {output.history:q} --state {params.state:q} > {log:q} 2>&1"
 
 
@@ -78,8 +78,8 @@ rule warmup_distances:
         ENVIRONMENT
     threads: 1
     resources:
-        gpu=GPU,
         **scaled("warmup_distances"),
+        gpu=GPU,
     params:
         data=data_folder,
         options=options(image_configuration.distances_options),
@@ -109,8 +109,8 @@ rule distances:
         ENVIRONMENT
     threads: 1
     resources:
-        gpu=GPU,
         **scaled("distances"),
+        gpu=GPU,
     params:
         data=data_folder,
         options=options(image_configuration.distances_options),
@@ -142,8 +142,8 @@ rule evaluate_images:
         ENVIRONMENT
     threads: 1
     resources:
-        gpu=GPU,
         **scaled("evaluate_images"),
+        gpu=GPU,
     params:
         data=data_folder,
         options=options(image_configuration.evaluate_options),
@@ -222,8 +222,8 @@ use rule game as clipping_study with:
     benchmark:
         f"{BENCHMARKS}/clipping/{NAMED}/train.tsv"
     resources:
-        gpu=GPU,
         **scaled("clipping_study"),
+        gpu=GPU,
     params:
         data=data_folder,
         options=options(image_configuration.clipping_options),
@@ -248,8 +248,8 @@ use rule distances as clipping_distances with:
     benchmark:
         f"{BENCHMARKS}/clipping/{NAMED}/distances.tsv"
     resources:
-        gpu=GPU,
         **scaled("clipping_distances"),
+        gpu=GPU,
     message:
         "Figure 2, {wildcards.cell}: distances"
 
@@ -270,8 +270,8 @@ rule encoder_study:
         ENVIRONMENT
     threads: 1
     resources:
-        gpu=GPU,
         **scaled("encoder_study"),
+        gpu=GPU,
     params:
         data=data_folder,
         options=options(image_configuration.study_options),

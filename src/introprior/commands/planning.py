@@ -26,7 +26,7 @@ def add_parsers(command: Callable[..., argparse.ArgumentParser]) -> None:
     parser = command(plan, "plan", "tell what a configuration will cost before it runs: jobs, time, disk", writes=())
     parser.add_argument(
         "targets", nargs="*", metavar="TARGET",
-        help=f"what is to be made, as for snakemake: {', '.join(planning.TARGETS)}, table1, figure3, ... (default: all)",
+        help=f"what to make, as for snakemake: {', '.join(planning.TARGETS)}, table1, figure3, ... (default: all)",
     )  # fmt: skip
     parser.add_argument(
         "--configfile", type=Path, nargs="+", default=[], metavar="FILE",
@@ -67,7 +67,7 @@ def _planned(config: Mapping[str, Any], targets: Sequence[str], gpus: int, cores
     """All that a plan says, as plain values."""
     jobs = planning.jobs(config, targets)
     todo = [job for job in jobs if not all(os.path.exists(path) for path in job.outputs)]
-    rates = forecast.Rates()
+    rates = forecast.Rates.of("results")
     prices = [rates.price(config, job, gpus > 0) for job in todo]
     seconds = [price.seconds for price in prices]
     longest, path = forecast.critical_path(todo, seconds)

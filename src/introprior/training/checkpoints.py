@@ -102,16 +102,20 @@ def _previous(path: Path) -> Path:
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     try:
-        torch.save({"format": FORMAT, **content}, path)
+        with path.open("wb") as stream:  # given a path, torch writes its name into the file: no two would be equal
+            torch.save({"format": FORMAT, **content}, stream)
     except RuntimeError as error:  # torch's zip writer reports a full disk so
         raise OSError(str(error).splitlines()[0]) from error
 
 
 def _intact(path: Path) -> bool:
-    """Whether the file is a zip archive whose checksums hold; torch writes them, and does not look at them."""
+    """Whether the file is a zip archive whose checksums hold; torch writes them, and does not look at them.
+
+    Nor does it fill the memory of an entry that one false bit has made a folder.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
+            return archive.testzip() is None and not any(entry.external_attr for entry in archive.infolist())
     except OSError as error:
         if error.errno != errno.EINVAL:  # what seeking to a place that a false byte names comes to
             raise

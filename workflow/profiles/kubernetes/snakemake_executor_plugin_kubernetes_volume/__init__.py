@@ -1,8 +1,8 @@
 """Snakemake's Kubernetes executor for jobs that share a volume, with the project on it.
 
-The executor itself rules out any shared file system: jobs would get copies of their declared inputs and hand back their
-declared outputs, and the state that an interrupted training goes on from would vanish with its pod. Here everything lies
-on a volume that is mounted at the same path in every pod and where Snakemake itself runs.
+The executor itself rules out any shared file system: jobs would get copies of their declared inputs and hand back
+their declared outputs, and the state that an interrupted training goes on from would vanish with its pod. Here
+everything lies on a volume that is mounted at the same path in every pod and where Snakemake itself runs.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Executor(kubernetes.Executor):
         paths = [volume.path for volume in self.workflow.executor_settings.persistent_volumes]
         if not any(Path.cwd().is_relative_to(path) for path in paths):
             raise WorkflowError(
-                f"{Path.cwd()} lies on no volume that jobs will see ({', '.join(map(str, paths)) or 'there is none'}): run "
-                "Snakemake in the project's folder there, or correct kubernetes-volume-persistent-volumes"
+                f"{Path.cwd()} lies on no volume that jobs will see ({', '.join(map(str, paths)) or 'there is none'}): "
+                "run Snakemake in the project's folder there, or correct kubernetes-volume-persistent-volumes"
             )
         super().__post_init__()
 

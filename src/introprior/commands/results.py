@@ -1,0 +1,50 @@
+"""The command that looks at finished results: verify."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from introprior.errors import UserError
+
+
+def add_parser(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Teach the command line this command."""
+    parser = command(verify, "verify", "check that a results tree is complete, unaltered and up to date", writes=())
+    parser.add_argument(
+        "results", type=Path, help="folder of an experiment, for example results/paper, or a copy of it"
+    )
+    parser.add_argument("--partial", action="store_true", help="results that were not made yet are no problem")
+    parser.add_argument("--json", action="store_true", help="say it as JSON")
+
+
+def verify(given: argparse.Namespace) -> None:
+    """Check a results tree.
+
+    Raises:
+        UserError: something is wrong with it; what, is printed.
+    """
+    from tqdm import tqdm
+
+    from introprior import verification
+
+    def bar(records: Any) -> Any:
+        return tqdm(list(records), desc="reading", unit="job", leave=False, disable=not sys.stderr.isatty())
+
+    verdict = verification.verify(given.results, given.partial, bar)
+    if given.json:
+        print(json.dumps({"ok": not verdict.problems, **asdict(verdict)}, indent=2))
+    else:
+        for path, what in verdict.problems:
+            print(f"{given.results / path}: {what}")
+        for note in verdict.notes:
+            print(f"note: {note}")
+    if verdict.problems:
+        raise UserError(f"{given.results}: {len(verdict.problems)} problem(s), see above")
+    if not given.json:
+        print(f"{given.results}: {verdict.files:,} files of {verdict.records:,} jobs are as they were made")

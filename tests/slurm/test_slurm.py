@@ -1,0 +1,272 @@
+"""The workflow on a real Slurm: its GPUs are shared out, and what is cancelled, cut short or left alone goes on."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pytest
+import torch
+
+from introprior import costs
+from tests.slurm.cluster import GPUS, Cluster
+from tests.slurm.project import Project, Run, Watcher
+
+# Demo and yet less: what it takes here is mostly the start of each job.
+DEMO = """\
+device: cuda
+density:
+  datasets: [8Gaussian]
+  training: {iterations: 100, milestones: [80]}
+images:
+  r_entropy: [0]
+  training: {epochs: 3, warmup_epochs: 2, mixture_warmup_epochs: 1}
+  evaluation: {epochs: [0, 3]}
+tables: {table1: [sg], table2: [mog10-ip], table5: [mog10-ip]}
+figure2: {cell: mog10-ip, epochs: 3}
+figure3: {cells: [sg]}
+figure4: {r_entropy: [0]}
+figureS2: {cell: mog10-ip, r_entropy: 0}
+latents: {cells: [mog10-ip]}
+"""
+DEMO_ARGUMENTS = ("--configfile", "config/demo.yaml", "demo.yaml", "--", "table1", "table2", "figure3")
+ON_GPU = 9
+"""Jobs of the demo that use a GPU: search, train, evaluate, classifier, reference, warm-up and its distances, game, and
+one of distances and evaluation."""
+
+# Two trainings of the same size, one that the rule `search` does and one that `train` does.
+LONG = """\
+experiment: {experiment}
+device: cuda
+density:
+  datasets: [8Gaussian]
+  seeds: [0, 1]
+  training: {{iterations: {iterations}, warmup_iterations: 60, mixture_warmup_iterations: 20, batch_size: 128,
+             monte_carlo_samples: 10, hidden_width: 64, learning_rate: 0.001, milestones: [200, 250]}}
+  search: {{cells: [sg], samples: 1000, beta_rec: [0.2], beta_kl: [0.1, 0.3], beta_neg_multiples: [2]}}
+"""
+SECONDS = 55
+"""About as long as each of them takes on a core of its own, longer than the signal before a limit of a minute needs."""
+SEARCH, TRAIN = "8Gaussian/sg/search/slice-0.csv", "8Gaussian/sg-dt/ensemble.pt"
+SEARCH_LOG, TRAIN_LOG = "8Gaussian/sg/search-0.log", "8Gaussian/sg-dt/train.log"
+
+
+@dataclass(frozen=True)
+class Made:
+    """Where an experiment has the two trainings, relative to the project."""
+
+    experiment: str
+
+    @property
+    def search(self) -> str:
+        return f"results/{self.experiment}/density/{SEARCH}"
+
+    @property
+    def train(self) -> str:
+        return f"results/{self.experiment}/density/{TRAIN}"
+
+    @property
+    def search_log(self) -> str:
+        return f"results/{self.experiment}/logs/density/{SEARCH_LOG}"
+
+    @property
+    def train_log(self) -> str:
+        return f"results/{self.experiment}/logs/density/{TRAIN_LOG}"
+
+
+@pytest.fixture(scope="module")
+def project(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return Project(tmp_path_factory.mktemp("cluster"))
+
+
+@pytest.fixture(autouse=True)
+def tidy(cluster: Cluster) -> Iterator[None]:
+    """A test that failed leaves no job for the next one."""
+    yield
+    cluster.cancel_all()
+
+
+def of_run(cluster: Cluster, run: Run) -> dict[int, dict[str, str]]:
+    """What Slurm knows of the jobs that a Snakemake submitted."""
+    name = re.search(r"SLURM run ID: (\S+)", run.printed)
+    return {number: job for number, job in cluster.jobs().items() if name and job["JobName"] == name[1]}
+
+
+def when(job: dict[str, str], key: str) -> datetime:
+    return datetime.fromisoformat(job[key])
+
+
+# ---- The demo ----
+
+
+def test_demo_shares_the_gpus_out(cluster: Cluster, project: Project) -> None:
+    project.write("demo.yaml", DEMO)
+    with project.running(project.on_slurm("demo", *DEMO_ARGUMENTS)) as run, Watcher(project) as watcher:
+        run.finished(600)
+    made = project.folder / "results/demo"
+    for name in ("tables/table1.md", "tables/table2.tex", "figures/figure3.pdf"):
+        assert (made / name).stat().st_size > 0
+    assert "8Gaussian" in (made / "tables/table1.csv").read_text()
+
+    slurm = of_run(cluster, run)
+    assert {job["JobState"] for job in slurm.values()} == {"COMPLETED"}
+    gpu = {number: job for number, job in slurm.items() if job.get("TresPerJob") == "gres:gpu:1"}
+    assert len(gpu) == ON_GPU
+    assert {job["Comment"] for number, job in slurm.items() if number not in gpu} == {
+        "rule_probe_wildcards_digits_mog10-ip_0_0"
+    }
+    # Each in turn begins or ends: never more at a time than there are GPUs, and once as many.
+    times = [(when(job, "StartTime"), 1) for job in gpu.values()] + [(when(job, "EndTime"), -1) for job in gpu.values()]
+    moments = sorted(times)
+    at_once = [sum(step for _, step in moments[: i + 1]) for i in range(len(moments))]
+    assert max(at_once) == GPUS
+
+    # What was asked of Slurm follows the configuration; what one job does in turn adds up.
+    config = json.loads((made / "configuration.json").read_text())
+    image = {"dataset": "digits", "cell": "mog10-ip", "r_entropy": "0", "seed": "0"}
+    for comment, rules, wildcards in (
+        ("rule_train_wildcards_8Gaussian_sg", ["train"], {"dataset": "8Gaussian", "cell": "sg"}),
+        ("rule_game_wildcards_digits_mog10-ip_0_0", ["game"], image),
+        ("rule_measure_distances_evaluate_images", ["distances", "evaluate_images"], image),
+    ):
+        [job] = [job for job in gpu.values() if job["Comment"] == comment]
+        minutes = sum(costs.runtime(config, rule, wildcards) for rule in rules)
+        memory = max(costs.mem_mb(config, rule, wildcards) for rule in rules)
+        assert (job["TimeLimit"], job["MinMemoryNode"]) == (f"{minutes // 60:02}:{minutes % 60:02}:00", f"{memory}M")
+
+    # What the jobs themselves saw.
+    seen = [job for job in watcher.jobs.values() if job.slurm in gpu]
+    assert {job.slurm for job in seen} == set(gpu)
+    assert all(job.visible in ("0", "1") for job in seen), {job.command: job.visible for job in seen}
+    assert {job.visible for job in seen} == {"0", "1"}
+    for job in seen:
+        assert set().union(*job.leases.values()) <= {f"simulated-{job.visible}.0.lock"}, job
+    for holders in watcher.holders().values():
+        names = [name for name, _ in holders]
+        assert len(names) == len(set(names)) <= GPUS
+    assert max(map(len, watcher.holders().values())) == GPUS
+
+
+# ---- Interruptions ----
+
+
+@pytest.fixture(scope="module")
+def iterations(project: Project) -> int:
+    """So many that a training of this size takes long enough here."""
+    text = LONG.format(experiment="pace", iterations=300)
+    pace = project.write("pace.yaml", text)
+    made = Made("pace")
+    with project.running(project.snakemake("pace", "--cores=1", "--configfile", pace, "--", made.train)) as run:
+        run.finished(200)
+    rates = re.findall(r"([\d.]+)it/s", project.log(made.train_log))
+    return int(SECONDS * float(rates[-1]))
+
+
+@pytest.fixture(scope="module")
+def calm(project: Project, iterations: int) -> Iterator[Run]:
+    """Both trainings on this machine, undisturbed; in the background, on whatever the others leave of it."""
+    file = project.write("calm.yaml", LONG.format(experiment="calm", iterations=iterations))
+    made = Made("calm")
+    arguments = ("--cores=2", "--resources=gpu=2", "--configfile", file, "--", made.train, made.search)
+    with project.running(project.snakemake("calm", *arguments)) as run:
+        os.setpriority(os.PRIO_PROCESS, run.process.pid, 19)
+        yield run
+
+
+def outcome(project: Project, path: str) -> Any:
+    """What a training came to: text, or all tensors of a model and all rows of its history."""
+    if path.endswith(".csv"):
+        return (project.folder / path).read_text()
+    content = torch.load(project.folder / path, weights_only=True)
+    tensors = {name: value.tolist() for name, value in content["model"]["tensors"].items()}
+    return tensors, content["records"], (project.folder / path).with_name("history.csv").read_text()
+
+
+def test_killed_snakemake(cluster: Cluster, project: Project, iterations: int, calm: Run) -> None:
+    """Its job goes on; the job that the next Snakemake submits waits for it, and nothing is trained twice."""
+    made = Made("killed")
+    file = project.write("killed.yaml", LONG.format(experiment="killed", iterations=iterations))
+    arguments = ("--configfile", file, "--", made.train)
+    with Watcher(project) as watcher:
+        with project.running(project.on_slurm("killed", *arguments)) as first:
+            first.until(lambda: "it/s, alive" in project.log(made.train_log), 120, "the training began")
+            os.kill(first.process.pid, signal.SIGKILL)
+        with project.running(project.on_slurm("locked", *arguments)) as refused:
+            assert refused.process.wait(60) != 0
+            assert "--unlock" in refused.printed
+        with project.running(project.on_slurm("unlock", "--unlock", *arguments)) as unlocked:
+            unlocked.finished(60)
+        with project.running(project.on_slurm("again", *arguments)) as second:
+            printed = second.finished(400)
+    assert "8Gaussian sg-dt: training" in printed
+
+    # Slurm ran both jobs, at the same time.
+    (old,), (new,) = of_run(cluster, first).values(), of_run(cluster, second).values()
+    assert (old["JobState"], new["JobState"]) == ("COMPLETED", "COMPLETED")
+    assert when(new, "StartTime") < when(old, "EndTime") < when(new, "EndTime")
+    # Only the old one ever had a GPU; the new one waited beside it, then saw that there was nothing left to do.
+    trained, waited = watcher.of(made.train)
+    assert (trained.slurm, waited.slurm) == (int(old["JobId"]), int(new["JobId"]))
+    assert trained.seen & waited.seen
+    assert trained.leases
+    assert not waited.leases
+    log = project.log(made.train_log)
+    assert "another process is at it; waiting" in log
+    assert "the other process has finished it" in log
+    assert "going on from" not in log
+
+    calm.finished(400)
+    assert outcome(project, made.train) == outcome(project, Made("calm").train)
+
+
+def test_cancelled_and_cut_short(cluster: Cluster, project: Project, iterations: int, calm: Run) -> None:
+    """A training is cancelled, another runs into its time limit: both become new jobs that go on where the old ones were."""
+    made = Made("interrupted")
+    file = project.write("interrupted.yaml", LONG.format(experiment="interrupted", iterations=iterations))
+    limit = ("--set-resources", "search:runtime=1", "search:slurm_extra='--signal=TERM@15'", "--retries=8")
+    with (
+        project.running(
+            project.on_slurm("interrupted", *limit, "--configfile", file, "--", made.train, made.search)
+        ) as run,
+        Watcher(project) as watcher,
+    ):
+        run.until(lambda: "it/s, alive" in project.log(made.train_log), 120, "the training began")
+        [running] = [number for number, job in of_run(cluster, run).items() if "rule_train" in job["Comment"]]
+        cluster.ask("scancel", str(running))
+        resumed: list[str] = []
+        pattern = r"going on from iteration (\d+)"
+        run.until(
+            lambda: resumed.extend(re.findall(pattern, project.log(made.train_log))) or resumed, 200, "it went on"
+        )
+        printed = run.finished(500)
+    calm.finished(400)
+
+    slurm = of_run(cluster, run)
+    trained = [job for job in slurm.values() if "rule_train" in job["Comment"]]
+    assert [job["JobState"] for job in trained] == ["CANCELLED", "COMPLETED"]
+    assert 0 < int(resumed[0]) < iterations
+    assert f"stopped at iteration {resumed[0]}; saved to" in printed
+    assert outcome(project, made.train) == outcome(project, Made("calm").train)
+
+    # The signal came before the limit: Slurm itself never had to end the job.
+    searched = [job for job in slurm.values() if "rule_search" in job["Comment"]]
+    assert len(searched) > 1
+    assert {job["TimeLimit"] for job in searched} == {"00:01:00"}
+    assert [job["JobState"] for job in searched] == ["FAILED"] * (len(searched) - 1) + ["COMPLETED"]
+    stops = [int(at) for at in re.findall(r"8Gaussian sg: stopped at iteration (\d+); saved to", printed)]
+    assert len(stops) == len(searched) - 1
+    assert stops[0] > 0
+    assert stops == sorted(set(stops))
+    assert f"going on from iteration {stops[-1]} " in project.log(made.search_log)
+    assert outcome(project, made.search) == outcome(project, Made("calm").search)
+
+    for output in (made.train, made.search):  # one after the other
+        for earlier, later in itertools.pairwise(watcher.of(output)):
+            assert max(earlier.seen) < min(later.seen)

@@ -1,0 +1,437 @@
+"""Faults, for real: disks that fill or turn read-only, terminals that close, processes killed while they write, NaNs.
+
+Full disks and missing permissions found out about before the work starts are in test_cli.py, files of all kinds that were
+damaged in test_checkpoints.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import json
+import math
+import multiprocessing
+import os
+import pty
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from introprior import cli
+from introprior.training import checkpoints
+from introprior.training.loop import Training
+from tests import test_cli as commands
+from tests import test_end_to_end as workflow
+from tests import test_image_commands as images
+from tests.test_cli import below, do, lines, searching, training
+
+# Fixtures.
+introprior, trained, undisturbed = commands.introprior, commands.trained, commands.undisturbed
+world, server = images.world, workflow.server
+
+GAME_OF_8 = {"cell": "mog8-lc-ip", "training": commands.LONG}
+
+
+# ---- Disks ----
+
+
+class Disk:
+    """A small disk of its own: a file system in memory."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.ballast = folder, folder / "ballast"
+
+    def fill(self) -> None:
+        """Leave no free byte."""
+        with self.ballast.open("ab", buffering=0) as ballast, contextlib.suppress(OSError):
+            while True:
+                ballast.write(bytes(4096))
+
+    def free(self) -> None:
+        """Make room again."""
+        self.ballast.unlink()
+
+    def protect(self) -> None:
+        """Let nothing be written."""
+        subprocess.run(["mount", "-o", "remount,ro", str(self.folder)], check=True)
+
+    def mend(self) -> None:
+        """Undo either."""
+        gc.collect()  # a failed writer, kept alive by its error's traceback, may have a file open
+        subprocess.run(["mount", "-o", "remount,rw", str(self.folder)], check=True)
+        self.ballast.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """A disk of 4 MB."""
+    folder = tmp_path / "disk"
+    with commands.mounted(folder, "size=4m"):
+        yield Disk(folder)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root mounts by itself")
+def test_who_is_not_root_tests_disks_in_a_namespace():
+    """There, everybody may mount."""
+    command = ["unshare", "--user", "--map-root-user", "--mount"]
+    if not shutil.which("unshare") or subprocess.run([*command, "true"], capture_output=True).returncode != 0:
+        pytest.skip("namespaces of users are not allowed here")
+    tests = [sys.executable, "-m", "pytest", "-q", "-k", "disk", __file__]
+    done = subprocess.run([*command, *tests], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "skipped" not in done.stdout
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_a_run_leaves_the_last_state(tmp_path, disk, introprior, undisturbed):
+    command = training(tmp_path, "--state", disk.folder, "--checkpoint-seconds", 0, **GAME_OF_8)
+    with commands.process(*command) as child:
+        while not list(disk.folder.glob("train-*.pt")):
+            time.sleep(0.002)
+            assert child.poll() is None, child.stderr.read()
+        while child.poll() is None:  # a state that takes the place of another makes room
+            disk.fill()
+        said = lines(child.stderr.read().decode())
+    assert child.returncode == 2, said
+    (state,) = disk.folder.glob("*.pt")
+    assert len(said) == 1
+    assert said[0].startswith(f"introprior train: {state}: cannot write (")
+    assert said[0].endswith("; free some space, or point the results elsewhere")
+    assert {path.suffix for path in below(disk.folder)} <= {".pt", ".previous", ""}
+    reached = checkpoints.load(state)["iteration"]
+    assert 0 < reached < commands.LONG["iterations"]
+    disk.free()
+    label = "Checkerboard mog8-lc-ip"
+    assert introprior(*command) == (0, [f"{label}: going on from iteration {reached} of {state}"])
+    commands.assert_same_training(tmp_path, undisturbed)
+    assert below(disk.folder) == set()
+
+
+def on_images(folder: Path, world: Path, *more: object) -> list[object]:
+    return images.playing(folder, world / "data", "mog4-ip", *more)
+
+
+def same_images(ours: Path, theirs: Path) -> None:
+    images.assert_same_run(ours, theirs)
+
+
+def same_search(ours: Path, theirs: Path) -> None:
+    assert (ours / "slice.csv").read_bytes() == (theirs / "slice.csv").read_bytes()
+
+
+RESULTS = {
+    "search": (lambda folder, world, *more: searching(folder, *more), same_search),
+    "train": (lambda folder, world, *more: training(folder, *more), commands.assert_same_training),
+    "images": (on_images, same_images),
+}
+
+
+@pytest.mark.parametrize("fault", [Disk.fill, Disk.protect], ids=["full", "read-only"])
+@pytest.mark.parametrize("what", RESULTS)
+def test_results_that_find_no_disk_at_the_end_cost_no_training(
+    tmp_path, disk, introprior, world, monkeypatch, what, fault
+):
+    """The fault comes in the middle of the run, the state is elsewhere."""
+    make, same = RESULTS[what]
+    do(*make(tmp_path / "whole", world))
+    folder, state, step = disk.folder / "results", tmp_path / "state", Training.step
+    command = make(folder, world, "--state", state, "--checkpoint-seconds", 0)
+
+    def faulty(self: Training) -> dict[str, Any]:
+        if self.iteration == 5:
+            fault(disk)
+        return step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "step", faulty)
+        code, said = introprior(*command)
+    assert code == 2
+    assert len(said) == 1
+    assert "cannot write (" in said[0]
+    assert str(folder) in said[0]
+    assert [path for path in below(folder) if path.name.startswith(".")] == []
+    disk.mend()
+    code, said = introprior(*command)
+    assert code == 0
+    assert "going on from iteration" in said[0]
+    same(folder, tmp_path / "whole")
+    assert below(state) == set()
+
+
+# ---- Damaged states ----
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[object], Path]:
+    """A training that was stopped after two states were kept: the command, and the latest state."""
+    command = training(tmp_path, "--state", tmp_path / "state", "--checkpoint-seconds", 0)
+    with commands.stopping(monkeypatch, 6):
+        assert cli.main([str(argument) for argument in command]) == 143
+    (state,) = (tmp_path / "state").glob("*.pt")
+    assert checkpoints.load(state)["iteration"] == 6
+    return command, state
+
+
+@pytest.mark.parametrize("part", [0, 0.5, 0.99])
+def test_a_damaged_state_costs_no_more_than_the_time_since_the_one_before(tmp_path, introprior, stopped, part):
+    command, state = stopped
+    whole = state.read_bytes()
+    state.write_bytes(whole[: int(part * len(whole))])
+    do(*training(tmp_path / "whole"))
+    code, said = introprior(*command)
+    assert code == 0
+    assert said == [
+        f"{state}: damaged, moved to {state.stem}.damaged; going on from the one before",
+        f"Checkerboard sg: going on from iteration 5 of {state}",
+    ]
+    commands.assert_same_training(tmp_path, tmp_path / "whole")
+    assert below(state.parent) == set()
+
+
+def test_where_every_state_is_damaged_the_run_begins_anew_and_says_so(tmp_path, introprior, stopped):
+    command, state = stopped
+    for path in (state, state.with_suffix(".previous")):
+        path.write_bytes(path.read_bytes()[:-100])
+    do(*training(tmp_path / "whole"))
+    code, said = introprior(*command)
+    assert code == 0
+    assert [line.partition("; ")[2] for line in said] == ["going on from the one before", "beginning anew"]
+    commands.assert_same_training(tmp_path, tmp_path / "whole")
+    assert below(state.parent) == set()
+
+
+def test_a_state_of_another_version_stops_the_run_and_stays(introprior, stopped, monkeypatch):
+    command, state = stopped
+    before = {path: path.read_bytes() for path in below(state.parent)}
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "FORMAT", checkpoints.FORMAT + 1)
+        commands.assert_refused(introprior(*command), state, "format 1, this version reads 2", "delete it")
+    assert {path: path.read_bytes() for path in below(state.parent)} == before
+    assert introprior(*command)[0] == 0
+
+
+# ---- Signals ----
+
+
+def started(command: list[object], **more: Any) -> subprocess.Popen[bytes]:
+    """A process that has kept a state."""
+    child = subprocess.Popen([sys.executable, "-m", "introprior", *map(str, command)], **more)
+    state = Path(str(command[command.index("--state") + 1]))
+    while not list(state.glob("*.pt")):
+        time.sleep(0.002)
+        assert child.poll() is None
+    return child
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> tuple[list[object], Path]:
+    """A training that nobody will see the end of, and the folder of its state."""
+    options = {**GAME_OF_8, "training": commands.LONG | {"iterations": 100_000, "hidden_width": 16}}
+    folder = tmp_path / "state"
+    return training(tmp_path, "--state", folder, "--checkpoint-seconds", 0, **options), folder
+
+
+def latest(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """The state in a folder, of which nothing may be damaged."""
+    (path,) = {path.with_suffix(".pt") for path in folder.iterdir() if path.suffix in (".pt", ".previous")}
+    capsys.readouterr()
+    state = checkpoints.latest(path)
+    assert capsys.readouterr().err == ""
+    assert state is not None
+    return state
+
+
+def test_a_terminal_that_is_closed_stops_a_training_whose_state_is_kept(tmp_path, endless, capsys):
+    command, folder = endless
+    terminal, end = pty.openpty()
+    child = started(
+        command, stdin=end, stdout=end, stderr=end, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(end)
+    os.close(terminal)  # the kernel sends SIGHUP, and refuses what is printed from now on
+    assert child.wait(timeout=60) != -signal.SIGHUP
+    assert latest(folder, capsys)["iteration"] > 0
+    assert [path.name for path in below(folder) if ".part" in path.name] == []
+
+
+def test_a_training_that_ignores_closed_terminals_goes_on(tmp_path, endless):
+    """As `nohup` starts it."""
+    command, folder = endless
+    child = started(command, stderr=subprocess.DEVNULL, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    (state,) = folder.glob("*.pt")
+    child.send_signal(signal.SIGHUP)
+    time.sleep(0.2)
+    before = state.stat().st_mtime_ns
+    while child.poll() is None and state.stat().st_mtime_ns == before:
+        time.sleep(0.01)
+    assert child.poll() is None
+    child.terminate()
+    assert child.wait(timeout=60) == 128 + signal.SIGTERM
+
+
+def test_the_impatient_who_press_control_c_again_and_again_lose_nothing(endless, capsys):
+    command, folder = endless
+    child = started(command, stderr=subprocess.DEVNULL)
+    while child.poll() is None:
+        child.send_signal(signal.SIGINT)
+        time.sleep(0.001)
+    assert child.returncode in (128 + signal.SIGINT, -signal.SIGINT, 1)  # the last one may have come after the command
+    assert latest(folder, capsys)["iteration"] > 0
+    assert [path.name for path in below(folder) if ".part" in path.name] == []
+
+
+def test_states_are_whole_at_whatever_moment_their_writer_is_killed(tmp_path, tiny, capsys):
+    """Processes that do hardly anything but write states are killed at random moments, forty times."""
+    folder, chance, reached, halves = tmp_path / "state", random.Random(0), [0], 0
+    options = {**commands.TRAINING, "iterations": 100_000, "milestones": [10**6]}
+    command = training(tmp_path, "--state", folder, "--checkpoint-seconds", 0, training=options)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["introprior.cli", "introprior.training.density", "introprior.provenance"])
+    for _ in range(40):
+        child = context.Process(target=quietly, args=([str(argument) for argument in command],))
+        child.start()
+        known = marks(folder)
+        while marks(folder) == known:  # until it is at work
+            time.sleep(0.001)
+            assert child.is_alive()
+        time.sleep(chance.uniform(0, 0.03))
+        child.kill()
+        child.join()
+        halves += any(".part" in path.name for path in folder.iterdir())
+        reached.append(latest(folder, capsys)["iteration"])
+    assert reached == sorted(reached)
+    assert reached[-1] > 40
+    assert halves >= 3  # else nobody was killed while writing
+    state = latest(folder, capsys)
+    (path,) = folder.glob("*.pt")
+    ours, theirs = (cli_training(options) for _ in range(2))
+    ours.restore(state, path)
+    theirs.advance(ours.iteration)
+    for name, tensor in theirs.model.state_dict().items():
+        assert torch.equal(ours.model.state_dict()[name], tensor), name
+
+
+def quietly(command: list[str]) -> None:
+    """Run a command in a process that says nothing."""
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    cli.main(command)
+
+
+def marks(folder: Path) -> dict[str, int]:
+    """When the states in a folder were written."""
+    found: dict[str, int] = {}
+    for path in folder.glob("*.pt"):
+        with contextlib.suppress(OSError):
+            found[path.name] = path.stat().st_mtime_ns
+    return found
+
+
+def cli_training(options: dict[str, Any]) -> Training:
+    """What the command begins with."""
+    from introprior import cells, protocols
+    from introprior.training import density
+    from introprior.training.options import Member, Run, TrainingOptions
+
+    run = Run(
+        commands.DATASET,
+        cells.parse("sg"),
+        tuple(Member(seed, *commands.BETAS) for seed in (0, 1)),
+        TrainingOptions.from_dict(options),
+        protocols.resolve("authors", {}),
+    )
+    return density.begin(run, torch.device("cpu"))
+
+
+# ---- Divergence ----
+
+
+@pytest.mark.parametrize("cell", ["mog5-ip-unclipped", "mog5-lc-ip-unclipped"])
+@pytest.mark.parametrize("value", [200.0, math.inf, -200.0, -math.inf])
+def test_a_log_variance_that_explodes_is_recorded_at_once(tiny, cell, value):
+    """Without clipping nothing bounds it; what it does to the losses is not a number."""
+    run = tiny(cell)
+    run.advance(8)
+    run.model.prior.logvars.data[0, 2] = value
+    run.advance(12, log_every=1)
+    (record,) = run.records()
+    assert record["status"] == "diverged"
+    assert record["detail"].startswith("encoder_loss not finite at iteration 8 (last finite: vae_loss")
+    assert run.iteration == 9  # nobody is left
+
+
+@pytest.mark.parametrize("value", [200.0, -200.0])
+def test_where_it_is_clipped_it_does_no_harm(tiny, value):
+    run = tiny("mog5-lc-ip")
+    run.advance(8)
+    low, high = run.model.prior.low.min().item(), run.model.prior.high.max().item()
+    run.model.prior.logvars.data[0, 2] = value
+    run.advance(12, log_every=1)
+    assert run.records()[0]["status"] == "ok"
+    for _, _, values in run.history.rows[-4:]:
+        assert low - 1e-5 <= values["prior_logvar_min"][0] <= values["prior_logvar_max"][0] <= high + 1e-5
+
+
+DIVERGING = """\
+experiment: diverging
+density:
+  datasets: [8Gaussian]
+  seeds: [1, 2]
+  training: {iterations: 6, warmup_iterations: 4, mixture_warmup_iterations: 2, batch_size: 16,
+             monte_carlo_samples: 5, hidden_width: 16, hidden_layers: 2, learning_rate: 1.1, milestones: [5]}
+  search: {cells: [sg], samples: 200, beta_rec: [0.2], beta_kl: [0.3], beta_neg_multiples: [1, 1.0e+30]}
+  evaluation: {samples: 200, grid: 16, data_points: 32, monte_carlo_samples: 3}
+images:
+  datasets: [digits]
+  seeds: [0]
+  r_entropy: [0]
+  training: {epochs: 2, warmup_epochs: 1, mixture_warmup_epochs: 1, monte_carlo_samples: 2, learning_rate: 1.0e+6}
+  by_dataset: {digits: {batch_size: 750, latent_dim: 2, widths: [2, 2]}}
+  evaluation: {epochs: [0, 2], features: classifier, classifier_epochs: 1, samples: 100, monte_carlo_samples: 2,
+               grid_images: 8, latent_points: 60}
+  probes: {svm_iterations: [10, 100], neighbours: [1, 5], train_images: 100}
+tables: {table1: [vae-sg], table2: [mog4-ip], table5: [mog4-ip]}
+figure2: {dataset: digits, cell: mog4-ip, epochs: 2, every: 1}
+figure3: {cells: [sg], seed: 1, points: 50, grid: 16}
+figure4: {r_entropy: [0]}
+latents: {cells: [mog4-ip]}
+figureS2: {dataset: digits, cell: mog4-ip, r_entropy: 0, iterations: 4}
+"""
+
+
+def test_what_diverges_is_never_retried_and_shown_in_the_tables(tmp_path, server):
+    """Of two seeds one, of two settings one, and a run on images, from configuration to tables."""
+    project = workflow.dag.Project(tmp_path, server)
+    (tmp_path / "diverging.yaml").write_text(DIVERGING)
+    tables = [f"results/diverging/tables/table{number}.md" for number in "123"]
+    arguments = ["--configfile", "diverging.yaml", "--cores", "2", "--retries", "2"]
+    code, printed = project.snakemake(*tables, *arguments, **workflow.ENVIRONMENT)
+    assert code == 0, printed[-5000:]
+    assert "Error in rule" not in printed
+    assert "Trying to restart" not in printed
+    ran = workflow.finished(printed)
+    assert {rule: ran[rule] for rule in ("search", "train", "warmup", "game", "evaluate", "evaluate_images")} == {
+        "search": 1, "train": 1, "warmup": 1, "game": 1, "evaluate": 1, "evaluate_images": 1
+    }  # fmt: skip
+    results = tmp_path / "results/diverging"
+    for name in ("density/8Gaussian/vae-sg/train", "images/digits/mog4-ip/r0/seed0/train"):
+        log = (results / "logs" / f"{name}.log").read_text()
+        assert len(re.findall(r": diverged, \w+_loss not finite at iteration \d+", log)) == 1, log
+    one, two, three = ((tmp_path / table).read_text() for table in tables)
+    assert "(1/2 seeds)" in one
+    assert "2 settings, 1 diverged" in three
+    assert "diverged" in two
+    record = json.loads((results / "density/8Gaussian/vae-sg/ensemble.provenance.json").read_text())
+    assert [each["status"] for each in record["records"]] == ["ok", "diverged"]
