@@ -1,7 +1,7 @@
 """Faults, for real: disks that fill or turn read-only, terminals that close, processes killed while they write, NaNs.
 
-Full disks and missing permissions found out about before the work starts are in test_cli.py, files of all kinds that were
-damaged in test_checkpoints.py.
+What is found out about folders and disks before the work starts is in test_cli.py, what can be wrong with a file in
+test_checkpoints.py.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ import signal
 import subprocess
 import sys
 import termios
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +104,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_run_leaves_the_last_state(tmp_p
             disk.fill()
         said = lines(child.stderr.read().decode())
     assert child.returncode == 2, said
-    (state,) = disk.folder.glob("*.pt")
+    (state,) = disk.folder.glob("train-*.pt")
     assert len(said) == 1
     assert said[0].startswith(f"introprior train: {state}: cannot write (")
     assert said[0].endswith("; free some space, or point the results elsewhere")
@@ -179,7 +178,7 @@ def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[objec
     command = training(tmp_path, "--state", tmp_path / "state", "--checkpoint-seconds", 0)
     with commands.stopping(monkeypatch, 6):
         assert cli.main([str(argument) for argument in command]) == 143
-    (state,) = (tmp_path / "state").glob("*.pt")
+    (state,) = (tmp_path / "state").glob("train-*.pt")
     assert checkpoints.load(state)["iteration"] == 6
     return command, state
 
@@ -229,7 +228,7 @@ def started(command: list[object], **more: Any) -> subprocess.Popen[bytes]:
     """A process that has kept a state."""
     child = subprocess.Popen([sys.executable, "-m", "introprior", *map(str, command)], **more)
     state = Path(str(command[command.index("--state") + 1]))
-    while not list(state.glob("*.pt")):
+    while not list(state.glob("train-*.pt")):
         time.sleep(0.002)
         assert child.poll() is None
     return child
@@ -245,7 +244,7 @@ def endless(tmp_path: Path) -> tuple[list[object], Path]:
 
 def latest(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     """The state in a folder, of which nothing may be damaged."""
-    (path,) = {path.with_suffix(".pt") for path in folder.iterdir() if path.suffix in (".pt", ".previous")}
+    (path,) = {path.with_suffix(".pt") for path in folder.glob("train-*") if path.suffix in (".pt", ".previous")}
     capsys.readouterr()
     state = checkpoints.latest(path)
     assert capsys.readouterr().err == ""
@@ -271,7 +270,7 @@ def test_a_training_that_ignores_closed_terminals_goes_on(tmp_path, endless):
     """As `nohup` starts it."""
     command, folder = endless
     child = started(command, stderr=subprocess.DEVNULL, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
-    (state,) = folder.glob("*.pt")
+    (state,) = folder.glob("train-*.pt")
     child.send_signal(signal.SIGHUP)
     time.sleep(0.2)
     before = state.stat().st_mtime_ns
@@ -301,7 +300,7 @@ def test_states_are_whole_at_whatever_moment_their_writer_is_killed(tmp_path, ti
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["introprior.cli", "introprior.training.density", "introprior.provenance"])
     for _ in range(40):
-        child = context.Process(target=quietly, args=([str(argument) for argument in command],))
+        child = context.Process(target=cli.main, args=([str(argument) for argument in command],))
         child.start()
         known = marks(folder)
         while marks(folder) == known:  # until it is at work
@@ -316,7 +315,7 @@ def test_states_are_whole_at_whatever_moment_their_writer_is_killed(tmp_path, ti
     assert reached[-1] > 40
     assert halves >= 3  # else nobody was killed while writing
     state = latest(folder, capsys)
-    (path,) = folder.glob("*.pt")
+    (path,) = folder.glob("train-*.pt")
     ours, theirs = (cli_training(options) for _ in range(2))
     ours.restore(state, path)
     theirs.advance(ours.iteration)
@@ -324,16 +323,10 @@ def test_states_are_whole_at_whatever_moment_their_writer_is_killed(tmp_path, ti
         assert torch.equal(ours.model.state_dict()[name], tensor), name
 
 
-def quietly(command: list[str]) -> None:
-    """Run a command in a process that says nothing."""
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    cli.main(command)
-
-
 def marks(folder: Path) -> dict[str, int]:
     """When the states in a folder were written."""
     found: dict[str, int] = {}
-    for path in folder.glob("*.pt"):
+    for path in folder.glob("train-*.pt"):
         with contextlib.suppress(OSError):
             found[path.name] = path.stat().st_mtime_ns
     return found

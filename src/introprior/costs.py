@@ -69,8 +69,8 @@ _GAME_DIVERGENCES, _WARMUP_DIVERGENCES = 6, 1
 _OWN_OPERATIONS = 400  # of an iteration beside its networks: losses, divergences, streams, Adam
 _TOUCHES = 8  # numbers written per pair of sample and component, forward and backward
 _INCEPTION = 5.7e9  # multiply-adds of an image
-_INCEPTION_NUMBERS = 30e6
-_INCEPTION_ALIVE = 5e6  # of them at a time
+_INCEPTION_NUMBERS = 100e6
+_INCEPTION_ALIVE = 4e6  # of them at a time
 _FILLED = 16  # fewer channels make a convolution hardly faster
 _PASS_OPERATIONS = 2.5  # per layer: itself, its normalisation, its activation
 
@@ -144,7 +144,8 @@ def mem_mb(config: Config, rule: str, wildcards: Mapping[str, Any]) -> int:
     """Resident memory to ask a cluster for, in MB: twice what is counted here, whichever device the job gets."""
     if rule not in _WORK:
         return {"published": 100, "prepare": 4000, "inception": 2000, "figure6": 4000}.get(rule, 2000)
-    counted = _BASE + _data(wildcards) + _working(config, rule, wildcards)
+    named = {name: str(value) for name, value in wildcards.items()}
+    counted = _BASE + _data(named) + _working(config, rule, named)
     floor = 4000 if rule in planning.ON_GPU and config["device"] != "cpu" else 1000
     return max(floor, 500 * math.ceil(2 * counted / 500e6))
 
@@ -272,7 +273,7 @@ def _evaluate(config: Config, wildcards: Config, options: Config) -> Work:
     samples = points * members
     found = network.passes(samples, 2)._replace(operations=50 * math.ceil(samples / 1024))
     pairs = _pairs(samples * options["monte_carlo_samples"] * cell.components, dim)
-    return found + pairs * 0.5 + Work(seconds=5.0)
+    return found + pairs * 0.5 + Work(seconds=2.0)
 
 
 def _features(config: Config, dataset: str, images: float, batch: int) -> Work:
@@ -397,27 +398,29 @@ def disk(config: Config, rule: str, wildcards: Mapping[str, Any]) -> float:
     return {"inception": 96e6, "evaluate": 600e3, "classifier": 200e3, "encoder_study": 1e6}.get(rule, 20e3)
 
 
-_BASE = 500e6  # Python, torch and what it imports
+_BASE = 600e6  # Python, torch and what it imports
 
 
 def _data(wildcards: Mapping[str, Any]) -> float:
     """Bytes of an image dataset, kept as they are."""
-    facts = DATASETS.get(dict(wildcards.items()).get("dataset", ""))
+    facts = DATASETS.get(wildcards.get("dataset", ""))
     return (facts.train + facts.test) * math.prod(facts.shape) if facts else 0.0
 
 
 def _working(config: Config, rule: str, wildcards: Mapping[str, Any]) -> float:
-    """Bytes of activations, parameters and features at the widest point of a job."""
-    named = dict(wildcards.items())
-    if rule == "probe":
-        section = config["images"]["by_dataset"][named["dataset"]]
-        return 40.0 * DATASETS[named["dataset"]].train * section["latent_dim"] + 400e6
+    """Bytes of parameters, activations and features at the widest point of a job, on a CPU."""
+    dataset = wildcards["dataset"]
+    if rule == "probe":  # copies of the codes in float64, and libsvm's cache
+        return 40.0 * DATASETS[dataset].train * config["images"]["by_dataset"][dataset]["latent_dim"] + 400e6
     if rule in ("search", "train", "evaluate"):
-        training = config["density"]["training"]
-        options = planning.options(config, rule, named) or {}
+        training, components = config["density"]["training"], cells.parse(wildcards["cell"]).components
+        options = planning.options(config, rule, wildcards) or {}
         members = len(options.get("betas", config["density"]["seeds"]))
         network = _mlp(training["hidden_width"], training["hidden_layers"], training["latent_dim"])
-        return members * (64 * network.work.multiply_adds + 48 * training["batch_size"] * network.work.numbers)
-    batch = config["images"]["by_dataset"][named["dataset"]]["batch_size"]
-    inception = 4 * _INCEPTION_ALIVE * batch if config["images"]["evaluation"]["features"] == "inception" else 0.0
-    return 40 * batch * _image_network(config, named["dataset"]).work.numbers + inception
+        samples = training["batch_size"] * (3 * network.work.numbers + training["monte_carlo_samples"] * components)
+        return 4 * members * (8 * network.parameters + samples)
+    batch = config["images"]["by_dataset"][dataset]["batch_size"]
+    activations = 6 * batch * _image_network(config, dataset).work.numbers
+    if config["images"]["evaluation"]["features"] == "inception" and rule not in planning.TRAININGS:
+        activations = max(activations, batch * _INCEPTION_ALIVE)
+    return 4 * activations

@@ -202,8 +202,7 @@ def _leases(pid: int) -> set[str]:
     """The GPUs that a process has, by their locks: that it has a lock, not only its file open, the kernel says."""
     held = set()
     for handle in Path(f"/proc/{pid}/fd").iterdir():
-        path = Path(os.readlink(handle))
-        if path.parent.name == "introprior-gpus" and path.name.startswith("simulated-"):
-            if re.search(r"^lock:.*FLOCK", Path(f"/proc/{pid}/fdinfo/{handle.name}").read_text(), re.MULTILINE):
-                held.add(path.name)
+        path, facts = Path(os.readlink(handle)), Path(f"/proc/{pid}/fdinfo/{handle.name}")
+        if path.match("introprior-gpus/simulated-*") and re.search(r"^lock:.*FLOCK", facts.read_text(), re.MULTILINE):
+            held.add(path.name)
     return held

@@ -151,7 +151,6 @@ def test_demo_shares_the_gpus_out(cluster: Cluster, project: Project) -> None:
     for holders in watcher.holders().values():
         names = [name for name, _ in holders]
         assert len(names) == len(set(names)) <= GPUS
-    assert max(map(len, watcher.holders().values())) == GPUS
 
 
 # ---- Interruptions ----
@@ -196,7 +195,7 @@ def test_killed_snakemake(cluster: Cluster, project: Project, iterations: int, c
     arguments = ("--configfile", file, "--", made.train)
     with Watcher(project) as watcher:
         with project.running(project.on_slurm("killed", *arguments)) as first:
-            first.until(lambda: "it/s, alive" in project.log(made.train_log), 120, "the training began")
+            first.until(lambda: "it/s, alive" in project.log(made.train_log), 300, "the training began")
             os.kill(first.process.pid, signal.SIGKILL)
         with project.running(project.on_slurm("locked", *arguments)) as refused:
             assert refused.process.wait(60) != 0
@@ -227,7 +226,7 @@ def test_killed_snakemake(cluster: Cluster, project: Project, iterations: int, c
 
 
 def test_cancelled_and_cut_short(cluster: Cluster, project: Project, iterations: int, calm: Run) -> None:
-    """A training is cancelled, another runs into its time limit: both become new jobs that go on where the old ones were."""
+    """One training is cancelled, one runs into its time limit: both go on, as new jobs, from where they were."""
     made = Made("interrupted")
     file = project.write("interrupted.yaml", LONG.format(experiment="interrupted", iterations=iterations))
     limit = ("--set-resources", "search:runtime=1", "search:slurm_extra='--signal=TERM@15'", "--retries=8")
@@ -237,7 +236,7 @@ def test_cancelled_and_cut_short(cluster: Cluster, project: Project, iterations:
         ) as run,
         Watcher(project) as watcher,
     ):
-        run.until(lambda: "it/s, alive" in project.log(made.train_log), 120, "the training began")
+        run.until(lambda: "it/s, alive" in project.log(made.train_log), 300, "the training began")
         [running] = [number for number, job in of_run(cluster, run).items() if "rule_train" in job["Comment"]]
         cluster.ask("scancel", str(running))
         resumed: list[str] = []
@@ -267,6 +266,8 @@ def test_cancelled_and_cut_short(cluster: Cluster, project: Project, iterations:
     assert f"going on from iteration {stops[-1]} " in project.log(made.search_log)
     assert outcome(project, made.search) == outcome(project, Made("calm").search)
 
-    for output in (made.train, made.search):  # one after the other
+    # Both GPUs were in use at once, and a training by one job at a time.
+    assert max(map(len, watcher.holders().values())) == GPUS
+    for output in (made.train, made.search):
         for earlier, later in itertools.pairwise(watcher.of(output)):
             assert max(earlier.seen) < min(later.seen)

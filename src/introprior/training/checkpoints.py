@@ -9,8 +9,10 @@ user decides.
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +65,13 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
 
 
 def keep(path: Path, content: dict[str, Any]) -> None:
-    """Write a state, and keep the one before as ``*.previous``."""
+    """Write a state, and keep the one before as ``*.previous`` (where the file system knows links)."""
     with written(path) as temporary:
         _write(temporary, content)
         if path.exists():
-            path.replace(_previous(path))  # killed here, the run goes on from that one
+            _previous(path).unlink(missing_ok=True)
+            with suppress(OSError):
+                os.link(path, _previous(path))  # not renamed: there is a state at `path` at any moment
 
 
 def latest(path: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
