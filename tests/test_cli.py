@@ -803,7 +803,7 @@ def test_without_a_folder_for_the_state_a_stopped_command_says_so(tmp_path, intr
     assert below(tmp_path) == set()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("what", ["train", "search", "evaluate"])
 def test_a_signal_while_results_are_written_leaves_nothing_half_written(
     tmp_path, introprior, trained, monkeypatch, number, code, what
@@ -811,9 +811,10 @@ def test_a_signal_while_results_are_written_leaves_nothing_half_written(
     shutil.copy(trained / "ensemble.pt", tmp_path / "model.pt")
 
     def half(*arguments: Any, **_: Any) -> None:
-        path = next(Path(getattr(each, "name", each)) for each in arguments if not isinstance(each, dict))
+        place = next(each for each in arguments if not isinstance(each, dict))
+        path = place if isinstance(place, Path) else Path(place.name)
         path.write_bytes(b"half of it")
-        if ".part" in path.name and ".probe" not in path.name:
+        if ".part" in path.name and not re.search(r"\.(probe|progress)", path.name):
             signal.raise_signal(number)
 
     monkeypatch.setattr(torch, "save", half)

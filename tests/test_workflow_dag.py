@@ -431,7 +431,7 @@ def test_a_mistake_ends_snakemake_with_one_line(fresh, arguments, environment, s
 
 # ---- The lists of sources ----
 
-ELSEWHERE = {"cells", "errors", "files", "protocols", "reporting.job", "__init__"}
+ELSEWHERE = {"cells", "errors", "files", "progress", "protocols", "provenance", "reporting.job", "__init__"}
 ELSEWHERE |= {f"data.images.{name}" for name in ("__init__", "catalogue", "download", "formats", "standins", "store")}
 """Modules whose effect on results is in the options, in a prepared dataset, or that have none: names, checks, messages,
 addresses, logging."""

@@ -371,6 +371,9 @@ _WORK: dict[str, Any] = {
     "encoder_study": _study,
 }
 
+SCALED = frozenset(_WORK)
+"""Rules whose jobs take as long as the configuration makes them; those of the others are always short."""
+
 # ---- Disk and memory ----
 
 

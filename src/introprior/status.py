@@ -50,7 +50,10 @@ STAGES = {
 
 _URGENCY = ("failed", "running", "stopped")
 _SHOWN = 12  # details per state, unless all are asked for
+_ANEW = 15.0  # seconds by which a log that was written after a progress file is of a later process
 _TAIL = 4096  # bytes of a log that are read
+
+_PROGRESS = {"iteration", "iterations", "rate", "alive", "members", "updated"}
 
 # The last line of a log.
 _BAR = re.compile(r"\d+%\||\d+(\.\d+)?(s/)?(it|snapshot)(/s)?[\],]|\?it/s")
@@ -130,6 +133,7 @@ def look(results: Path) -> dict[str, Any]:
     Raises:
         UserError: it holds no configuration.json, or one that this version does not understand.
     """
+    results = results.resolve() if results.name in ("", "..") else results
     path = results / "configuration.json"
     if not path.exists():
         raise UserError(f"{path}: not found; give a folder that a run of snakemake has made, results/<experiment>")
@@ -186,29 +190,26 @@ def _seen(job: Job, there: set[str], working: bool | None, now: float) -> Seen:
         return Seen(job, "done", outcomes=_outcomes(job, there))
     told = progress.path_of(Path(job.outputs[0]))
     known = _read(told) if str(told) in there else None
+    known = known if known and known.keys() >= _PROGRESS else None
     line = last_line(job.log) if job.log in there else None
-    if known is not None:
-        found = _training(job, known, now)
-        if found.state == "running":
-            return found
-        if line and _FAILED.search(line) and not _STOPPED.search(line):
-            found.state, found.detail = "failed", line
-        return found
-    if line is None:
-        return Seen(job, "waiting")
-    if _STOPPED.search(line):
-        return Seen(job, "stopped", line)
-    if _FAILED.search(line):
+    if line and _STOPPED.search(line):
+        return _training(job, {**known, "stopped": True}, now) if known else Seen(job, "stopped", line)
+    if line and _FAILED.search(line):
         return Seen(job, "failed", line)
-    quiet = now - _modified(job.log, now)
+    written = _modified(job.log) if line is not None else None
+    if known and (written is None or written < known["updated"] + _ANEW):
+        return _training(job, known, now)
+    if written is None:
+        return Seen(job, "waiting")
+    quiet = max(0.0, now - written)
     if working or quiet < QUIET:
-        return Seen(job, "running", line if _BAR.search(line) else "", quiet=quiet)
+        return Seen(job, "running", line if line and _BAR.search(line) else "", quiet=quiet)
     return Seen(job, "stopped", f"no sign of life for {duration(quiet)}", quiet=quiet)
 
 
 def _training(job: Job, known: Mapping[str, Any], now: float) -> Seen:
     """By its progress file."""
-    iteration, iterations, rate = known["iteration"], known["iterations"], known.get("rate")
+    iteration, iterations, rate = known["iteration"], known["iterations"], known["rate"]
     quiet = max(0.0, now - known["updated"])
     found = Seen(job, "running", "", iteration, iterations, rate, quiet=quiet)
     if known["alive"] < known["members"]:
@@ -249,11 +250,11 @@ def _read(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def _modified(path: str, default: float) -> float:
+def _modified(path: str) -> float | None:
     try:
         return os.stat(path).st_mtime
-    except OSError:
-        return default
+    except OSError:  # gone in between
+        return None
 
 
 def last_line(path: str | Path) -> str:

@@ -20,7 +20,7 @@ TRAININGS = ("search", "train", "warmup")
 OTHERS = ("evaluate", "distances", "classifier", "reference", "probe", "prepare")
 SIGNALS = (signal.SIGKILL,) * 7 + (signal.SIGTERM,) * 2 + (signal.SIGINT,)
 SECONDS = 4.0
-"""What is killed at any moment lives so long at most; what is killed at work, a quarter of it from then on."""
+"""What is killed at any moment lives so long at most; what is killed at work, half of it from then on."""
 POLL_SECONDS = 0.05
 
 
@@ -58,14 +58,12 @@ class Kill:
     Attributes:
         command: of the package.
         number: the signal.
-        victim: ``process``, or ``shell``: the shell that waits for it, which leaves it behind on its own.
         iteration: how far a training was, 0 before its first.
         resumed: whether it had gone on from a state.
     """
 
     command: str
     number: signal.Signals
-    victim: str
     iteration: int
     resumed: bool
 
@@ -75,7 +73,6 @@ class _Doom:
     """When and how a process is to be killed: so long after it began, or after it began to train."""
 
     number: signal.Signals
-    shell: bool
     delay: float
     since: float | None
 
@@ -127,9 +124,9 @@ class Killer(threading.Thread):
             return None
         self._lots[process.arguments] -= 1
         at_work = process.command in TRAININGS and chance.random() < 0.7
-        delay = chance.uniform(0, SECONDS / 4 if at_work else SECONDS)
+        delay = chance.uniform(0, SECONDS / 2 if at_work else SECONDS)
         since = None if at_work else time.monotonic()
-        return _Doom(chance.choice(SIGNALS), chance.random() < 0.1, delay, since)
+        return _Doom(chance.choice(SIGNALS), delay, since)
 
     def _is_time(self, process: Process, doom: _Doom) -> bool:
         if doom.since is None and re.search(r"\d+/\d+ \[", process.printed):
@@ -137,15 +134,11 @@ class Killer(threading.Thread):
         return doom.since is not None and time.monotonic() - doom.since > doom.delay
 
     def _kill(self, process: Process, doom: _Doom) -> None:
-        printed, shell = process.printed, parent(process.pid)
-        if doom.shell and shell is not None and Path("".join(arguments(shell)[:1])).name == "bash":
-            victim, pid, number = "shell", shell, signal.SIGKILL
-        else:
-            victim, pid, number = "process", process.pid, doom.number
-        if send(pid, number, self.mark):
+        printed = process.printed
+        if send(process.pid, doom.number, self.mark):
             iterations = re.findall(r"(\d+)/\d+ \[", printed) or ["0"]
             resumed = "going on from iteration" in printed
-            self.kills.append(Kill(process.command, number, victim, int(iterations[-1]), resumed))
+            self.kills.append(Kill(process.command, doom.number, int(iterations[-1]), resumed))
 
 
 def send(pid: int, number: signal.Signals, mark: str) -> bool:
@@ -193,10 +186,3 @@ def arguments(pid: int) -> list[str]:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
     return []
-
-
-def parent(pid: int) -> int | None:
-    """A process's parent."""
-    with contextlib.suppress(OSError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    return None

@@ -147,7 +147,6 @@ def test_the_numbers_are_those_of_an_undisturbed_run(soaked, undisturbed, pytest
         for name, values in (
             ("commands", Counter(kill.command for kill in kills)),
             ("signals", Counter(kill.number.name for kill in kills)),
-            ("victims", Counter(kill.victim for kill in kills)),
         ):
             print(f"  {name}: {', '.join(f'{count} {value}' for value, count in values.most_common())}")
         print(f"  {sum(kill.iteration > 0 for kill in kills)} in the middle of a training, {resumes} trainings resumed")

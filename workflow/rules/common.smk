@@ -179,7 +179,7 @@ def options(resolve):
 
 
 # ---- Sources: which change of the code outdates which results ----
-# Neither names, checks and messages (protocols, errors, files, reporting/job) nor the command line (cli, configuration, devices):
+# Neither names, checks and messages (protocols, errors, files, progress, provenance, reporting/job) nor the command line (cli, configuration, devices):
 # what they come to is in the options. Whatever else these import must be here too, see tests/test_workflow_dag.py.
 _LOOP = [f"training/{name}.py" for name in ("adam", "checkpoints", "loop", "options", "steps", "watch")]
 _LOOP += ["divergences.py", "mixtures.py", "model.py", "networks.py", "objectives.py", "priors.py", "randomness.py"]

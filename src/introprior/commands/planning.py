@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def _shown_plan(found: Mapping[str, Any], configfiles: Iterable[Path]) -> list[s
     lines = [f"{found['experiment']} ({layers}){targets}", ""]
     head = ["rule", "jobs", "done", "to do", "each", "GPU-hours", "CPU-hours", "disk", "rates"]
     rows = [head]
-    for name, rule in found["rules"].items():
+    for name, rule in _together(found["rules"]).items():
         todo = rule["jobs"] - rule["done"]
         counts = [str(rule["jobs"]), str(rule["done"]), str(todo)]
         if not todo:
@@ -134,6 +135,25 @@ def _shown_plan(found: Mapping[str, Any], configfiles: Iterable[Path]) -> list[s
     if found["jobs"] == found["done"]:
         return [*lines, "", "Every file is there; `snakemake -n` tells whether any is outdated."]
     return [*lines, "", *_times(found), "", *_honest(found)]
+
+
+def _together(rules: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The rules, those whose jobs are short in any configuration as one."""
+    lines: dict[str, dict[str, Any]] = {}
+    for name, rule in rules.items():
+        if name in costs.SCALED:
+            lines[name] = rule
+            continue
+        rest = lines.setdefault("others", {"jobs": 0, "done": 0, "gpu_seconds": 0.0, "cpu_seconds": 0.0, "bytes": 0.0})
+        for key in ("jobs", "done", "gpu_seconds", "cpu_seconds", "bytes"):
+            rest[key] += rule[key]
+        if "seconds_each" in rule:
+            ends = [*rule["seconds_each"], *rest.get("seconds_each", ())]
+            counts = Counter(rest.get("rates", {})) + Counter(rule["rates"])
+            rest |= {"seconds_each": [min(ends), max(ends)], "rates": {"measured": 0, "built-in": 0} | counts}
+    return {name: rule for name, rule in lines.items() if name != "others"} | {
+        name: rule for name, rule in lines.items() if name == "others"
+    }
 
 
 def _times(found: Mapping[str, Any]) -> list[str]:
