@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -175,7 +176,7 @@ def test_the_measured_hours_on_a_cpu():
     assert provenance["seconds"] < told < 2.5 * provenance["seconds"]  # two cores
 
 
-@pytest.mark.parametrize(("cell", "members"), [("sg", 2), ("mog64-lc-ip", 12)])
+@pytest.mark.parametrize(("cell", "members"), [("sg", 2), ("mog64-lc-ip", 8)])
 def test_memory_suffices_and_is_not_boundless(tmp_path, cell, members):
     """Maximal resident memory of a real training at the paper's sizes, but for its length."""
     config = changed("density.seeds", list(range(members)))
@@ -186,7 +187,8 @@ def test_memory_suffices_and_is_not_boundless(tmp_path, cell, members):
     code += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)"
     arguments = ["train", "--options", json.dumps(options), "--betas", "0.2", "0.3", "0.9", "--device", "cpu"]
     files = ["--output", str(tmp_path / "ensemble.pt"), "--history", str(tmp_path / "history.csv")]
-    done = subprocess.run([sys.executable, "-c", code, *arguments, *files], capture_output=True, text=True, check=True)
+    command, alone = [sys.executable, "-c", code, *arguments, *files], {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=alone)
     resident = float(done.stdout.split()[-1])
     with open(tmp_path / "history.csv", newline="") as stream:
         assert len({row["seed"] for row in csv.DictReader(stream)}) == members

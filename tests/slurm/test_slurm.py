@@ -53,7 +53,23 @@ density:
   search: {{cells: [sg], samples: 1000, beta_rec: [0.2], beta_kl: [0.1, 0.3], beta_neg_multiples: [2]}}
 """
 SECONDS = 60
-"""About as long as each takes on a core of its own: the signal before a limit of a minute finds it at work."""
+"""About as long as each takes on a core of its own: the signal before a time limit finds it at work."""
+LIMIT = 3
+"""Minutes that the searching job gets; the profile has it told two minutes before, or up to half a minute earlier."""
+SLOW_DISK = """
+import os, time
+
+written = os.fsync
+
+def slow(handle):
+    path = os.readlink(f"/proc/self/fd/{handle}")
+    if "/.state/" in path and path.endswith(".pt"):
+        time.sleep(6)
+    written(handle)
+
+os.fsync = slow
+"""
+"""Run by every Python of a job: makes saving what a training goes on from last, as it does where that is large."""
 SEARCH, TRAIN = "8Gaussian/sg/search/slice-0.csv", "8Gaussian/sg-dt/ensemble.pt"
 SEARCH_LOG, TRAIN_LOG = "8Gaussian/sg/search-0.log", "8Gaussian/sg-dt/train.log"
 
@@ -238,7 +254,10 @@ def test_cancelled_and_cut_short(
     file = project.write(
         "interrupted.yaml", LONG.format(experiment="interrupted", device="cuda", iterations=iterations)
     )
-    limit = ("--set-resources", "search:runtime=1", "search:slurm_extra='--signal=TERM@1'", "--retries=8")
+    (project.folder / "slow").mkdir()
+    project.write("slow/sitecustomize.py", SLOW_DISK)
+    project.environment["PYTHONPATH"] += f":{project.folder}/slow"
+    limit = ("--set-resources", f"search:runtime={LIMIT}", "--retries=8")
     with (
         project.running(
             project.on_slurm("interrupted", *limit, "--configfile", file, "--", made.train, made.search)
@@ -263,10 +282,10 @@ def test_cancelled_and_cut_short(
     assert f"stopped at iteration {resumed[0]}; saved to" in printed
     assert outcome(project, made.train) == outcome(elsewhere, Made("calm").train)
 
-    # The signal came before the limit (how long before, Slurm sees to by half a minute): Slurm had no job to end.
+    # The signal came before the limit: Slurm had no job to end.
     searched = [job for job in slurm.values() if "rule_search" in job["Comment"]]
     assert len(searched) > 1
-    assert {job["TimeLimit"] for job in searched} == {"00:01:00"}
+    assert {job["TimeLimit"] for job in searched} == {f"00:{LIMIT:02}:00"}
     assert [job["JobState"] for job in searched] == ["FAILED"] * (len(searched) - 1) + ["COMPLETED"]
     stops = [int(at) for at in re.findall(r"8Gaussian sg: stopped at iteration (\d+); saved to", printed)]
     assert 0 < len(stops) < len(searched)  # fewer than jobs that failed where one was stopped before it had begun
