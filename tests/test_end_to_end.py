@@ -435,8 +435,15 @@ def test_a_truncated_result_is_told_of_and_made_again_with_what_depends_on_it(pr
     assert finished(printed) == ran
     assert path.read_bytes() == content  # the same numbers
     changed = {path for path in before if path.stat().st_mtime_ns != before[path]}
-    expected = {path, path.with_name("panels.npz"), *made.glob("tables/table1*"), *made.glob("tables/tables.pdf")}
+    expected = {
+        path,
+        path.with_name("metrics.provenance.json"),
+        path.with_name("panels.npz"),
+        made / "configuration.json",
+    }
+    expected |= {*made.glob("tables/table1*"), *made.glob("tables/tables.*")}
     assert {path for path in changed if path.relative_to(made).parts[0] not in ("logs", "benchmarks")} == expected
+    assert verify(made)[0] == 0
 
 
 def test_a_workflow_that_is_interrupted_goes_on_in_the_middle_of_a_training(project):

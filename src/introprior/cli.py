@@ -76,15 +76,13 @@ def _run(given: argparse.Namespace) -> None:
 
 def _paths(given: argparse.Namespace, names: Sequence[str]) -> list[Path]:
     """The files that options of these names mean; of a folder with a prepared dataset, its manifest or all of them."""
-    from introprior.data.images import FILES  # late: it brings numpy
-
     paths: list[Path] = []
     for name in names:
         value = getattr(given, name, None)
-        if name == "data" and value is not None:
-            paths.append(value / FILES[0])
-        elif name == "folder":
-            paths += [given.output / file for file in FILES]
+        if name == "folder" or (name == "data" and value is not None):
+            from introprior.data.images import FILES  # late: it brings numpy
+
+            paths += [given.output / file for file in FILES] if name == "folder" else [value / FILES[0]]
         elif value is not None:
             paths += value if isinstance(value, list) else [value]
     return paths
