@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import runpy
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from introprior import paper
 from introprior.errors import UserError
 from introprior.reporting import figures
 from introprior.reporting.style import DATA, MODEL, TEXT_WIDTH, save
+from tests.scripts import run_script
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = np.array([0.1, 0.2, 0.05, 0.65])
@@ -207,16 +206,11 @@ def test_other_formats_are_refused(tmp_path: Path) -> None:
 
 
 def test_figure3_script(write_panels: Write, tmp_path: Path) -> None:
-    job = {
-        "input": SimpleNamespace(panels=[str(write_panels())]),
-        "output": [str(tmp_path / "figures" / "figure3.pdf"), str(tmp_path / "figures" / "figure3.png")],
-        "params": SimpleNamespace(datasets=["Rings"], cells=["sg"]),
-        "log": [str(tmp_path / "figure3.log")],
-    }
-    runpy.run_path(
-        str(ROOT / "workflow" / "scripts" / "figure3.py"), init_globals={"snakemake": SimpleNamespace(**job)}
-    )
-    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["figure3.pdf", "figure3.png"]
+    output = [tmp_path / "figures" / f"figure3.{suffix}" for suffix in ("pdf", "png")]
+    params = {"datasets": ["Rings"], "cells": ["sg"]}
+    run_script("figure3.py", {"panels": [write_panels()]}, output, params, [tmp_path / "figure3.log"])
+    made = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert made == ["figure3.pdf", "figure3.png", "figure3.provenance.json"]
 
 
 # ---- The search ----
@@ -276,16 +270,9 @@ def test_search_figure_of_a_vae(tmp_path: Path) -> None:
 
 def test_search_script(tmp_path: Path) -> None:
     written = {dataset: write_search(tmp_path, dataset) for dataset in ("8Gaussian", "Rings")}
-    job = {
-        "input": SimpleNamespace(
-            slices=[str(path) for paths, _ in written.values() for path in paths],
-            choices=[str(choice) for _, choice in written.values()],
-        ),
-        "output": [str(tmp_path / "search-sg.png")],
-        "params": SimpleNamespace(datasets=list(written), cell="sg"),
-        "log": [],
-    }
-    runpy.run_path(str(ROOT / "workflow" / "scripts" / "search.py"), init_globals={"snakemake": SimpleNamespace(**job)})
+    slices = [path for paths, _ in written.values() for path in paths]
+    inputs = {"slices": slices, "choices": [choice for _, choice in written.values()]}
+    run_script("search.py", inputs, [tmp_path / "search-sg.png"], {"datasets": list(written), "cell": "sg"})
     assert (tmp_path / "search-sg.png").read_bytes().startswith(b"\x89PNG")
 
 

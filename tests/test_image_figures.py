@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +26,7 @@ from introprior.errors import UserError
 from introprior.files import write_csv, write_json
 from introprior.reporting import curves, image_figures, method_figures
 from introprior.reporting.style import DATA, MODEL, TEXT_WIDTH, class_colours
+from tests.scripts import run_script
 
 ROOT = Path(__file__).parents[1]
 CELLS = [
@@ -645,15 +645,9 @@ def test_scripts_write_what_they_are_asked_for(
     }
     for name, (inputs, params) in jobs.items():
         output = [tmp_path / "figures" / f"{name}.{suffix}" for suffix in ("pdf", "png")]
-        job = SimpleNamespace(
-            input=SimpleNamespace(**inputs),
-            params=SimpleNamespace(**params),
-            output=list(map(str, output)),
-            log=[str(tmp_path / f"{name}.log")],
-        )
         written = []
         for _ in range(2 if name == "figure5" else 1):
-            runpy.run_path(str(ROOT / "workflow" / "scripts" / f"{name}.py"), init_globals={"snakemake": job})
+            run_script(f"{name}.py", inputs, output, params, [tmp_path / f"{name}.log"])
             written.append([path.read_bytes() for path in output])
         assert written[0] == written[-1]  # the same figure, the same bytes
         assert b"/Type3" not in written[0][0]  # text stays text

@@ -8,13 +8,11 @@ import json
 import math
 import random
 import re
-import runpy
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -29,6 +27,7 @@ from introprior.reporting import captions, comparison, latex, results, tables
 from introprior.reporting.image_tables import TIDY_COLUMNS, ImageRequest, image_table
 from introprior.reporting.layout import Table, markdown
 from introprior.selection import choose_r_entropy
+from tests.scripts import run_script
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = ("dataset", "cell", "r_entropy", "seed", "metric", "value", "status", "detail")
@@ -589,15 +588,14 @@ def test_table_script_writes_six_files(tmp_path: Path) -> None:
     params = {"number": 5, "datasets": ["MNIST"], "cells": ["sg", "mog100"], "seeds": [0, 1], "spread": "std"}
     params |= {"scale": "", "primary": "fid_authors", "entropy": "entropy_per_batch"}
     params |= {"svm_iterations": [2000, 10000], "neighbours": [5, 100]}
-    snakemake = SimpleNamespace(
-        input=SimpleNamespace(results=[*map(str, made.paths)], chosen=[*map(str, made.choose("MNIST"))]),
-        output=[str(tmp_path / "table5.csv")],
-        params=SimpleNamespace(**params),
-        log=[str(tmp_path / "table5.log")],
-    )
-    runpy.run_path(str(ROOT / "workflow" / "scripts" / "table.py"), init_globals={"snakemake": snakemake})
+    inputs = {"results": made.paths, "chosen": made.choose("MNIST")}
+    run_script("table.py", inputs, [tmp_path / "table5.csv"], params, [tmp_path / "table5.log"])
     assert sorted(path.name for path in tmp_path.glob("table5*.*")) == sorted(
-        ["table5.log", *(f"table5{kind}.{suffix}" for kind in ("", "_vs_paper") for suffix in ("csv", "md", "tex"))]
+        [
+            "table5.log",
+            "table5.provenance.json",
+            *(f"table5{kind}.{suffix}" for kind in ("", "_vs_paper") for suffix in ("csv", "md", "tex")),
+        ]
     )
     assert (tmp_path / "table5.log").read_text() == ""
     assert "1.250 ± 0.250" in (tmp_path / "table5.md").read_text()

@@ -6,7 +6,6 @@ import csv
 import json
 import math
 import re
-import runpy
 import shutil
 import statistics
 import subprocess
@@ -25,6 +24,7 @@ from introprior.errors import UserError
 from introprior.reporting import captions, comparison, density_tables, latex, results, tables
 from introprior.reporting.job import logged
 from introprior.reporting.layout import Entry, Heading, Row, Table, markdown
+from tests.scripts import run_script
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = ("dataset", "cell", "seed", "metric", "value", "status", "detail")
@@ -630,24 +630,31 @@ def test_interrupted_writing_leaves_the_old_table(tmp_path: Path, monkeypatch: p
 # ---- Scripts of the workflow ----
 
 
-def run_script(name: str, **snakemake: Any) -> None:
-    runpy.run_path(str(ROOT / "workflow" / "scripts" / name), init_globals={"snakemake": SimpleNamespace(**snakemake)})
-
-
 def table_job(folder: Path, result: Path) -> dict[str, Any]:
     return {
-        "input": SimpleNamespace(results=[str(result)]),
-        "output": [str(folder / "table1.csv")],
-        "params": SimpleNamespace(number=1, datasets=["Rings"], cells=["sg"], seeds=[0, 1, 2], spread="std", scale=""),
+        "input": {"results": [result]},
+        "output": [folder / "table1.csv"],
+        "params": {
+            "number": 1,
+            "datasets": ["Rings"],
+            "cells": ["sg"],
+            "seeds": [0, 1, 2],
+            "spread": "std",
+            "scale": "",
+        },
         "log": [str(folder / "logs" / "table1.log")],
     }
 
 
 def test_table_script_writes_six_files(tmp_path: Path) -> None:
     run_script("table.py", **table_job(tmp_path, write_metrics(tmp_path, "Rings", "sg", alike(6.0, 10.0, 4.0))))
-    assert sorted(path.name for path in tmp_path.glob("table1*")) == [
-        f"table1{kind}.{suffix}" for kind in ("", "_vs_paper") for suffix in ("csv", "md", "tex")
-    ]
+    assert sorted(path.name for path in tmp_path.glob("table1*")) == sorted(
+        ["table1.provenance.json"]
+        + [f"table1{kind}.{suffix}" for kind in ("", "_vs_paper") for suffix in ("csv", "md", "tex")]
+    )
+    record = json.loads((tmp_path / "table1.provenance.json").read_text())
+    assert (record["command"], record["options"]["seeds"]) == ("table", [0, 1, 2])
+    assert len(record["inputs"]) == 1
     assert (tmp_path / "logs" / "table1.log").read_text() == ""
 
 
@@ -672,9 +679,8 @@ def test_pdf_script(tmp_path: Path) -> None:
     (tmp_path / "table1.tex").write_text(latex.fragment(tiny_table("x")))
     run_script(
         "tables_pdf.py",
-        input=SimpleNamespace(tables=[str(tmp_path / "table1.tex")]),
-        output=[str(tmp_path / "tables.pdf")],
-        log=[],
+        {"tables": [tmp_path / "table1.tex"]},
+        [tmp_path / "tables.pdf"],
     )
     assert (tmp_path / "tables.pdf").read_bytes().startswith(b"%PDF-")
 

@@ -82,7 +82,7 @@ def _paths(given: argparse.Namespace, names: Sequence[str]) -> list[Path]:
         if name == "folder" or (name == "data" and value is not None):
             from introprior.data.images import FILES  # late: it brings numpy
 
-            paths += [given.output / file for file in FILES] if name == "folder" else [value / FILES[0]]
+            paths += [given.output / file for file in FILES] if name == "folder" else [given.data / FILES[0]]
         elif value is not None:
             paths += value if isinstance(value, list) else [value]
     return paths

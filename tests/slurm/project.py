@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +21,7 @@ from tests.slurm.cluster import GPUS
 
 ROOT = Path(__file__).resolve().parents[2]
 
-IMPATIENT = (
-    "--slurm-init-seconds-before-status-checks=2",
-    "--seconds-between-status-checks=2",
-    "--latency-wait=10",
-)
-"""Where the profile asks for more patience than a test has."""
+IMPATIENT = Path(__file__).with_name("impatient.py")
 
 POLL_SECONDS = 0.3
 
@@ -84,12 +79,12 @@ class Project:
         (self.folder / name).write_text(text)
         return name
 
-    def snakemake(self, name: str, *arguments: str) -> Run:
+    def snakemake(self, name: str, *arguments: str, program: Sequence[str] = ("-m", "snakemake")) -> Run:
         """Start Snakemake; what it prints goes to a log of that name."""
         log = self.folder / f"{name}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "snakemake", *arguments],
+                [sys.executable, *program, *arguments],
                 cwd=self.folder,
                 env=self.environment,
                 stdout=output,
@@ -100,7 +95,8 @@ class Project:
 
     def on_slurm(self, name: str, *arguments: str) -> Run:
         """Start Snakemake with the profile for Slurm."""
-        return self.snakemake(name, "--workflow-profile", "workflow/profiles/slurm", *IMPATIENT, *arguments)
+        profile = ("--workflow-profile", "workflow/profiles/slurm", "--latency-wait=10")
+        return self.snakemake(name, *profile, *arguments, program=[str(IMPATIENT)])
 
     @contextmanager
     def running(self, run: Run) -> Iterator[Run]:

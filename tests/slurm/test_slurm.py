@@ -64,7 +64,7 @@ written = os.fsync
 def slow(handle):
     path = os.readlink(f"/proc/self/fd/{handle}")
     if "/.state/" in path and path.endswith(".pt"):
-        time.sleep(6)
+        time.sleep(10)
     written(handle)
 
 os.fsync = slow
