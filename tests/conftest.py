@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,18 @@ from introprior.training.options import Member, Run, TrainingOptions
 
 TINY = {"iterations": 40, "warmup_iterations": 6, "mixture_warmup_iterations": 2, "batch_size": 16}
 TINY |= {"monte_carlo_samples": 5, "hidden_width": 16, "hidden_layers": 2, "milestones": (9, 12)}
+
+APART = [Path(__file__).parent / name for name in ("slurm", "soak")]
+"""What takes many minutes, or a machine of its own: `make slurm`, `make soak`."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what is apart, unless it or something in it was named."""
+    named = [Path(os.path.abspath(argument.partition("::")[0])) for argument in config.args]
+    for folder in APART:
+        if collection_path.is_relative_to(folder) and not any(path.is_relative_to(folder) for path in named):
+            return True
+    return None
 
 
 @pytest.fixture(scope="session", autouse=True)
