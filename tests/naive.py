@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from copy import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy, deepcopy
 from typing import Any, NamedTuple
 
 import torch
@@ -223,6 +223,8 @@ class Choices(NamedTuple):
     gamma_r: float = 1e-8
     r_entropy: float = 0.0
     closed_form: bool = False
+    detached_target: bool = False
+    """A departure from the procedure, to show that it matters: the target of a reconstruction's own error."""
 
 
 PROTOCOLS = {
@@ -299,6 +301,39 @@ class Model:
         return Mixture(self.prior["means"], logvars.expand_as(self.prior["means"]), log_weights)
 
 
+class ImageModel(Model):
+    """The same of an image run's only member: networks of convolutions, each called for one batch at a time.
+
+    Their layers are the package's (tests/test_networks.py), in training mode throughout.
+    """
+
+    def __init__(self, model: Any):
+        super().__init__(model, 0)
+        self.networks = deepcopy(model.encoder), deepcopy(model.decoder)
+        self.encoder, self.decoder = (list(network.parameters()) for network in self.networks)
+
+    def buffers(self) -> list[Tensor]:
+        """The running statistics of both networks."""
+        return [buffer for network in self.networks for buffer in network.buffers()]
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, logvar = self.networks[0](x.unsqueeze(0))
+        return mean.squeeze(0), logvar.squeeze(0)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.networks[1](z.unsqueeze(0)).squeeze(0)
+
+    def mixture(self) -> Mixture:
+        if not self.prior:
+            dim = self.networks[0].head.out_features // 2
+            return Mixture(torch.zeros(1, dim), torch.zeros(1, dim), torch.zeros(1))
+        if "pseudo_inputs" not in self.prior:
+            return super().mixture()
+        inputs = torch.where(self.prior["pseudo_inputs"] > 0, self.prior["pseudo_inputs"], 0.0)
+        log_weights = torch.log_softmax(self.prior["logits"], -1)
+        return Mixture(*self.encode(torch.where(inputs < 1, inputs, 1.0)), log_weights)
+
+
 def _mlp(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
     for i in range(0, len(parameters), 2):
         x = x @ parameters[i].T + parameters[i + 1]
@@ -323,21 +358,21 @@ def warmup_step(
 
 
 def encoder_step(
-    model: Model, x: Tensor, replay: Replay, betas: Sequence[float], choices: Choices, detach_target: bool = False
+    model: Model, x: Tensor, replay: Replay, betas: Sequence[float], choices: Choices
 ) -> tuple[Tensor, Carried]:
-    """L_E, mean over the batch. ``detach_target`` departs from the procedure, to show that it matters."""
+    """L_E, mean over the batch."""
     mixture = model.mixture()
     mean, logvar = model.encode(x)
     z = mean + (logvar / 2).exp() * replay.normal()
-    reconstruction = model.decode(z)
     prior_noise = replay.normal(), replay.uniform()
     fake = model.decode(draw(mixture, *prior_noise))
+    reconstruction = model.decode(z)
     kinds = [fake, reconstruction] if choices.reconstructions else [fake]
     codes = [model.encode(kind.detach()) for kind in kinds]
     outputs = [model.decode(m + (v / 2).exp() * replay.normal()) for m, v in codes]
     divergence = _divergence(replay, choices.closed_form)
     fakes = [
-        (squared_error(kind.detach() if detach_target else kind, output), divergence(m, v, mixture))
+        (squared_error(kind.detach() if choices.detached_target else kind, output), divergence(m, v, mixture))
         for kind, output, (m, v) in zip(kinds, outputs, codes, strict=True)
     ]
     if choices.closed_form:
@@ -362,9 +397,9 @@ def decoder_step(
 ) -> tuple[Tensor, None]:
     """L_D and L_P, mean over the batch; the encoder is the updated one."""
     mixture = model.mixture()
-    reconstruction = model.decode(carried.z)
     prior_noise = (replay.normal(), replay.uniform()) if choices.fresh_noise else carried.prior_noise
     fake = model.decode(draw(mixture, *prior_noise))
+    reconstruction = model.decode(carried.z)
     kinds = [fake, reconstruction] if choices.reconstructions else [fake]
     codes = [model.encode(kind) for kind in kinds]
     divergence = _divergence(replay, choices.closed_form)
@@ -405,23 +440,25 @@ class Schedule(NamedTuple):
 
     conversion: int
     game: int
-    milestones: tuple[int, ...]
-    learning_rate: float
-    intro_prior: bool
-    keep_contributions: bool
-    isotropic: bool
-    resets: bool
+    milestones: tuple[int, ...] = ()
+    learning_rate: float = 2e-4
+    intro_prior: bool = False
+    keep_contributions: bool = False
+    isotropic: bool = False
+    resets: bool = True
+    clipping: int | None = None
+    """When the bounds of the log-variances are taken; None: never."""
 
 
 def train(
     model: Model,
-    batches: Sequence[Tensor],
+    batches: Iterable[Tensor],
     replay: Replay,
     betas: Sequence[float],
     choices: Choices,
     schedule: Schedule,
-) -> None:
-    """One member from its beginning, an iteration for each batch."""
+) -> Iterator[int]:
+    """One member from its beginning, an iteration for each batch; yields after each."""
     adams = {name: Adam(parameters) for name, parameters in model.players().items()}
 
     def update(loss: Tensor, *players: str) -> None:
@@ -436,7 +473,7 @@ def train(
             model.convert(schedule.keep_contributions, schedule.isotropic)
             renewed = model.players() if schedule.resets else {"prior": model.players()["prior"]}
             adams |= {name: Adam(parameters) for name, parameters in renewed.items()}
-        if i == schedule.game and schedule.intro_prior:
+        if i == schedule.clipping:
             model.clip()
         if i < schedule.game:
             update(warmup_step(model, x, replay, betas, choices)[0], "encoder", "decoder", "prior")
@@ -445,3 +482,4 @@ def train(
             update(loss, "encoder")
             loss, _ = decoder_step(model, x, carried, replay, betas, choices, schedule.intro_prior)
             update(loss, "decoder", *(["prior"] if schedule.intro_prior else []))
+        yield i

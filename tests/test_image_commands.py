@@ -267,11 +267,28 @@ def test_distances_are_those_of_batches_generated_as_in_training(world):
         model = snapshots.model(epoch, CPU).train()
         generator = evaluation.stream(snapshots.run, epoch, 0, CPU)
         mixture = evaluation.prior(model)
-        z = [mixture.sample(count, generator) for count in (96, 96, 8)]
-        fake = described(torch.cat([model.decode(part.unsqueeze(0))[0] for part in z]))
+        z = [mixture.sample(96, generator) for _ in range(3)]  # the last batch is full, too, and cut afterwards
+        fake = described(torch.cat([model.decode(part.unsqueeze(0))[0] for part in z])[:200])
         root = scipy.linalg.sqrtm(real[1] @ fake[1]).real
         expected = ((real[0] - fake[0]) ** 2).sum() + np.trace(real[1] + fake[1] - 2 * root)
         assert found[epoch] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_last_batch_is_normalised_over_all_its_images(world):
+    """Of reconstructions, too: as full as the split allows, and cut afterwards."""
+    model = evaluation.Snapshots.read(world / "snapshots.pt").model(4, CPU).train()
+    train, order = load(world / "data", "train"), np.random.PCG64([0, 0]).random_raw(TRAIN).argsort(kind="stable")
+    real = list(evaluation.real_batches(train, 100, BATCH, cut=False))
+    assert [batch.tolist() for batch in real] == [train.images[part].tolist() for part in (order[:96], order[96:192])]
+    assert [len(batch) for batch in evaluation.real_batches(train, TRAIN, BATCH, cut=False)] == [96, 96, TRAIN - 192]
+    found = list(evaluation.reconstructed(model, real, torch.Generator().manual_seed(1), 100))
+    assert [len(batch) for batch in found] == [96, 4]
+    whole = list(evaluation.reconstructed(model, real, torch.Generator().manual_seed(1)))
+    alone = list(evaluation.reconstructed(model, [real[0], real[1][:4]], torch.Generator().manual_seed(1)))
+    torch.testing.assert_close(found[1], whole[1][:4])
+    assert (found[1] - alone[1]).abs().max() > 1e-3
+    samples = list(evaluation.generated(model, 100, BATCH, torch.Generator().manual_seed(1)))
+    assert [len(batch) for batch in samples] == [96, 4]
 
 
 def test_the_shared_snapshot_is_measured_once(tmp_path, world, monkeypatch):
@@ -293,12 +310,15 @@ def test_running_statistics_are_those_of_the_last_batches(world):
     naive = copy.deepcopy(model)
     evaluation.estimate_running_statistics(model, train, BATCH, generator)
     assert not model.training
-    order = np.random.PCG64([0, 0]).random_raw(TRAIN).argsort(kind="stable")
     norm = naive.encoder.body[1]
-    mean = norm.running_mean.clone()
-    for part in np.split(order, [96, 192]):
-        seen = naive.encoder.body[0](to_unit(train.images[part]))
-        mean = 0.9 * mean + 0.1 * seen.mean((0, 2, 3))
+    mean, passes = norm.running_mean.clone(), 0
+    while 0.9 ** (3 * passes) >= 0.01:  # the share of what was there before
+        passes += 1
+        order = np.random.PCG64([0, passes - 1]).random_raw(TRAIN).argsort(kind="stable")
+        for part in np.split(order, [96, 192]):
+            seen = naive.encoder.body[0](to_unit(train.images[part]))
+            mean = 0.9 * mean + 0.1 * seen.mean((0, 2, 3))
+    assert passes == 15
     torch.testing.assert_close(model.encoder.body[1].running_mean, mean, rtol=1e-4, atol=1e-5)
     with pytest.raises(AssertionError):
         torch.testing.assert_close(

@@ -197,8 +197,8 @@ def test_every_option_of_the_protocol_alone_equals_the_naive_script(overrides, c
 
 
 def test_the_target_of_a_reconstructions_own_error_stays_attached():
-    duel = Duel("mog", rules("authors"), PROTOCOLS["authors"])
-    duel.encoder_step(detach_target=True)  # the loss is the same, the gradient is not
+    duel = Duel("mog", rules("authors"), PROTOCOLS["authors"]._replace(detached_target=True))
+    duel.encoder_step()  # the loss is the same, the gradient is not
     distance = [(p.grad[int(name[-2])] - own.grad).abs().max() for name, p, own in duel.pairs("encoder")]
     assert max(distance) > 1e-4
 

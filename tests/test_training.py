@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import naive
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
 from introprior import cells, protocols
@@ -52,50 +54,6 @@ def tensors(training: Training, row: int | None = None) -> dict[str, Tensor]:
     return {name: (value if row is None else value[row]).clone() for name, value in state.items()}
 
 
-# Against the naive script
-
-SCHEDULES = {
-    "authors": naive.Schedule(
-        CONVERSION, GAME, (9, 12), 2e-4, intro_prior=False, keep_contributions=False, isotropic=False, resets=True
-    ),
-    "text": naive.Schedule(
-        GAME, GAME, (), 2e-4, intro_prior=False, keep_contributions=True, isotropic=True, resets=False
-    ),
-}
-
-
-@pytest.mark.parametrize("protocol", naive.PROTOCOLS)
-@pytest.mark.parametrize("cell", ["vae-sg", "sg", "sg-dt-closed", "vae-mog5-lc", "mog5", "mog5-lc", "mog5-lc-ip"])
-@pytest.mark.usefixtures("exact")
-def test_a_whole_training_equals_the_naive_script(tiny, cell, protocol):
-    """Warm-up, conversion, clipping, game, decay, optimizers: everything, for two members side by side."""
-    parsed, members = cells.parse(cell), (ALONE, OTHER)
-    if not parsed.adversarial:
-        members = tuple(member.warmup for member in members)
-    training: Training = tiny(cell, *members, protocol=protocol)
-    copies = [naive.Model(training.model, e) for e in range(2)]
-    replays = naive.listen(training.streams)
-    batches: list[Tensor] = []
-    draw = training.batch
-    training.batch = lambda *arguments: batches.append(draw(*arguments)) or batches[-1]
-    run_to(training, END)
-    choices = naive.PROTOCOLS[protocol]._replace(closed_form=parsed.closed_form_kl)
-    schedule = SCHEDULES[protocol]._replace(intro_prior=parsed.intro_prior)
-    if not parsed.adversarial:
-        schedule = schedule._replace(conversion=END, game=END)
-    for e, (copy, member) in enumerate(zip(copies, members, strict=True)):
-        naive.train(copy, [x[e] for x in batches], replays[e], member.betas, choices, schedule)
-        assert replays[e].used_up()
-        ours = tensors(training, e)
-        theirs = [("encoder", copy.encoder), ("decoder", copy.decoder)]
-        for player, parameters in theirs:
-            for parameter, own in zip(getattr(training.model, player).parameters(), parameters, strict=True):
-                torch.testing.assert_close(parameter[e].detach(), own.detach(), rtol=1e-7, atol=1e-9)
-        for name, own in copy.prior.items():
-            if own is not None:
-                torch.testing.assert_close(ours[f"prior.{name}"], own.detach(), rtol=1e-7, atol=1e-9, msg=name)
-
-
 def test_adam_is_that_of_kingma_and_ba(float64):
     ours = [torch.nn.Parameter(torch.randn(3, 4)), torch.nn.Parameter(torch.randn(3, 2))]
     idle = torch.nn.Parameter(torch.randn(3))
@@ -112,6 +70,51 @@ def test_adam_is_that_of_kingma_and_ba(float64):
     assert torch.equal(idle, before)
     adam.zero_grad()
     assert ours[0].grad is None
+
+
+# Pseudo-inputs
+
+
+def angles_of_the_outer_ring(points: Tensor) -> Tensor:
+    """Within the spacing that 64 points drawn at once would have: 16 angles a ring."""
+    outer = points[points.norm(dim=-1) > 2.625]
+    return torch.atan2(outer[:, 1], outer[:, 0]) % (2 * math.pi / 16)
+
+
+def distances_to_mirror_images(points: Tensor) -> Tensor:
+    """From each point to the nearest mirror image of another one."""
+    between = torch.cdist(points, -points)
+    return between.masked_fill(torch.eye(len(points), dtype=torch.bool), math.inf).amin(1)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "looked_at"), [("Rings", angles_of_the_outer_ring), ("2Spirals", distances_to_mirror_images)]
+)
+def test_pseudo_inputs_are_the_first_rows_of_a_shuffled_batch(dataset, looked_at):
+    """Two-sample test over seeds, which tells them from a batch of their own number."""
+    seeds, components = range(40), 64
+
+    def seen(samples: Iterable[Tensor]) -> np.ndarray:
+        return torch.cat([looked_at(points) for points in samples]).numpy()
+
+    members = [Member(seed, 0.2, 0.3, 0.9) for seed in seeds]
+    run = Run(dataset, cells.parse("mog64"), tuple(members), TrainingOptions(hidden_width=2))
+    ours = seen(density.begin(run, CPU).model.prior.pseudo_inputs.detach())
+
+    def batch(seed: int, size: int) -> Tensor:
+        generator = torch.Generator().manual_seed(1000 + seed)
+        points = data.sample(dataset, size, generator)
+        return points[torch.randperm(size, generator=generator)][:components]
+
+    assert stats.ks_2samp(ours, seen(batch(seed, 512) for seed in seeds)).pvalue > 0.01
+    assert stats.ks_2samp(ours, seen(batch(seed, components) for seed in seeds)).pvalue < 1e-6
+
+
+def test_more_pseudo_inputs_than_a_batch_has_points_come_from_several():
+    run = Run("Rings", cells.parse("mog10"), (ALONE,), TrainingOptions(hidden_width=2, batch_size=4))
+    inputs = density.begin(run, CPU).model.prior.pseudo_inputs
+    assert inputs.shape == (1, 10, 2)
+    assert len(inputs[0].unique(dim=0)) == 10
 
 
 # Networks

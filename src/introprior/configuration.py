@@ -365,23 +365,31 @@ def search_options(config: Config, dataset: str, cell: str, number: int | str) -
 def hyperparameters(config: Config, dataset: str, cell: str) -> str:
     """The content of ``hyperparameters.json`` for a cell that is not searched: published values.
 
-    The paper prints S-IntroVAE's with the standard Gaussian prior only (Table 3); mixtures and VAEs take the same.
+    The paper prints S-IntroVAE's with the standard Gaussian prior only (Table 3); mixtures take the same. A VAE has
+    weights of its own, which stand in the authors' code, credited to Daniel and Tamar (protocol note 2.7).
 
     Raises:
         UserError: nothing is published for this dataset.
     """
     known = parse(cell)
-    source = "daniel-tamar" if known.published_betas else config["density"]["search"]["published"]
-    table = resources.files("introprior") / "paper" / "table3.csv"  # introprior.paper itself would bring pandas
-    rows = csv.DictReader(table.read_text().splitlines())
-    betas: dict[str, float | None] = {
-        row["hyperparameter"]: float(row[_PUBLISHED[source]]) for row in rows if row["dataset"] == dataset
-    }
-    if not betas:
+    betas: dict[str, float | None]
+    if known.adversarial:
+        source = "daniel-tamar" if known.published_betas else config["density"]["search"]["published"]
+        rows = _paper("table3.csv", dataset)
+        betas = {row["hyperparameter"]: float(row[_PUBLISHED[source]]) for row in rows}
+    else:
+        source = "vae"
+        rows = _paper("vae.csv", dataset)
+        betas = {name: float(row[name]) for row in rows for name in ("beta_rec", "beta_kl")} | {"beta_neg": None}
+    if not rows:
         raise UserError(f"{dataset}, {cell}: no published hyperparameters; let density.search.cells include this cell")
-    if not known.adversarial:
-        betas["beta_neg"] = None
     return _json(dataset=dataset, cell=cell, **betas, source=source, settings=None, diverged=None, KL=None)
+
+
+def _paper(name: str, dataset: str) -> list[dict[str, str]]:
+    """The rows of a dataset in a file of published numbers; introprior.paper itself would bring pandas."""
+    text = (resources.files("introprior") / "paper" / name).read_text()
+    return [row for row in csv.DictReader(text.splitlines()) if row["dataset"] == dataset]
 
 
 def train_options(config: Config, dataset: str, cell: str) -> str:

@@ -38,6 +38,9 @@ FEATURES = (*inception.PROTOCOLS, FD_CLASSIFIER)
 
 DISTANCE_COLUMNS = ("dataset", "cell", "r_entropy", "seed", "epoch", "metric", "value", "status", "detail")
 METRIC_COLUMNS = ("dataset", "cell", "r_entropy", "seed", "metric", "value", "status", "detail")
+_FORGOTTEN = math.ceil(math.log(0.01) / math.log(0.9))
+"""Batches after which less than 1 % of a running statistic is left, at BatchNorm's momentum of 0.1: 44."""
+
 _CHUNK = 512  # images encoded or decoded at once where the batch does not matter
 
 
@@ -131,8 +134,10 @@ class Extractor:
         return {name: gathering.statistics() for name, gathering in gatherings.items()}
 
 
-def real_batches(split: ImageSplit, samples: int, batch_size: int) -> Iterator[Tensor]:
+def real_batches(split: ImageSplit, samples: int, batch_size: int, *, cut: bool = True) -> Iterator[Tensor]:
     """The first ``samples`` images of a shuffled split, uint8, in batches; the same ones every time.
+
+    Without ``cut`` the last batch is as full as the split allows, beyond ``samples``.
 
     The authors' code draws its 50,000 of Fashion-MNIST's 60,000 anew for every distance; here all distances share one
     draw, and with it the reference statistics.
@@ -140,7 +145,8 @@ def real_batches(split: ImageSplit, samples: int, batch_size: int) -> Iterator[T
     if samples > len(split.images):
         raise UserError(f"samples: {samples} are more than the {len(split.images)} images of the split; take fewer")
     order = torch.from_numpy(np.random.PCG64([0, 0]).random_raw(len(split.images)).argsort(kind="stable"))
-    for rows in order[:samples].split(batch_size):
+    end = samples if cut else -(-samples // batch_size) * batch_size
+    for rows in order[:end].split(batch_size):
         yield split.images[rows]
 
 
@@ -154,21 +160,35 @@ def stream(run: Run, epoch: int, purpose: int, device: torch.device) -> torch.Ge
 
 
 def generated(model: IntroVAE, samples: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Decoded prior samples in batches ``[B, C, H, W]``, unbounded floats; BatchNorm as the model's mode has it."""
+    """Decoded prior samples in batches ``[B, C, H, W]``, unbounded floats; BatchNorm as the model's mode has it.
+
+    The last batch is decoded whole and then cut, as in the authors' code: a short one would normalise itself.
+    """
     with torch.no_grad():
         mixture = prior(model)
         for start in range(0, samples, batch_size):
-            z = mixture.sample(min(batch_size, samples - start), generator)
-            yield model.decode(z.unsqueeze(0))[0]
+            z = mixture.sample(batch_size, generator)
+            yield model.decode(z.unsqueeze(0))[0, : samples - start]
 
 
-def reconstructed(model: IntroVAE, batches: Iterable[Tensor], generator: torch.Generator) -> Iterator[Tensor]:
-    """Reconstructions of uint8 batches, each from one sampled z per image (not the mean)."""
+def reconstructed(
+    model: IntroVAE, batches: Iterable[Tensor], generator: torch.Generator, samples: int | None = None
+) -> Iterator[Tensor]:
+    """Reconstructions of uint8 batches, each from one sampled z per image (not the mean).
+
+    With ``samples``, of as many images: the last batch that it takes goes through whole and is then cut.
+    """
     with torch.no_grad():
         for batch in batches:
             posterior = model.encode(to_unit(batch.to(generator.device)).unsqueeze(0))
             noise = torch.empty_like(posterior.mean).normal_(generator=generator)
-            yield model.decode(posterior.sample(noise))[0]
+            images = model.decode(posterior.sample(noise))[0]
+            if samples is not None:
+                images = images[:samples]
+                samples -= len(images)
+            yield images
+            if samples == 0:
+                return
 
 
 def prior(model: IntroVAE) -> GaussianMixture:
@@ -186,11 +206,13 @@ def estimate_running_statistics(
     """One pass over the shuffled training set in training mode, then evaluation mode.
 
     With BatchNorm's momentum of 0.1 the running statistics become those of the last few dozen batches of real images
-    and of their reconstructions, where training had left those of whatever was fed last.
+    and of their reconstructions, where training had left those of whatever was fed last. Where the set has few batches,
+    as many passes follow as bring the share of the old statistics below 1 %; those of the paper are never so small.
     """
     model.train()
     batches = Epochs(split.images, batch_size, generator.device)
-    for iteration in range(batches.iterations):
+    passes = math.ceil(_FORGOTTEN / batches.iterations)
+    for iteration in range(passes * batches.iterations):
         posterior = model.encode(batches(iteration, [0]))
         model.decode(posterior.sample(torch.empty_like(posterior.mean).normal_(generator=generator)))
     model.eval()
@@ -355,7 +377,8 @@ def evaluate(
     model = snapshots.model(epoch, device)
     _prepared(model, run, epoch, train, options, device)
     size = run.training.batch_size
-    batches = reconstructed(model, real_batches(train, options["samples"], size), stream(run, epoch, 1, device))
+    real_ones = real_batches(train, options["samples"], size, cut=False)
+    batches = reconstructed(model, real_ones, stream(run, epoch, 1, device), options["samples"])
     for name, value in _compared(extractor.gather(batches), references, options).items():
         values[f"{name}_rec"] = value
     shown = generated(model, max(size, options["grid_images"]), size, stream(run, epoch, 0, device))

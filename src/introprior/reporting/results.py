@@ -47,6 +47,7 @@ SOURCES = {
     "search": "grid search",
     "table3": "published (Table 3)",
     "daniel-tamar": "published (Daniel and Tamar, 2021)",
+    "vae": "in the authors' code, credited to Daniel and Tamar",
 }
 """Where hyperparameters may come from."""
 

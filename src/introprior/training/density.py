@@ -38,10 +38,20 @@ def _model(run: Run, generators: list[torch.Generator]) -> IntroVAE:
     encoder, decoder = MLPEncoder(*sizes, generators), MLPDecoder(*sizes, generators)
     if run.cell.prior == "sg":
         return IntroVAE(encoder, decoder, StandardGaussian(options.latent_dim))
-    components = run.cell.components
-    rounded = -(-components // 4) * 4  # every dataset can draw a multiple of 4
-    inputs = data.sample_members(run.dataset, rounded, generators)[:, :components]
+    inputs = torch.stack([_pseudo_inputs(run, generator) for generator in generators])
     return IntroVAE(encoder, decoder, VampPrior(inputs, run.cell.learnable_contributions, members=1))
+
+
+def _pseudo_inputs(run: Run, generator: torch.Generator) -> torch.Tensor:
+    """Where pseudo-inputs start: the first rows ``[M, 2]`` of a shuffled batch of the training's size.
+
+    Not a batch of M: Rings and 2Spirals lay out a batch by its size (protocol note 2.2), and M points drawn at once
+    would sit on fixed angles, or in mirrored pairs. More components than a batch has points come from several.
+    """
+    components, size = run.cell.components, run.training.batch_size
+    batches = [data.sample(run.dataset, size, generator) for _ in range(-(-components // size))]
+    points = torch.cat(batches)
+    return points[torch.randperm(len(points), generator=generator)[:components]]
 
 
 def empty(run: Run) -> IntroVAE:

@@ -116,10 +116,10 @@ def encoder_loss(
     posterior = model.encode(x)
     size = posterior.mean.shape[-2:]
     z = posterior.sample(streams.normal(*size))
-    reconstruction = model.decode(z)
     prior_noise = streams.normal(*size), streams.uniform(size[0])
-    with torch.no_grad():
+    with torch.no_grad():  # before the reconstruction, as in the authors' code: BatchNorm's running statistics tell
         generated = model.decode(target.sample_with(*prior_noise))
+    reconstruction = model.decode(z)
     kinds = [generated, reconstruction] if rules.reconstructions_are_fakes else [generated]
     posteriors = model.encode_each([kind.detach() for kind in kinds])
     outputs = model.decode_each([q.sample(streams.normal(*size)) for q in posteriors])
@@ -164,7 +164,7 @@ def decoder_loss(
     size = carried.z.shape[-2:]
     fresh = rules.protocol.decoder_noise == "fresh"
     prior_noise = (streams.normal(*size), streams.uniform(size[0])) if fresh else carried.prior_noise
-    reconstruction, generated = model.decode_each([carried.z, mixture.sample_with(*prior_noise)])
+    generated, reconstruction = model.decode_each([mixture.sample_with(*prior_noise), carried.z])
     kinds = [generated, reconstruction] if rules.reconstructions_are_fakes else [generated]
     posteriors = model.encode_each(kinds)
     fakes_kl = [divergence(q, target, streams, rules) for q in posteriors]
