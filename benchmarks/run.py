@@ -22,14 +22,14 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from introprior import cells
 from introprior.data import density as data
-from introprior.divergences import kl_monte_carlo
 from introprior.errors import UserError
 from introprior.evaluation.density import negative_elbo, plane
-from introprior.files import write_json
-from introprior.mixtures import GaussianMixture
-from introprior.priors import LearnedMixture
+from introprior.experiment import cells
+from introprior.game.distributions import GaussianMixture
+from introprior.game.divergences import kl_monte_carlo
+from introprior.game.priors import LearnedMixture
+from introprior.operations.files import write_json
 from introprior.training.adam import Adam
 from introprior.training.density import begin
 from introprior.training.images import empty

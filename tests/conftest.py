@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from introprior import cells, protocols
+from introprior.experiment import cells, protocols
 from introprior.training import density
 from introprior.training.loop import Training
 from introprior.training.options import Member, Run, TrainingOptions

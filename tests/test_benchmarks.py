@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from benchmarks import baseline
-from introprior import cells, protocols
 from introprior.data import density as data
-from introprior.divergences import kl_monte_carlo
 from introprior.evaluation.density import negative_elbo
-from introprior.mixtures import GaussianMixture
-from introprior.priors import LearnedMixture
-from introprior.randomness import MemberStreams
+from introprior.experiment import cells, protocols
+from introprior.game.distributions import GaussianMixture
+from introprior.game.divergences import kl_monte_carlo
+from introprior.game.priors import LearnedMixture
+from introprior.game.randomness import MemberStreams
 from introprior.training import images
 from introprior.training.adam import Adam
 from introprior.training.loop import Training

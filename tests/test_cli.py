@@ -26,12 +26,13 @@ import torch
 from torch import Tensor
 
 import introprior as package
-from introprior import cli, search, selection
-from introprior.configuration import DATASETS
+from introprior import cli
 from introprior.data import density as data
-from introprior.evaluation import density
+from introprior.evaluation import density, search, selection
+from introprior.experiment.configuration import DATASETS
 from introprior.metrics import density as metrics
-from introprior.reporting import comparison, tables
+from introprior.reporting.tables import common as tables
+from introprior.reporting.tables import comparison
 from introprior.training import checkpoints
 from introprior.training.loop import Training
 from tests import naive

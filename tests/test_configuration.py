@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from introprior import configuration, image_configuration, paper, protocols
-from introprior.cells import TABLE1_CELLS
+from introprior import paper
 from introprior.errors import UserError
-from introprior.reporting import captions
+from introprior.experiment import configuration, image_configuration, protocols
+from introprior.experiment.cells import TABLE1_CELLS
+from introprior.reporting.tables import captions
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
@@ -190,7 +191,7 @@ def test_a_warmup_is_told_all_that_it_depends_on():
 
 
 def test_importing_is_cheap():
-    code = "import sys, introprior.configuration; print(*{'torch', 'pandas', 'numpy'} & set(sys.modules))"
+    code = "import sys, introprior.experiment.configuration; print(*{'torch', 'pandas', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from introprior import configuration, costs, planning
+from introprior.experiment import configuration, planning
+from introprior.operations import costs
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = configuration.defaults(ROOT / "workflow/schemas/config.schema.yaml")
@@ -129,7 +130,7 @@ def test_a_cpu_is_given_its_time():
 
 
 def test_networks_are_counted_as_they_are():
-    from introprior.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+    from introprior.game.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 
     def mean(*networks) -> float:
         return sum(parameter.numel() for network in networks for parameter in network.parameters()) / 2
@@ -152,7 +153,7 @@ def test_multiply_adds_are_counted_as_they_are():
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from introprior.networks import ConvDecoder, ConvEncoder
+    from introprior.game.networks import ConvDecoder, ConvEncoder
 
     shape, latent_dim, widths = (3, 32, 32), 64, (32, 64)
     encoder, decoder = ConvEncoder(shape, latent_dim, widths).eval(), ConvDecoder(shape, latent_dim, widths).eval()

@@ -15,8 +15,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from introprior import configuration, devices
 from introprior.errors import UserError
+from introprior.experiment import configuration
+from introprior.operations import devices
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

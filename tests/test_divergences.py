@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from introprior import divergences
-from introprior.divergences import kl_closed_form, kl_monte_carlo, responsibilities_monte_carlo
-from introprior.mixtures import GaussianMixture, standard_gaussian
-from introprior.randomness import MemberStreams
+from introprior.game import divergences
+from introprior.game.distributions import GaussianMixture, standard_gaussian
+from introprior.game.divergences import kl_closed_form, kl_monte_carlo, responsibilities_monte_carlo
+from introprior.game.randomness import MemberStreams
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 INPUTS = ("mean", "logvar", "means", "logvars", "logits")

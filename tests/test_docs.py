@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from introprior import protocols
+from introprior.experiment import protocols
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(

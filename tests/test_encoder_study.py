@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from introprior import cells
 from introprior.data.images import prepare
 from introprior.data.images.splits import load, to_unit
 from introprior.errors import UserError
 from introprior.evaluation import encoder_study
 from introprior.evaluation.encoder_study import KINDS, one_per_class, study
-from introprior.model import IntroVAE
-from introprior.objectives import Betas
-from introprior.priors import LearnedMixture, VampPrior
-from introprior.randomness import MemberStreams
+from introprior.experiment import cells
+from introprior.game.model import IntroVAE
+from introprior.game.objectives import Betas
+from introprior.game.priors import LearnedMixture, VampPrior
+from introprior.game.randomness import MemberStreams
 from introprior.training import images
 from introprior.training.options import ImageTrainingOptions, Member, Run
 from tests import naive

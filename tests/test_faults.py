@@ -298,7 +298,9 @@ def test_states_are_whole_at_whatever_moment_their_writer_is_killed(tmp_path, ti
     options = {**commands.TRAINING, "iterations": 100_000, "milestones": [10**6]}
     command = training(tmp_path, "--state", folder, "--checkpoint-seconds", 0, training=options)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["introprior.cli", "introprior.training.density", "introprior.provenance"])
+    context.set_forkserver_preload(
+        ["introprior.cli", "introprior.training.density", "introprior.operations.provenance"]
+    )
     for _ in range(40):
         child = context.Process(target=cli.main, args=([str(argument) for argument in command],))
         child.start()
@@ -334,7 +336,7 @@ def marks(folder: Path) -> dict[str, int]:
 
 def cli_training(options: dict[str, Any]) -> Training:
     """What the command begins with."""
-    from introprior import cells, protocols
+    from introprior.experiment import cells, protocols
     from introprior.training import density
     from introprior.training.options import Member, Run, TrainingOptions
 

@@ -17,8 +17,8 @@ from matplotlib.text import Text
 
 from introprior import paper
 from introprior.errors import UserError
-from introprior.reporting import figures
-from introprior.reporting.style import DATA, MODEL, TEXT_WIDTH, save
+from introprior.reporting.figures import figure3 as figures
+from introprior.reporting.figures.style import DATA, MODEL, TEXT_WIDTH, save
 from tests.scripts import run_script
 
 ROOT = Path(__file__).parents[1]

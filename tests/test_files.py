@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from introprior import files
+from introprior.operations import files
 
 WRITER = """
 import sys, time

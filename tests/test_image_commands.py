@@ -16,10 +16,11 @@ import pytest
 import scipy.linalg
 import torch
 
-from introprior import cells, cli, protocols
+from introprior import cli
 from introprior.data.images.splits import load, to_unit
 from introprior.errors import UserError
 from introprior.evaluation import images as evaluation
+from introprior.experiment import cells, protocols
 from introprior.metrics import classifier as classifiers
 from introprior.metrics.inception import truncated
 from introprior.metrics.probes import knn_accuracy, svm_accuracy

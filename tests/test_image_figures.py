@@ -20,12 +20,14 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from introprior import mixtures
 from introprior.data.images import DATASETS
 from introprior.errors import UserError
-from introprior.files import write_csv, write_json
-from introprior.reporting import curves, image_figures, method_figures
-from introprior.reporting.style import DATA, MODEL, TEXT_WIDTH, class_colours
+from introprior.game import distributions as mixtures
+from introprior.operations.files import write_csv, write_json
+from introprior.reporting.figures import curves
+from introprior.reporting.figures import images as image_figures
+from introprior.reporting.figures import method as method_figures
+from introprior.reporting.figures.style import DATA, MODEL, TEXT_WIDTH, class_colours
 from tests.scripts import run_script
 
 ROOT = Path(__file__).parents[1]

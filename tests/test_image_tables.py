@@ -22,11 +22,13 @@ import yaml
 from introprior import paper
 from introprior.data.images import DATASETS
 from introprior.errors import UserError
-from introprior.files import write_csv, write_json
-from introprior.reporting import captions, comparison, latex, results, tables
-from introprior.reporting.image_tables import TIDY_COLUMNS, ImageRequest, image_table
-from introprior.reporting.layout import Table, markdown
-from introprior.selection import choose_r_entropy
+from introprior.evaluation.selection import choose_r_entropy
+from introprior.operations.files import write_csv, write_json
+from introprior.reporting import read as results
+from introprior.reporting.tables import captions, comparison, latex
+from introprior.reporting.tables import common as tables
+from introprior.reporting.tables.images import TIDY_COLUMNS, ImageRequest, image_table
+from introprior.reporting.tables.layout import Table, markdown
 from tests.scripts import run_script
 
 ROOT = Path(__file__).parents[1]
@@ -211,7 +213,7 @@ def test_choices_need_all_runs(tmp_path: Path) -> None:
 
 
 def test_choosing_is_quick() -> None:
-    code = "import sys, introprior.selection; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
+    code = "import sys, introprior.evaluation.selection; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from introprior import cells, protocols
 from introprior.data.images import prepare
 from introprior.errors import UserError
-from introprior.model import IntroVAE
-from introprior.objectives import Betas
-from introprior.priors import LearnedMixture, VampPrior
-from introprior.randomness import MemberStreams
+from introprior.experiment import cells, protocols
+from introprior.game.model import IntroVAE
+from introprior.game.objectives import Betas
+from introprior.game.priors import LearnedMixture, VampPrior
+from introprior.game.randomness import MemberStreams
 from introprior.training import checkpoints, images, steps
 from introprior.training.options import ImageTrainingOptions, Member, Run
 from tests import naive

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from introprior.mixtures import GaussianMixture, soft_clip, standard_gaussian
+from introprior.game.distributions import GaussianMixture, soft_clip, standard_gaussian
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from introprior.errors import UserError
-from introprior.model import IntroVAE
-from introprior.networks import ConvDecoder, ConvEncoder, Linear, MLPDecoder, MLPEncoder
-from introprior.priors import StandardGaussian
+from introprior.game.model import IntroVAE
+from introprior.game.networks import ConvDecoder, ConvEncoder, Linear, MLPDecoder, MLPEncoder
+from introprior.game.priors import StandardGaussian
 
 
 def parameters(module):

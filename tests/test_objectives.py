@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from introprior import objectives
-from introprior.objectives import Betas, Terms
+from introprior.game import objectives
+from introprior.game.objectives import Betas, Terms
 
 pytestmark = pytest.mark.usefixtures("float64")
 

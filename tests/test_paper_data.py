@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from introprior import cells, paper
+from introprior import paper
 from introprior.errors import UserError
+from introprior.experiment import cells
 
 DATASETS = ("8Gaussian", "2Spirals", "Checkerboard", "Rings")
 METRICS = ("gnELBO", "KL", "JSD")

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from introprior import configuration, costs, forecast, planning, provenance
 from introprior.cli import main
 from introprior.errors import UserError
-from introprior.planning import Job
+from introprior.experiment import configuration, planning
+from introprior.experiment.planning import Job
+from introprior.operations import costs, forecast, provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = configuration.defaults(ROOT / "workflow/schemas/config.schema.yaml")
@@ -88,7 +89,7 @@ def equal(theirs: list[dict], ours: list[Job]) -> None:
     made = {path for job in theirs for path in job["outputs"]}
     known = {tuple(job["outputs"]): job for job in theirs}
     mine = {job.outputs: job for job in ours}
-    mend = "rules and src/introprior/planning.py differ: let planning._Plan add the same jobs as the rules"
+    mend = "rules and src/introprior/experiment/planning.py differ: let planning._Plan add the same jobs as the rules"
     missing = sorted({known[key]["rule"] for key in known.keys() - mine.keys()})
     assert not missing, f"{mend}; it lacks jobs, or outputs, of {', '.join(missing)}"
     surplus = sorted({mine[key].rule for key in mine.keys() - known.keys()})

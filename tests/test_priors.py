@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from introprior.networks import MLPEncoder
-from introprior.priors import LearnedMixture, StandardGaussian, VampPrior, to_mixture, uniform_entropy
+from introprior.game.networks import MLPEncoder
+from introprior.game.priors import LearnedMixture, StandardGaussian, VampPrior, to_mixture, uniform_entropy
 
 MEMBERS, COMPONENTS, DIM = 2, 5, 3
 

@@ -19,11 +19,15 @@ import pandas as pd
 import pytest
 import yaml
 
-from introprior import cells, paper
+from introprior import paper
 from introprior.errors import UserError
-from introprior.reporting import captions, comparison, density_tables, latex, results, tables
+from introprior.experiment import cells
+from introprior.reporting import read as results
 from introprior.reporting.job import logged
-from introprior.reporting.layout import Entry, Heading, Row, Table, markdown
+from introprior.reporting.tables import captions, comparison, latex
+from introprior.reporting.tables import common as tables
+from introprior.reporting.tables import density as density_tables
+from introprior.reporting.tables.layout import Entry, Heading, Row, Table, markdown
 from tests.scripts import run_script
 
 ROOT = Path(__file__).parents[1]
@@ -688,8 +692,11 @@ def test_pdf_script(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("modules", "absent"),
     [
-        ("introprior.reporting.comparison, introprior.reporting.figures, introprior.reporting.job", "torch"),
-        ("introprior.reporting.captions, introprior.reporting.latex", "pandas"),
+        (
+            "introprior.reporting.tables.comparison, introprior.reporting.figures.figure3, introprior.reporting.job",
+            "torch",
+        ),
+        ("introprior.reporting.tables.captions, introprior.reporting.tables.latex", "pandas"),
     ],
 )
 def test_imports_stay_light(modules: str, absent: str) -> None:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from introprior.errors import UserError
+from introprior.game.distributions import GaussianMixture, standard_gaussian
 from introprior.metrics.responsibilities import NormalisedEntropy, normalised_entropy
-from introprior.mixtures import GaussianMixture, standard_gaussian
 
 Posteriors = tuple[torch.Tensor, torch.Tensor]
 

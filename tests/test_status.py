@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from introprior import files, forecast, planning, progress, provenance, status
 from introprior.cli import main
+from introprior.experiment import planning
+from introprior.operations import files, forecast, progress, provenance, status
 
 ROOT = Path(__file__).resolve().parents[1]
 

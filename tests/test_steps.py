@@ -12,12 +12,12 @@ import torch
 from naive import PROTOCOLS
 from torch import Tensor, nn
 
-from introprior import cells, protocols
-from introprior.model import IntroVAE, Posterior
-from introprior.networks import MLPDecoder, MLPEncoder
-from introprior.objectives import Betas
-from introprior.priors import LearnedMixture, StandardGaussian, VampPrior
-from introprior.randomness import MemberStreams
+from introprior.experiment import cells, protocols
+from introprior.game.model import IntroVAE, Posterior
+from introprior.game.networks import MLPDecoder, MLPEncoder
+from introprior.game.objectives import Betas
+from introprior.game.priors import LearnedMixture, StandardGaussian, VampPrior
+from introprior.game.randomness import MemberStreams
 from introprior.training import steps
 from introprior.training.options import Member, Run, TrainingOptions
 

@@ -14,12 +14,12 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from introprior import cells, protocols
 from introprior.data import density as data
 from introprior.errors import UserError
-from introprior.networks import MLPDecoder, MLPEncoder
-from introprior.priors import LearnedMixture, StandardGaussian, VampPrior
-from introprior.randomness import MemberStreams
+from introprior.experiment import cells, protocols
+from introprior.game.networks import MLPDecoder, MLPEncoder
+from introprior.game.priors import LearnedMixture, StandardGaussian, VampPrior
+from introprior.game.randomness import MemberStreams
 from introprior.training import density
 from introprior.training.adam import Adam
 from introprior.training.loop import PLAYERS, Training

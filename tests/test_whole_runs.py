@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from introprior import cells, protocols
 from introprior.data import density as points
 from introprior.data.images import prepare, splits
+from introprior.experiment import cells, protocols
 from introprior.training import density, images
 from introprior.training.loop import Training
 from introprior.training.options import ImageTrainingOptions, Member, Run, TrainingOptions

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import functools
 import json
 import os
 import re
@@ -14,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from introprior.experiment import sources
 
 pytest.importorskip("snakemake")
 
@@ -363,7 +364,7 @@ def test_the_loop_of_one_half(finished):
 
 
 def test_a_plot_of_images(finished):
-    with finished.changed("src/introprior/reporting/image_figures.py", '"""', '"""Changed. '):
+    with finished.changed("src/introprior/reporting/figures/images.py", '"""', '"""Changed. '):
         assert small(finished) == LATENTS | {"figureS2": 1, "figureS3": 1}
 
 
@@ -373,12 +374,12 @@ def test_a_plot_script(finished):
 
 
 def test_a_plotting_source(finished):
-    with finished.changed("src/introprior/reporting/figures.py", '"""', '"""Changed. '):
+    with finished.changed("src/introprior/reporting/figures/figure3.py", '"""', '"""Changed. '):
         assert small(finished) == {"figure3": 1, "search_figure": 1}
 
 
 def test_a_loss(finished):
-    with finished.changed("src/introprior/objectives.py", '"""', '"""Changed. '):
+    with finished.changed("src/introprior/game/objectives.py", '"""', '"""Changed. '):
         plan = small(finished)
     assert plan.pop("tables_pdf", 1) == 1
     jobs = {"search": 4, "select": 2, "train": 8, "evaluate": 8}
@@ -429,54 +430,40 @@ def test_a_mistake_ends_snakemake_with_one_line(fresh, arguments, environment, s
     assert "Job stats" not in printed
 
 
-# ---- The lists of sources ----
+# ---- Sources ----
 
-ELSEWHERE = {"cells", "errors", "files", "progress", "protocols", "provenance", "reporting.job", "__init__"}
-ELSEWHERE |= {f"data.images.{name}" for name in ("__init__", "catalogue", "download", "formats", "standins", "store")}
-"""Modules whose effect on results is in the options, in a prepared dataset, or that have none: names, checks, messages,
-addresses, logging."""
+ELSEWHERE = {"cli", "commands", "errors", "experiment", "operations", "reporting.job", "data.images"}
+ELSEWHERE |= {f"data.images.{name}" for name in ("catalogue", "download", "formats", "standins", "store")}
+"""What bears on results by options or prepared data alone, or not at all: names, checks, messages, addresses."""
 
 
 def imported(path: Path) -> set[str]:
-    """Modules of the package that a file imports, e.g. ``training.loop``."""
-    found = set()
+    """Modules of the package that a file imports, e.g. ``training.loop``, as Python's parser sees them."""
+    package, found = ROOT / "src/introprior", set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "introprior":
             parts = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            found |= {part.removeprefix("introprior.") for part in parts if module(part.removeprefix("introprior."))}
-    return found
+            found |= {part.removeprefix("introprior.") for part in parts}
+    return {name for name in found if (package / f"{name.replace('.', '/')}.py").is_file()}
 
 
-@functools.cache
-def module(name: str) -> str | None:
-    """The file of a module, relative to the package; None for what is none, or an empty package."""
+@pytest.mark.parametrize(
+    "module",
+    ["training.density", "training.images", "evaluation.search", "evaluation.images", "reporting.tables.comparison"],
+)
+def test_sources_are_closed_under_imports(module):
     package = ROOT / "src/introprior"
-    base = package / name.replace(".", "/")
-    files = [path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()]
-    held = [path for path in files if len(ast.parse(path.read_text()).body) > 1]  # more than its description
-    return str(held[0].relative_to(package)) if held else None
+    files = sources.closure(module)
+    names = {".".join(path.relative_to(package).with_suffix("").parts) for path in files}
+    needed = {module}.union(*map(imported, files))
+    kept = {
+        name for name in needed if not any(name == e or name.startswith(f"{e}.") for e in ELSEWHERE - {"data.images"})
+    }
+    assert names == kept
+    assert {"game.divergences", "game.networks", "training.loop"} <= names or module.startswith("reporting")
 
 
-def test_jobs_depend_on_all_modules_that_theirs_import():
-    text = (ROOT / "workflow/rules/common.smk").read_text()
-    start, end = text.index("_LOOP = ["), text.index("def sources(")
-    names: dict[str, dict[str, list[str]]] = {}
-    exec(text[start:end], names)
-    kinds = names["SOURCES"]
-    assert {"search", "select", "train", "evaluate", "game", "evaluate_images", "probe", "image_table"} <= set(kinds)
-    # Exempt below, since all but the making of the datasets sees of them the arrays alone.
-    assert "data/images/formats.py" in kinds["prepare"]
-    assert "data/images/standins.py" in kinds["prepare_stand_in"]
-    scripts = re.findall(
-        r'sources\("(\w+)", "(\w+\.py)"\)', "".join(p.read_text() for p in (ROOT / "workflow/rules").iterdir())
-    )
-    assert {script for _, script in scripts} == {path.name for path in (ROOT / "workflow/scripts").glob("*.py")}
-    for kind, listed in kinds.items():
-        files = [ROOT / "src/introprior" / name for name in listed]
-        assert [path for path in files if not path.is_file()] == []
-        files += [ROOT / "workflow/scripts" / script for of, script in scripts if of == kind]
-        needed = set().union(*(imported(path) for path in files if path.suffix == ".py")) - ELSEWHERE
-        missing = (
-            {module(name) for name in needed} - set(listed) - {f"{name.replace('.', '/')}.py" for name in ELSEWHERE}
-        )
-        assert not missing, f"{kind}: workflow/rules/common.smk should list {missing}"
+def test_every_script_is_a_source_of_its_rule():
+    rules = "".join(path.read_text() for path in (ROOT / "workflow/rules").iterdir())
+    scripts = {path.name for path in (ROOT / "workflow/scripts").glob("*.py")}
+    assert set(re.findall(r'script="(\w+\.py)"', rules)) == set(re.findall(r'"../scripts/(\w+\.py)"', rules)) == scripts

@@ -11,11 +11,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from introprior import __version__, cells, protocols, provenance
+from introprior import __version__
 from introprior.commands import density, planning, results
 from introprior.commands import options as told
 from introprior.commands.density import EVALUATE_KEYS, SEARCH_KEYS, TRAIN_KEYS
 from introprior.errors import UserError
+from introprior.experiment import cells, protocols
+from introprior.operations import provenance
 
 CHECKPOINT_SECONDS = "INTROPRIOR_CHECKPOINT_SECONDS"
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from introprior import costs
+from introprior.operations import costs
 from tests.slurm.cluster import GPUS, Cluster
 from tests.slurm.project import Project, Run, Watcher
 

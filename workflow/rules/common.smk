@@ -9,9 +9,10 @@ from snakemake.logging import logger
 
 import introprior
 from introprior import configuration, costs, files, image_configuration
-from introprior.cells import TABLE4_SETTINGS
+from introprior.experiment.cells import TABLE4_SETTINGS
 from introprior.errors import UserError
-from introprior.paths import NAMED, Paths
+from introprior.experiment.sources import closure
+from introprior.experiment.paths import NAMED, Paths
 from introprior.reporting import captions
 
 SCHEMA = workflow.source_path("../schemas/config.schema.yaml")
@@ -179,49 +180,14 @@ def options(resolve):
 
 
 # ---- Sources: which change of the code outdates which results ----
-# Neither names, checks and messages (protocols, errors, files, progress, provenance, reporting/job) nor the command line (cli, configuration, devices):
-# what they come to is in the options. Whatever else these import must be here too, see tests/test_workflow_dag.py.
-_LOOP = [f"training/{name}.py" for name in ("adam", "checkpoints", "loop", "options", "steps", "watch")]
-_LOOP += ["divergences.py", "mixtures.py", "model.py", "networks.py", "objectives.py", "priors.py", "randomness.py"]
-_TRAIN = [*_LOOP, "data/density.py", "training/density.py"]
-_EVALUATE = [*_TRAIN, "evaluation/density.py", "metrics/density.py"]
-_GAME = [*_LOOP, "data/images/splits.py", "training/images.py"]
-_CLASSIFIER = ["metrics/classifier.py", "metrics/inception.py", "data/images/splits.py", "training/checkpoints.py"]
-_CLASSIFIER += ["mixtures.py", "model.py", "priors.py"]
-_EVALUATE_IMAGES = [*_GAME, "evaluation/images.py"]
-_EVALUATE_IMAGES += [f"metrics/{name}.py" for name in ("classifier", "frechet", "inception", "responsibilities")]
-_TABLE = [f"reporting/{name}.py" for name in ("captions", "comparison", "density_tables", "image_tables", "latex")]
-_TABLE += [f"reporting/{name}.py" for name in ("layout", "results", "tables")] + ["cells.py", "paper/__init__.py"]
-_FIGURE = ["reporting/arrays.py", "reporting/style.py", "cells.py"]
-_DENSITY_FIGURE = [*_FIGURE, "reporting/figures.py", "reporting/results.py", "paper/__init__.py"]
-_LATENTS = [*_FIGURE, "reporting/image_figures.py"]
-SOURCES = {
-    "search": [*_EVALUATE, "search.py"],
-    "select": ["selection.py"],
-    "train": _TRAIN,
-    "evaluate": _EVALUATE,
-    "prepare": ["data/images/formats.py", "data/images/store.py"],
-    "prepare_stand_in": ["data/images/standins.py", "data/images/store.py"],
-    "classifier": _CLASSIFIER,
-    "game": _GAME,
-    "evaluate_images": _EVALUATE_IMAGES,
-    "probe": ["evaluation/probes.py", "metrics/probes.py"],
-    "encoder_study": [*_EVALUATE_IMAGES, "evaluation/encoder_study.py"],
-    "density_table": [*_TABLE, *(f"paper/table{number}.csv" for number in (1, 3, 4))],
-    "image_table": [*_TABLE, *(f"paper/table{number}.csv" for number in (2, 5))],
-    "pdf": ["reporting/latex.py", "reporting/layout.py"],
-    "figure3": _DENSITY_FIGURE,
-    "search_figure": [*_DENSITY_FIGURE, "paper/table3.csv"],
-    "curves": [*_FIGURE, "reporting/curves.py"],
-    "latents": _LATENTS,
-    "method_figure": [*_LATENTS, "reporting/method_figures.py"],
-}
+def sources(*modules, data=(), script=None, only=False):
+    """Files that a job depends on, relative to the working directory.
 
-
-def sources(kind, script=None):
-    """Files that jobs of a kind depend on, relative to the working directory: of the package, and the script if they have one."""
+    Of the package the modules and what they import (or these only), data files of its own, and the job's script.
+    """
     package = Path(introprior.__file__).parent
-    files = [package / name for name in SOURCES[kind]]
+    files = [package / f"{name.replace('.', '/')}.py" for name in modules] if only else closure(*modules)
+    files += [package / name for name in data]
     if script:
         files.append(Path(workflow.snakefile).parents[1] / "scripts" / script)
     return [os.path.relpath(path) for path in files]

@@ -3,7 +3,9 @@
 
 rule prepare:
     input:
-        lambda wildcards: sources("prepare_stand_in" if stand_in(wildcards.dataset) else "prepare"),
+        lambda wildcards: sources(
+            "data.images.store", f"data.images.{'standins' if stand_in(wildcards.dataset) else 'formats'}", only=True
+        ),
     output:
         prepared("train", "test"),
     log:
@@ -47,7 +49,7 @@ rule inception:
 
 rule classifier:
     input:
-        sources("classifier"),
+        sources("metrics.classifier", "data.images.splits"),
         data=prepared("train", "test"),
     output:
         CLASSIFIER,
@@ -72,7 +74,7 @@ rule classifier:
 
 rule reference:
     input:
-        sources("evaluate_images"),
+        sources("evaluation.images"),
         data=prepared("train"),
         extractor=extractor,
     output:

@@ -3,7 +3,7 @@
 
 rule search:
     input:
-        sources("search"),
+        sources("evaluation.search"),
     output:
         SLICE,
     log:
@@ -29,7 +29,7 @@ rule search:
 
 rule select:
     input:
-        sources("select"),
+        sources("evaluation.selection"),
         slices=slices,
     output:
         HYPERPARAMETERS,
@@ -72,7 +72,7 @@ rule published:
 
 rule train:
     input:
-        sources("train"),
+        sources("training.density"),
         hyperparameters=HYPERPARAMETERS,
     output:
         model=ENSEMBLE,
@@ -99,7 +99,7 @@ rule train:
 
 rule evaluate:
     input:
-        sources("evaluate"),
+        sources("evaluation.density"),
         model=ENSEMBLE,
     output:
         metrics=CELL_METRICS,

@@ -1,7 +1,7 @@
 # The figures of paper and supplement, a look at the search behind Table 3, and grids of images.
 rule figure2:
     input:
-        sources("curves", "figure2.py"),
+        sources("reporting.figures.curves", "experiment.cells", script="figure2.py"),
         histories=clipped("history.csv"),
         distances=clipped("distances.csv"),
     output:
@@ -24,7 +24,7 @@ rule figure2:
 
 rule figure3:
     input:
-        sources("figure3", "figure3.py"),
+        sources("reporting.figures.figure3", "experiment.cells", script="figure3.py"),
         panels=each(CELL_PANELS, config["figure3"]["cells"]),
     output:
         reported(figure("figure3"), ".png", "figure3", "Figure 3"),
@@ -46,7 +46,7 @@ rule figure3:
 
 rule figure4:
     input:
-        sources("curves", "figure4.py"),
+        sources("reporting.figures.curves", "experiment.cells", script="figure4.py"),
         histories=runs(f"{RUN}/history.csv", MIXTURES, r_entropy=config["figure4"]["r_entropy"]),
         distances=runs(f"{RUN}/distances.csv", MIXTURES, r_entropy=config["figure4"]["r_entropy"]),
     output:
@@ -72,7 +72,7 @@ rule figure4:
 
 rule figure5:
     input:
-        sources("latents", "figure5.py"),
+        sources("reporting.figures.images", "experiment.cells", script="figure5.py"),
         panels=runs(f"{RUN}/panels.npz", LATENTS["cells"], seeds=[LATENTS["seed"]]),
         chosen=expand(CHOSEN, dataset=IMAGE_DATASETS),
     output:
@@ -95,7 +95,7 @@ rule figure5:
 
 rule figure6:
     input:
-        sources("latents", "figure6.py"),
+        sources("reporting.figures.images", "experiment.cells", script="figure6.py"),
         panels=runs(f"{RUN}/panels.npz", LATENTS["cells"], seeds=[LATENTS["seed"]]),
         chosen=expand(CHOSEN, dataset=IMAGE_DATASETS),
     output:
@@ -118,7 +118,7 @@ rule figure6:
 
 rule samples:
     input:
-        sources("latents", "samples.py"),
+        sources("reporting.figures.images", "experiment.cells", script="samples.py"),
         panels=lambda wildcards: runs(
             f"{RUN}/panels.npz", LATENTS["cells"], seeds=[LATENTS["seed"]], datasets=[wildcards.dataset]
         ),
@@ -143,7 +143,7 @@ rule samples:
 
 rule figureS2:
     input:
-        sources("method_figure", "figureS2.py"),
+        sources("reporting.figures.method", "experiment.cells", script="figureS2.py"),
         study=STUDY.format(dataset=FIGURE_S2["dataset"]),
     output:
         reported(figure("figureS2"), ".png", "figureS2", "Figure S2", "Method"),
@@ -162,7 +162,7 @@ rule figureS2:
 
 rule figureS3:
     input:
-        sources("method_figure", "figureS3.py"),
+        sources("reporting.figures.method", "experiment.cells", script="figureS3.py"),
     output:
         reported(figure("figureS3"), ".png", "figureS3", "Figure S3", "Method"),
     log:
@@ -182,7 +182,7 @@ rule figureS3:
 
 rule search_figure:
     input:
-        sources("search_figure", "search.py"),
+        sources("reporting.figures.figure3", "experiment.cells", data=["paper/table3.csv"], script="search.py"),
         slices=lambda wildcards: [path for dataset in DENSITY_DATASETS for path in slices(wildcards, dataset=dataset)],
         choices=expand(HYPERPARAMETERS, dataset=DENSITY_DATASETS, allow_missing=True),
     output:

@@ -9,7 +9,7 @@ REFERENCES = expand(REFERENCE, features=sorted(image_configuration.features(conf
 
 rule warmup:
     input:
-        sources("game"),
+        sources("training.images"),
         data=prepared("train"),
     output:
         f"{WARMUP}/warmup.pt",
@@ -36,7 +36,7 @@ rule warmup:
 
 rule game:
     input:
-        sources("game"),
+        sources("training.images"),
         data=prepared("train"),
         warmup=warmup_of("warmup.pt"),
     output:
@@ -65,7 +65,7 @@ rule game:
 
 rule warmup_distances:
     input:
-        sources("evaluate_images"),
+        sources("evaluation.images"),
         data=prepared("train"),
         model=f"{WARMUP}/warmup.pt",
         references=REFERENCES,
@@ -93,7 +93,7 @@ rule warmup_distances:
 
 rule distances:
     input:
-        sources("evaluate_images"),
+        sources("evaluation.images"),
         data=prepared("train"),
         model=f"{RUN}/snapshots.pt",
         earlier=warmup_of("distances.csv"),
@@ -124,7 +124,7 @@ rule distances:
 
 rule evaluate_images:
     input:
-        sources("evaluate_images"),
+        sources("evaluation.images"),
         data=prepared("train", "test"),
         model=f"{RUN}/snapshots.pt",
         distances=f"{RUN}/distances.csv",
@@ -157,7 +157,7 @@ rule evaluate_images:
 
 rule probe:
     input:
-        sources("probe"),
+        sources("evaluation.probes"),
         codes=f"{RUN}/codes.npz",
     output:
         f"{RUN}/probes.csv",
@@ -180,7 +180,7 @@ rule probe:
 
 rule choose_r_entropy:
     input:
-        sources("select"),
+        sources("evaluation.selection"),
         metrics=lambda wildcards: runs(f"{RUN}/metrics.csv", IMAGE_CELLS, datasets=[wildcards.dataset]),
     output:
         CHOSEN,
@@ -203,7 +203,7 @@ rule choose_r_entropy:
 # So that Table 2 can be made without the cells of Table 5.
 use rule choose_r_entropy as choose_r_entropy_table2 with:
     input:
-        sources("select"),
+        sources("evaluation.selection"),
         metrics=lambda wildcards: runs(f"{RUN}/metrics.csv", config["tables"]["table2"], datasets=[wildcards.dataset]),
     output:
         CHOSEN_TABLE2,
@@ -235,7 +235,7 @@ use rule game as clipping_study with:
 
 use rule distances as clipping_distances with:
     input:
-        sources("evaluate_images"),
+        sources("evaluation.images"),
         data=prepared("train"),
         model=f"{CLIPPING}/snapshots.pt",
         earlier=warmup_of("distances.csv"),
@@ -256,7 +256,7 @@ use rule distances as clipping_distances with:
 
 rule encoder_study:
     input:
-        sources("encoder_study"),
+        sources("evaluation.encoder_study", "evaluation.images"),
         data=prepared("train"),
         model=studied("snapshots.pt"),
         distances=studied("distances.csv"),

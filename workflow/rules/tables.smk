@@ -1,10 +1,10 @@
 # The five tables: tidy numbers, Markdown and LaTeX, each with a companion that sets the published values beside ours.
-from introprior.reporting.latex import pdflatex_available
+from introprior.reporting.tables.latex import pdflatex_available
 
 
 rule table1:
     input:
-        sources("density_table", "table.py"),
+        sources("reporting.tables.comparison", "experiment.cells", data=[f"paper/table{n}.csv" for n in (1, 3, 4)], script="table.py"),
         results=each(CELL_METRICS, TABLE1_CELLS),
     output:
         reported(table(1), ".csv", "table1", "Table 1"),
@@ -30,7 +30,7 @@ rule table1:
 
 rule table2:
     input:
-        sources("image_table", "table.py"),
+        sources("reporting.tables.comparison", "experiment.cells", data=[f"paper/table{n}.csv" for n in (2, 5)], script="table.py"),
         results=image_results(config["tables"]["table2"]),
         chosen=expand(CHOSEN_TABLE2, dataset=IMAGE_DATASETS),
     output:
@@ -52,7 +52,7 @@ rule table2:
 
 rule table3:
     input:
-        sources("density_table", "table.py"),
+        sources("reporting.tables.comparison", "experiment.cells", data=[f"paper/table{n}.csv" for n in (1, 3, 4)], script="table.py"),
         results=each(HYPERPARAMETERS, TABLE3_CELLS),
     output:
         reported(table(3), ".csv", "table3", "Table 3"),
@@ -78,7 +78,7 @@ rule table3:
 
 rule table4:
     input:
-        sources("density_table", "table.py"),
+        sources("reporting.tables.comparison", "experiment.cells", data=[f"paper/table{n}.csv" for n in (1, 3, 4)], script="table.py"),
         results=each(CELL_METRICS, TABLE4_CELLS),
     output:
         reported(table(4), ".csv", "table4", "Table 4"),
@@ -104,7 +104,7 @@ rule table4:
 
 rule table5:
     input:
-        sources("image_table", "table.py"),
+        sources("reporting.tables.comparison", "experiment.cells", data=[f"paper/table{n}.csv" for n in (2, 5)], script="table.py"),
         results=image_results(config["tables"]["table5"]),
         chosen=expand(CHOSEN, dataset=IMAGE_DATASETS),
     output:
@@ -126,7 +126,7 @@ rule table5:
 
 rule tables_pdf:
     input:
-        sources("pdf", "tables_pdf.py"),
+        sources("reporting.tables.latex", script="tables_pdf.py"),
         tables=[path for number in range(1, 6) for path in table(number) if path.endswith(".tex")],
     output:
         reported([f"{TABLES}/tables.pdf"], ".pdf", "tables", "All tables"),

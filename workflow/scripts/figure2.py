@@ -5,9 +5,9 @@ output: the figure in one or more formats, told by the suffixes
 params: cell (the clipped one), metric
 """
 
-from introprior.reporting.curves import figure2
+from introprior.reporting.figures.curves import figure2
+from introprior.reporting.figures.style import save
 from introprior.reporting.job import job
-from introprior.reporting.style import save
 
 with job(snakemake):
     runs, params = snakemake.input, snakemake.params

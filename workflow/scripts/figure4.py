@@ -5,9 +5,9 @@ output: the figure in one or more formats, told by the suffixes
 params: datasets (rows), cells (those with a mixture), r_entropy, seeds, metric
 """
 
-from introprior.reporting.curves import figure4
+from introprior.reporting.figures.curves import figure4
+from introprior.reporting.figures.style import save
 from introprior.reporting.job import job
-from introprior.reporting.style import save
 
 with job(snakemake):
     runs, params = snakemake.input, snakemake.params

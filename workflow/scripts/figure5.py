@@ -5,9 +5,9 @@ output: the figure in one or more formats, told by the suffixes
 params: datasets (blocks), cells (panels)
 """
 
-from introprior.reporting.image_figures import figure5
+from introprior.reporting.figures.images import figure5
+from introprior.reporting.figures.style import save
 from introprior.reporting.job import job
-from introprior.reporting.style import save
 
 with job(snakemake):
     runs, params = snakemake.input, snakemake.params

@@ -4,9 +4,9 @@ input:  study, the archive of the encoder study
 output: the figure in one or more formats, told by the suffixes
 """
 
+from introprior.reporting.figures.method import figure_s2
+from introprior.reporting.figures.style import save
 from introprior.reporting.job import job
-from introprior.reporting.method_figures import figure_s2
-from introprior.reporting.style import save
 
 with job(snakemake):
     save(figure_s2(snakemake.input.study), snakemake.output)

@@ -4,9 +4,9 @@ output: the figure in one or more formats, told by the suffixes
 params: clip_steepness (the K in use)
 """
 
+from introprior.reporting.figures.method import figure_s3
+from introprior.reporting.figures.style import save
 from introprior.reporting.job import job
-from introprior.reporting.method_figures import figure_s3
-from introprior.reporting.style import save
 
 with job(snakemake):
     save(figure_s3(snakemake.params.clip_steepness), snakemake.output)

@@ -7,9 +7,9 @@ params: dataset, cells (lines)
 
 from pathlib import Path
 
-from introprior.reporting.image_figures import samples_figure
+from introprior.reporting.figures.images import samples_figure
+from introprior.reporting.figures.style import save
 from introprior.reporting.job import job
-from introprior.reporting.style import save
 
 with job(snakemake):
     runs, params = snakemake.input, snakemake.params

@@ -8,9 +8,9 @@ params: datasets, cell
 
 from pathlib import Path
 
-from introprior.reporting.figures import search_figure
+from introprior.reporting.figures.figure3 import search_figure
+from introprior.reporting.figures.style import save
 from introprior.reporting.job import job
-from introprior.reporting.style import save
 
 with job(snakemake):
     params, paths = snakemake.params, [Path(path) for path in snakemake.input.slices]

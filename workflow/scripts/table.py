@@ -10,10 +10,10 @@ params: number (1 to 5), datasets, cells, seeds, spread ("std" or "sem"), scale 
 
 from pathlib import Path
 
-from introprior.reporting.comparison import write_both
-from introprior.reporting.image_tables import NUMBERS, ImageRequest
 from introprior.reporting.job import job
-from introprior.reporting.tables import Request
+from introprior.reporting.tables.common import Request
+from introprior.reporting.tables.comparison import write_both
+from introprior.reporting.tables.images import NUMBERS, ImageRequest
 
 with job(snakemake):
     params, number, chosen = snakemake.params, str(snakemake.params.number), []

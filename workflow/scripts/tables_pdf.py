@@ -5,7 +5,7 @@ output: the PDF
 """
 
 from introprior.reporting.job import job
-from introprior.reporting.latex import compile_tables
+from introprior.reporting.tables.latex import compile_tables
 
 with job(snakemake):
     compile_tables(snakemake.input.tables, snakemake.output[0])

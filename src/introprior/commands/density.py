@@ -7,11 +7,13 @@ import json
 import time
 from typing import Any
 
-from introprior import cells, files, provenance, selection
 from introprior.commands import options as told
-from introprior.configuration import DATASETS
 from introprior.errors import UserError, unknown
-from introprior.progress import Progress
+from introprior.evaluation import selection
+from introprior.experiment import cells
+from introprior.experiment.configuration import DATASETS
+from introprior.operations import files, provenance
+from introprior.operations.progress import Progress
 
 Facts = told.Facts
 
@@ -34,8 +36,8 @@ def search(given: argparse.Namespace) -> Facts:
     """Train the settings of a slice of the grid, and score each."""
     options = told.read(given, SEARCH_KEYS)
     files.check_writable(given.output)
-    from introprior import search
-    from introprior.devices import borrowed
+    from introprior.evaluation import search
+    from introprior.operations.devices import borrowed
     from introprior.training import density
 
     if not options.get("betas"):
@@ -91,7 +93,7 @@ def train(given: argparse.Namespace) -> Facts | None:
     files.check_writable(given.output, given.history)
     if given.betas is None and given.hyperparameters is None:
         raise UserError("--hyperparameters or --betas is required; see introprior train --help")
-    from introprior.devices import borrowed
+    from introprior.operations.devices import borrowed
     from introprior.training import checkpoints, density
 
     _check_dataset(options)
@@ -139,8 +141,8 @@ def evaluate(given: argparse.Namespace) -> Facts:
     files.check_writable(given.metrics, given.panels)
     import numpy as np
 
-    from introprior.devices import borrowed
     from introprior.evaluation import density
+    from introprior.operations.devices import borrowed
 
     with borrowed(given.device) as device:
         ensemble = density.Ensemble.read(given.model, device)

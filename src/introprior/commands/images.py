@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from introprior import files, provenance
 from introprior.commands import options as told
 from introprior.data import images as data
 from introprior.errors import UserError, unknown
-from introprior.progress import Progress
+from introprior.operations import files, provenance
+from introprior.operations.progress import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -83,8 +83,8 @@ def classifier(given: argparse.Namespace) -> Facts:
     options = _read(given, CLASSIFIER)
     files.check_writable(given.output)
     from introprior.data.images.splits import load
-    from introprior.devices import borrowed
     from introprior.metrics import classifier
+    from introprior.operations.devices import borrowed
 
     train, test = load(given.data, "train"), load(given.data, "test")
     with borrowed(given.device) as device:
@@ -103,8 +103,8 @@ def reference(given: argparse.Namespace) -> Facts:
     from tqdm import tqdm
 
     from introprior.data.images.splits import load
-    from introprior.devices import borrowed
     from introprior.evaluation import images as evaluation
+    from introprior.operations.devices import borrowed
 
     train, name = load(given.data, "train"), options["features"]
     with borrowed(given.device) as device:
@@ -140,7 +140,7 @@ def train(given: argparse.Namespace) -> Facts | None:
 
 def _train(given: argparse.Namespace, options: dict[str, Any], shared: Path | None) -> Facts | None:
     from introprior.data.images.splits import load
-    from introprior.devices import borrowed
+    from introprior.operations.devices import borrowed
     from introprior.training import checkpoints, images
     from introprior.training.options import ImageTrainingOptions
 
@@ -253,8 +253,8 @@ def distances(given: argparse.Namespace) -> Facts:
     options = _read(given, {**DISTANCES, "batch_size": 0})
     files.check_writable(given.output)
     from introprior.data.images.splits import load
-    from introprior.devices import borrowed
     from introprior.evaluation import images as evaluation
+    from introprior.operations.devices import borrowed
 
     known = evaluation.read_distances(given.earlier) if given.earlier else []
     with borrowed(given.device) as device:
@@ -281,8 +281,8 @@ def evaluate(given: argparse.Namespace) -> Facts:
     import numpy as np
 
     from introprior.data.images.splits import load
-    from introprior.devices import borrowed
     from introprior.evaluation import images as evaluation
+    from introprior.operations.devices import borrowed
 
     with borrowed(given.device) as device:
         snapshots = evaluation.Snapshots.read(given.model, device)
@@ -319,7 +319,7 @@ def probe(given: argparse.Namespace) -> Facts:
 
 def choose(given: argparse.Namespace) -> Facts:
     """Choose the r_entropy of each cell."""
-    from introprior import selection
+    from introprior.evaluation import selection
 
     files.write_json(given.output, selection.choose_r_entropy(given.metrics, given.dataset, given.metric))
     return {}
@@ -332,9 +332,9 @@ def overfit(given: argparse.Namespace) -> Facts:
     import numpy as np
 
     from introprior.data.images.splits import load
-    from introprior.devices import borrowed
     from introprior.evaluation import encoder_study
     from introprior.evaluation import images as evaluation
+    from introprior.operations.devices import borrowed
 
     with borrowed(given.device) as device:
         snapshots = evaluation.Snapshots.read(given.model, device)

@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from introprior import cells, files, protocols
 from introprior.errors import UserError, unknown
-from introprior.progress import Progress
+from introprior.experiment import cells, protocols
+from introprior.operations import files
+from introprior.operations.progress import Progress
 
 if TYPE_CHECKING:  # torch takes seconds to import: only the commands that compute do it
     import torch

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from introprior import costs, forecast, planning, status
 from introprior.errors import UserError
+from introprior.experiment import planning
+from introprior.operations import costs, forecast, status
 
 GPUS_SHOWN = (1, 2, 4, 8, 16)
 """For which numbers of GPUs a plan says how long it takes, beside the number asked for."""

@@ -31,7 +31,7 @@ def verify(given: argparse.Namespace) -> None:
     """
     from tqdm import tqdm
 
-    from introprior import verification
+    from introprior.operations import verification
 
     def bar(records: Any) -> Any:
         return tqdm(list(records), desc="reading", unit="job", leave=False, disable=not sys.stderr.isatty())

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from introprior.errors import UserError, unknown
-from introprior.randomness import Streams
+from introprior.game.randomness import Streams
 
 Sampler = Callable[[int, Streams], Tensor]
 

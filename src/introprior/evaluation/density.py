@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from introprior.data import density as data
-from introprior.divergences import kl_monte_carlo
 from introprior.errors import UserError
+from introprior.game.divergences import kl_monte_carlo
+from introprior.game.model import IntroVAE, Posterior
+from introprior.game.objectives import reconstruction_error
+from introprior.game.randomness import MemberStreams
 from introprior.metrics import density as metrics
-from introprior.model import IntroVAE, Posterior
-from introprior.objectives import reconstruction_error
-from introprior.randomness import MemberStreams
 from introprior.training import checkpoints
 from introprior.training.density import empty
 from introprior.training.options import Run

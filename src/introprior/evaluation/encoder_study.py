@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from introprior import objectives
 from introprior.data.images.splits import to_unit
 from introprior.errors import UserError
-from introprior.mixtures import GaussianMixture
-from introprior.model import IntroVAE
-from introprior.objectives import Betas, Terms, reconstruction_error
-from introprior.randomness import MemberStreams
+from introprior.game import objectives
+from introprior.game.distributions import GaussianMixture
+from introprior.game.model import IntroVAE
+from introprior.game.objectives import Betas, Terms, reconstruction_error
+from introprior.game.randomness import MemberStreams
 from introprior.training import steps
 from introprior.training.adam import Adam
 from introprior.training.options import Run

@@ -22,12 +22,12 @@ from tqdm import tqdm
 
 from introprior.data.images.splits import Epochs, ImageSplit, to_unit
 from introprior.errors import UserError, unknown
+from introprior.game.distributions import GaussianMixture
+from introprior.game.model import IntroVAE, Posterior
 from introprior.metrics import classifier as classifiers
 from introprior.metrics import inception
 from introprior.metrics.frechet import Gathering, Statistics, check_count, frechet_distance
 from introprior.metrics.responsibilities import normalised_entropy
-from introprior.mixtures import GaussianMixture
-from introprior.model import IntroVAE, Posterior
 from introprior.training import checkpoints
 from introprior.training.images import empty
 from introprior.training.options import Run

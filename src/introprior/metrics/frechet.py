@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from introprior.errors import UserError
-from introprior.files import written
+from introprior.operations.files import written
 
 Array = NDArray[np.float64]
 

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from introprior.divergences import responsibilities_monte_carlo
 from introprior.errors import UserError
-from introprior.mixtures import GaussianMixture
-from introprior.objectives import responsibility_entropy
-from introprior.priors import uniform_entropy
+from introprior.game.distributions import GaussianMixture
+from introprior.game.divergences import responsibilities_monte_carlo
+from introprior.game.objectives import responsibility_entropy
+from introprior.game.priors import uniform_entropy
 
 
 class NormalisedEntropy(NamedTuple):

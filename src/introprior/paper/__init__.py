@@ -2,7 +2,7 @@
 
 The paper prints mean ± standard deviation (Section "2D - Density estimation"), over five seeds in 2D. Of images it says
 neither; the authors' code runs three seeds, and prints the standard error. Each reader adds a column ``cell`` with the
-project's own name of a column of the paper, see :mod:`introprior.cells`.
+project's own name of a column of the paper, see :mod:`introprior.experiment.cells`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from importlib import resources
 
 import pandas as pd
 
-from introprior.cells import TABLE4_SETTINGS
 from introprior.errors import UserError, unknown
+from introprior.experiment.cells import TABLE4_SETTINGS
 
 SEEDS = 5
 """Seeds behind every 2D mean of the paper."""

@@ -9,8 +9,8 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from pathlib import Path
 from typing import Any
 
-from introprior import provenance
 from introprior.errors import UserError
+from introprior.operations import provenance
 
 
 @contextmanager

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from introprior.errors import UserError
-from introprior.files import written
-from introprior.model import IntroVAE
-from introprior.priors import LearnedMixture, StandardGaussian, VampPrior
+from introprior.game.model import IntroVAE
+from introprior.game.priors import LearnedMixture, StandardGaussian, VampPrior
+from introprior.operations.files import written
 
 FORMAT = 1
 

@@ -7,9 +7,9 @@ from functools import partial
 import torch
 
 from introprior.data import density as data
-from introprior.model import IntroVAE
-from introprior.networks import MLPDecoder, MLPEncoder
-from introprior.priors import StandardGaussian, VampPrior
+from introprior.game.model import IntroVAE
+from introprior.game.networks import MLPDecoder, MLPEncoder
+from introprior.game.priors import StandardGaussian, VampPrior
 from introprior.training.loop import Training, warmups
 from introprior.training.options import Run
 

@@ -8,9 +8,9 @@ import torch
 
 from introprior.data.images.splits import Epochs, ImageSplit, load, to_unit
 from introprior.errors import UserError
-from introprior.model import IntroVAE
-from introprior.networks import ConvDecoder, ConvEncoder
-from introprior.priors import StandardGaussian, VampPrior
+from introprior.game.model import IntroVAE
+from introprior.game.networks import ConvDecoder, ConvEncoder
+from introprior.game.priors import StandardGaussian, VampPrior
 from introprior.training.loop import Training
 from introprior.training.options import ImageTrainingOptions, Run
 

@@ -16,17 +16,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from introprior.errors import UserError
-from introprior.model import IntroVAE, Posterior
-from introprior.objectives import Betas
-from introprior.priors import LearnedMixture, VampPrior, to_mixture
-from introprior.randomness import MemberStreams
+from introprior.game.model import IntroVAE, Posterior
+from introprior.game.objectives import Betas
+from introprior.game.priors import LearnedMixture, VampPrior, to_mixture
+from introprior.game.randomness import MemberStreams
 from introprior.training import checkpoints, steps
 from introprior.training.adam import Adam
 from introprior.training.options import Member, Run
 from introprior.training.watch import Watch
 
 if TYPE_CHECKING:
-    from introprior.progress import Progress
+    from introprior.operations.progress import Progress
 
 PLAYERS = ("encoder", "decoder", "prior")
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from introprior import cells, protocols
 from introprior.errors import UserError, unknown
-from introprior.objectives import Betas
+from introprior.experiment import cells, protocols
+from introprior.game.objectives import Betas
 from introprior.training.steps import Rules
 
 PRECISIONS = ("tf32", "float32", "bf16")

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from introprior import objectives
-from introprior.divergences import kl_closed_form, kl_from_moments, kl_monte_carlo, responsibilities_monte_carlo
-from introprior.mixtures import GaussianMixture
-from introprior.model import IntroVAE, Posterior
-from introprior.objectives import Betas, Terms, reconstruction_error
-from introprior.priors import uniform_entropy
-from introprior.protocols import Protocol
-from introprior.randomness import MemberStreams
+from introprior.experiment.protocols import Protocol
+from introprior.game import objectives
+from introprior.game.distributions import GaussianMixture
+from introprior.game.divergences import kl_closed_form, kl_from_moments, kl_monte_carlo, responsibilities_monte_carlo
+from introprior.game.model import IntroVAE, Posterior
+from introprior.game.objectives import Betas, Terms, reconstruction_error
+from introprior.game.priors import uniform_entropy
+from introprior.game.randomness import MemberStreams
 
 
 @dataclass(frozen=True)

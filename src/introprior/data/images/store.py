@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from introprior import files
 from introprior.data.images.catalogue import DATASETS, Embedded, ImageDataset, Publication, dataset
 from introprior.data.images.download import Unreachable, fetch, sha256_of
 from introprior.data.images.formats import SPLITS, Content, Splits, open_archive, open_file
 from introprior.errors import UserError
+from introprior.operations import files
 
 SOURCE_KEY = "images.source"
 """The configuration's key for a folder with local copies (on the command line: ``--source``)."""

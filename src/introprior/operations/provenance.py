@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import introprior
-from introprior import files
 from introprior.errors import UserError
+from introprior.operations import files
 
 FORMAT = 1
 SUFFIX = ".provenance.json"

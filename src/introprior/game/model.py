@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from introprior.mixtures import GaussianMixture
+from introprior.game.distributions import GaussianMixture
 
 
 class Posterior(NamedTuple):

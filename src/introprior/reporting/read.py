@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from introprior.errors import UserError, unknown
-from introprior.files import read_json
+from introprior.operations.files import read_json
 from introprior.paper import HYPERPARAMETERS
 
 ARROWS = {
@@ -167,7 +167,7 @@ def read_choices(paths: Iterable[str | Path], metric: str) -> dict[tuple[str, st
     """The choices in the given ``r_entropy.json`` files, by dataset and cell.
 
     Args:
-        paths: one file per dataset, see :func:`introprior.selection.choose_r_entropy`.
+        paths: one file per dataset, see :func:`introprior.evaluation.selection.choose_r_entropy`.
         metric: by which the choices must have been made.
 
     Raises:

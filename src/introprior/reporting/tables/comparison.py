@@ -10,20 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from introprior import cells as naming
 from introprior import paper
-from introprior.reporting import results
-from introprior.reporting.density_tables import (
-    HYPERPARAMETER_HEADING,
-    METRICS,
-    density_columns,
-    density_headings,
-    density_table,
-    hyperparameter_table,
-)
-from introprior.reporting.image_tables import DECIMALS, ImageRequest, image_table, incomparable, line, row_names, title
-from introprior.reporting.layout import CROSS, TICK, Entry, Row, Table
-from introprior.reporting.tables import (
+from introprior.experiment import cells as naming
+from introprior.reporting import read as results
+from introprior.reporting.tables.common import (
     Column,
     Request,
     Rows,
@@ -36,6 +26,16 @@ from introprior.reporting.tables import (
     shown,
     write,
 )
+from introprior.reporting.tables.density import (
+    HYPERPARAMETER_HEADING,
+    METRICS,
+    density_columns,
+    density_headings,
+    density_table,
+    hyperparameter_table,
+)
+from introprior.reporting.tables.images import DECIMALS, ImageRequest, image_table, incomparable, line, row_names, title
+from introprior.reporting.tables.layout import CROSS, TICK, Entry, Row, Table
 
 _VALUES = (
     *("metric", "paper_mean", "paper_spread", "paper_sem"),
@@ -70,7 +70,7 @@ def density_comparison(number: str, tidy: pd.DataFrame, request: Request) -> tup
 
     Args:
         number: ``1`` or ``4``.
-        tidy: from :func:`introprior.reporting.tables.density_table`.
+        tidy: from :func:`introprior.reporting.tables.common.density_table`.
         request: the same as there.
 
     Returns:
@@ -108,7 +108,7 @@ def image_comparison(number: str, tidy: pd.DataFrame, request: ImageRequest) -> 
 
     Args:
         number: ``2`` or ``5``.
-        tidy: from :func:`introprior.reporting.image_tables.image_table`.
+        tidy: from :func:`introprior.reporting.tables.images.image_table`.
         request: the same as there.
 
     Returns:
@@ -146,7 +146,7 @@ def hyperparameter_comparison(tidy: pd.DataFrame, request: Request) -> tuple[pd.
     """Table 3 beside the paper's: a grid has no uncertainty, so ``within`` says whether a search found the same value.
 
     Args:
-        tidy: from :func:`introprior.reporting.tables.hyperparameter_table`.
+        tidy: from :func:`introprior.reporting.tables.common.hyperparameter_table`.
         request: the same as there.
 
     Returns:

@@ -8,8 +8,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from introprior import files
 from introprior.errors import UserError
+from introprior.operations import files
 
 SECONDS = 5.0
 """How often the file is written anew; one much older than that is of a process that is gone."""

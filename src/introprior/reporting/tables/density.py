@@ -13,13 +13,12 @@ from typing import Any
 
 import pandas as pd
 
-from introprior import cells as naming
 from introprior import paper
 from introprior.errors import UserError, unknown
-from introprior.reporting import results
-from introprior.reporting.captions import spread_sentence
-from introprior.reporting.layout import Entry, Heading, Row, Table
-from introprior.reporting.tables import (
+from introprior.experiment import cells as naming
+from introprior.reporting import read as results
+from introprior.reporting.tables.captions import spread_sentence
+from introprior.reporting.tables.common import (
     DIVERGED,
     Column,
     Request,
@@ -30,6 +29,7 @@ from introprior.reporting.tables import (
     labelled,
     plain,
 )
+from introprior.reporting.tables.layout import Entry, Heading, Row, Table
 
 METRICS = ("gnELBO", "KL", "JSD")
 """The rows of the paper's 2D tables; the tidy files hold the other metrics too."""

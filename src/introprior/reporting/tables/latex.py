@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from introprior.errors import UserError
-from introprior.files import written
-from introprior.reporting.layout import Entry, Table
+from introprior.operations.files import written
+from introprior.reporting.tables.layout import Entry, Table
 
 TIMEOUT = 120
 """Seconds after which a compilation is given up."""

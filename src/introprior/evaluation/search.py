@@ -10,7 +10,7 @@ import torch
 
 from introprior.errors import UserError
 from introprior.evaluation.density import histogram_metrics
-from introprior.randomness import MemberStreams
+from introprior.game.randomness import MemberStreams
 from introprior.training.loop import Training
 from introprior.training.options import Member
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from introprior.priors import uniform_entropy
+from introprior.game.priors import uniform_entropy
 
 
 class Terms(NamedTuple):

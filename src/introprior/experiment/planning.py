@@ -1,7 +1,7 @@
 """The jobs that a configuration comes to, found without Snakemake, so that looking at them takes no time.
 
 What the rules of the workflow say is said here a second time, as far as a look from outside needs it; a test holds both
-equal. Paths, runs and options are the rules' own. As light as `introprior.configuration`.
+equal. Paths, runs and options are the rules' own. As light as `introprior.experiment.configuration`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from introprior import configuration
-from introprior import image_configuration as images
-from introprior.cells import TABLE4_SETTINGS
 from introprior.errors import UserError, unknown
-from introprior.paths import NAMED, Paths
+from introprior.experiment import configuration
+from introprior.experiment import image_configuration as images
+from introprior.experiment.cells import TABLE4_SETTINGS
+from introprior.experiment.paths import NAMED, Paths
 
 Config = Mapping[str, Any]
 

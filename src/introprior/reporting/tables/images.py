@@ -16,10 +16,9 @@ import pandas as pd
 from introprior import paper
 from introprior.data.images import dataset as image_dataset
 from introprior.errors import UserError, unknown
-from introprior.reporting import results
-from introprior.reporting.captions import spread_sentence
-from introprior.reporting.layout import Entry, Row, Table
-from introprior.reporting.tables import (
+from introprior.reporting import read as results
+from introprior.reporting.tables.captions import spread_sentence
+from introprior.reporting.tables.common import (
     DIVERGED,
     Column,
     Request,
@@ -31,6 +30,7 @@ from introprior.reporting.tables import (
     labelled,
     plain,
 )
+from introprior.reporting.tables.layout import Entry, Row, Table
 
 NUMBERS = ("2", "5")
 

@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
-from introprior import cells as naming
 from introprior import paper
 from introprior.errors import UserError
-from introprior.reporting import results
+from introprior.experiment import cells as naming
+from introprior.reporting import read as results
 from introprior.reporting.arrays import read_arrays
-from introprior.reporting.style import DATA, FRAME, INK, MODEL, MUTED, RC, TEXT_WIDTH
+from introprior.reporting.figures.style import DATA, FRAME, INK, MODEL, MUTED, RC, TEXT_WIDTH
 
 PANELS = ("samples", "density", "latent space")
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from introprior import costs, files, planning, provenance
 from introprior.errors import UserError
-from introprior.planning import Job
+from introprior.experiment import planning
+from introprior.experiment.planning import Job
+from introprior.operations import costs, files, provenance
 
 Config = Mapping[str, Any]
 
@@ -144,7 +145,7 @@ def _measured(config: Config, job: Job) -> Measurement | None:
 
 
 def record_of(job: Job) -> Path:
-    """The job's record, see `introprior.provenance`."""
+    """The job's record, see `introprior.operations.provenance`."""
     return provenance.path_of(job.outputs[0])
 
 

@@ -1,4 +1,4 @@
-"""Priors: the third player. Each owns parameters and returns a :class:`~introprior.mixtures.GaussianMixture`.
+"""Priors: the third player. Each owns parameters and returns a :class:`~introprior.game.distributions.GaussianMixture`.
 
 The losses see that mixture only, never a prior's insides: "prior as target" and "prior as source" are two uses of one
 value, one of them detached. A prior is called with the encoder, which the VampPrior needs and the others ignore.
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from introprior.mixtures import GaussianMixture, soft_clip, standard_gaussian
+from introprior.game.distributions import GaussianMixture, soft_clip, standard_gaussian
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 """An encoder: data ``[..., N, *data]`` to mean and log-variance, ``[..., N, D]`` each."""

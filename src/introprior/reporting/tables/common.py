@@ -10,11 +10,12 @@ from typing import Any
 
 import pandas as pd
 
-from introprior import cells as naming
 from introprior.errors import UserError, unknown
-from introprior.files import write_text, written
-from introprior.reporting import latex, results
-from introprior.reporting.layout import CROSS, TICK, Entry, Heading, Table, markdown
+from introprior.experiment import cells as naming
+from introprior.operations.files import write_text, written
+from introprior.reporting import read as results
+from introprior.reporting.tables import latex
+from introprior.reporting.tables.layout import CROSS, TICK, Entry, Heading, Table, markdown
 
 DIVERGED = "Seeds that diverged are left out of the mean and counted beside it; “diverged” stands where all did."
 
@@ -31,7 +32,7 @@ class Request:
         cells: its measured columns, in order.
         seeds: the seeds that must be there.
         spread: what follows the plus-minus sign, ``std`` or ``sem``.
-        scale: a sentence for the caption, see :func:`introprior.reporting.captions.scale_sentence`.
+        scale: a sentence for the caption, see :func:`introprior.reporting.tables.captions.scale_sentence`.
     """
 
     datasets: tuple[str, ...]
@@ -116,7 +117,7 @@ def entries(
 ) -> tuple[Entry, ...]:
     """One row of a table; bold: the best of the measured means as printed, all of them where they tie.
 
-    A metric without a direction (:data:`introprior.reporting.results.ARROWS`) has no best.
+    A metric without a direction (:data:`introprior.reporting.read.ARROWS`) has no best.
     """
     printed = {
         column.cell: round(rows[dataset, metric, column.cell].mean, decimals)

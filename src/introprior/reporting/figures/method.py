@@ -12,12 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
-from introprior import cells as naming
 from introprior.data.images import dataset as catalogue
 from introprior.errors import UserError
+from introprior.experiment import cells as naming
 from introprior.reporting.arrays import REMEDY, read_arrays
-from introprior.reporting.image_figures import show
-from introprior.reporting.style import DATA, FRAME, INK, MODEL, MUTED, RC, TEXT_WIDTH, fit_scale, say
+from introprior.reporting.figures.images import show
+from introprior.reporting.figures.style import DATA, FRAME, INK, MODEL, MUTED, RC, TEXT_WIDTH, fit_scale, say
 
 CONFIGURATIONS = (
     r"(i) $p_\mathrm{data} = p_d$",

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from introprior import configuration, files, planning, provenance
 from introprior.errors import UserError
-from introprior.paths import Paths
+from introprior.experiment import configuration, planning
+from introprior.experiment.paths import Paths
+from introprior.operations import files, provenance
 
 Problem = tuple[str, str]
 """A file, relative to the results tree, and what is wrong with it."""

@@ -17,9 +17,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from introprior import image_configuration, protocols
-from introprior.cells import TABLE4_SETTINGS, parse
 from introprior.errors import UserError, unknown
+from introprior.experiment import image_configuration, protocols
+from introprior.experiment.cells import TABLE4_SETTINGS, parse
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError

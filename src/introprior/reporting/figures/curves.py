@@ -18,10 +18,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from introprior import cells as naming
 from introprior.data.images import dataset as catalogue
 from introprior.errors import UserError, unknown
-from introprior.reporting.style import CYCLE, DATA, FRAME, INK, MODEL, MUTED, RC, TEXT_WIDTH, fit_scale, say
+from introprior.experiment import cells as naming
+from introprior.reporting.figures.style import CYCLE, DATA, FRAME, INK, MODEL, MUTED, RC, TEXT_WIDTH, fit_scale, say
 
 DISTANCES = {
     "fid_authors_gen": "FID (GEN)",

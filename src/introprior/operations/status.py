@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from introprior import files, forecast, planning, progress
 from introprior.errors import UserError
-from introprior.planning import Job
+from introprior.experiment import planning
+from introprior.experiment.planning import Job
+from introprior.operations import files, forecast, progress
 
 STALE = 60.0
 """Seconds after which a progress file is of a process that is gone."""

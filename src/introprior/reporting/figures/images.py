@@ -14,12 +14,12 @@ from matplotlib.lines import Line2D
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from introprior import cells as naming
 from introprior.data.images import dataset as catalogue
 from introprior.errors import UserError
-from introprior.files import read_json
+from introprior.experiment import cells as naming
+from introprior.operations.files import read_json
 from introprior.reporting.arrays import REMEDY, read_arrays
-from introprior.reporting.style import MUTED, RC, TEXT_WIDTH, class_colours, say
+from introprior.reporting.figures.style import MUTED, RC, TEXT_WIDTH, class_colours, say
 
 MOST_POINTS = 2000
 """Points of a t-SNE, whose time grows faster than their number."""

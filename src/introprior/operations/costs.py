@@ -2,7 +2,8 @@
 
 A rough model with few constants. The work of a job is counted in multiply-adds of its networks, numbers that it writes
 on the way (activations, pairs of sample and component) and operations one after another; a device does so many of each
-a second. The CPU's rates are fitted to measurements, the GPU's are estimates. As light as `introprior.configuration`.
+a second. The CPU's rates are fitted to measurements, the GPU's are estimates. As light as
+`introprior.experiment.configuration`.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from introprior import cells, planning
-from introprior.image_configuration import DATASETS
+from introprior.experiment import cells, planning
+from introprior.experiment.image_configuration import DATASETS
 
 Config = Mapping[str, Any]
 

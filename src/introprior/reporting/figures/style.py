@@ -14,7 +14,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from introprior.errors import unknown
-from introprior.files import written
+from introprior.operations.files import written
 
 TEXT_WIDTH = 6.75
 """Width of the paper's text, in inches."""

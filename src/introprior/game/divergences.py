@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from introprior.mixtures import LOG_2PI, GaussianMixture
+from introprior.game.distributions import LOG_2PI, GaussianMixture
 
 LOG2_E = math.log2(math.e)
 _BLOCK = {"cpu": 1 << 18, "cuda": 1 << 28}

@@ -1,7 +1,7 @@
 """The image half of the configuration: what the schema cannot say about it, and the options of its jobs.
 
-`introprior.configuration` calls the checks when it has read a configuration; the rules ask for the options. As light as
-that module: neither torch, pandas nor numpy.
+`introprior.experiment.configuration` calls the checks when it has read a configuration; the rules ask for the options.
+As light as that module: neither torch, pandas nor numpy.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from introprior import protocols
-from introprior.cells import Cell, parse
 from introprior.errors import UserError, unknown
+from introprior.experiment import protocols
+from introprior.experiment.cells import Cell, parse
 
 Config = Mapping[str, Any]
 
