@@ -4,7 +4,12 @@ from introprior.reporting.tables.latex import pdflatex_available
 
 rule table1:
     input:
-        sources("reporting.tables.comparison", "experiment.cells", data=[f"paper/table{n}.csv" for n in (1, 3, 4)], script="table.py"),
+        sources(
+            "reporting.tables.comparison",
+            "experiment.cells",
+            data=[f"paper/table{n}.csv" for n in (1, 3, 4)],
+            script="table.py",
+        ),
         results=each(CELL_METRICS, TABLE1_CELLS),
     output:
         reported(table(1), ".csv", "table1", "Table 1"),
@@ -30,7 +35,12 @@ rule table1:
 
 rule table2:
     input:
-        sources("reporting.tables.comparison", "experiment.cells", data=[f"paper/table{n}.csv" for n in (2, 5)], script="table.py"),
+        sources(
+            "reporting.tables.comparison",
+            "experiment.cells",
+            data=[f"paper/table{n}.csv" for n in (2, 5)],
+            script="table.py",
+        ),
         results=image_results(config["tables"]["table2"]),
         chosen=expand(CHOSEN_TABLE2, dataset=IMAGE_DATASETS),
     output:
@@ -52,7 +62,12 @@ rule table2:
 
 rule table3:
     input:
-        sources("reporting.tables.comparison", "experiment.cells", data=[f"paper/table{n}.csv" for n in (1, 3, 4)], script="table.py"),
+        sources(
+            "reporting.tables.comparison",
+            "experiment.cells",
+            data=[f"paper/table{n}.csv" for n in (1, 3, 4)],
+            script="table.py",
+        ),
         results=each(HYPERPARAMETERS, TABLE3_CELLS),
     output:
         reported(table(3), ".csv", "table3", "Table 3"),
@@ -78,7 +93,12 @@ rule table3:
 
 rule table4:
     input:
-        sources("reporting.tables.comparison", "experiment.cells", data=[f"paper/table{n}.csv" for n in (1, 3, 4)], script="table.py"),
+        sources(
+            "reporting.tables.comparison",
+            "experiment.cells",
+            data=[f"paper/table{n}.csv" for n in (1, 3, 4)],
+            script="table.py",
+        ),
         results=each(CELL_METRICS, TABLE4_CELLS),
     output:
         reported(table(4), ".csv", "table4", "Table 4"),
@@ -104,7 +124,12 @@ rule table4:
 
 rule table5:
     input:
-        sources("reporting.tables.comparison", "experiment.cells", data=[f"paper/table{n}.csv" for n in (2, 5)], script="table.py"),
+        sources(
+            "reporting.tables.comparison",
+            "experiment.cells",
+            data=[f"paper/table{n}.csv" for n in (2, 5)],
+            script="table.py",
+        ),
         results=image_results(config["tables"]["table5"]),
         chosen=expand(CHOSEN, dataset=IMAGE_DATASETS),
     output:
