@@ -101,6 +101,29 @@ def soft_clip_of_the_authors(x: Tensor, low: Tensor, high: Tensor, steepness: fl
     return x - softplus(x - high) + softplus(low - x)
 
 
+class Choices(NamedTuple):
+    """What the two protocols differ in."""
+
+    scale: float
+    reconstructions: bool
+    fresh_noise: bool
+    normalised: bool
+    gamma_r_terms: bool
+    alpha: float = 2.0
+    gamma: float = 1.0
+    gamma_r: float = 1e-8
+    r_entropy: float = 0.0
+    closed_form: bool = False
+    detached_target: bool = False
+    """A departure from the procedure, to show that it matters: the target of a reconstruction's own error."""
+
+
+PROTOCOLS = {
+    "authors": Choices(scale=0.5, reconstructions=True, fresh_noise=True, normalised=True, gamma_r_terms=False),
+    "text": Choices(scale=1.0, reconstructions=False, fresh_noise=False, normalised=False, gamma_r_terms=True),
+}
+
+
 # The losses of Eq. 98, sample by sample. A kind of fakes is a pair (reconstruction errors, KLs).
 
 Kind = tuple[Tensor, Tensor]
@@ -121,18 +144,21 @@ def encoder_loss(real: Kind, fakes: Sequence[Kind], betas: Sequence[float], scal
     return torch.stack(losses)
 
 
-def cooperation_loss(
-    real: Kind, fakes: Sequence[Kind], betas: Sequence[float], scale: float, gamma: float, gamma_r: float
-) -> Tensor:
-    """L_D and L_P with all terms, the crossed-out ones too."""
+def decoder_loss(real: Kind, fakes: Sequence[Kind], betas: Sequence[float], choices: Choices) -> Tensor:
+    """L_D with all terms, the crossed-out one too."""
     beta_rec, beta_kl, _ = betas
     losses = []
     for i in range(len(real[0])):
         loss = beta_rec * real[0][i] + beta_kl * real[1][i]
         for rec, kl in fakes:
-            loss = loss + gamma * (beta_kl * kl[i] + gamma_r * beta_rec * rec[i]) / len(fakes)
-        losses.append(scale * loss)
+            loss = loss + choices.gamma * (beta_kl * kl[i] + choices.gamma_r * beta_rec * rec[i]) / len(fakes)
+        losses.append(choices.scale * loss)
     return torch.stack(losses)
+
+
+def prior_loss(real: Kind, fakes: Sequence[Kind], betas: Sequence[float], choices: Choices) -> Tensor:
+    """L_P with all terms, the crossed-out ones too (these have the whole weight in Eq. 9)."""
+    return decoder_loss(real, [(rec / choices.gamma_r, kl) for rec, kl in fakes], betas, choices)
 
 
 def responsibility_penalty(shares: Tensor, r_entropy: float, scale: float, normalised: bool) -> Tensor:
@@ -208,29 +234,6 @@ def with_moments(draws: int, mean: Tensor, square: Tensor) -> Tensor:
     pairs = draws // 2
     deviation = (draws * (square - mean * mean).clamp(min=0) / max(2 * pairs, 1)).sqrt()
     return torch.stack([mean + deviation] * pairs + [mean - deviation] * pairs + [mean] * (draws % 2))
-
-
-class Choices(NamedTuple):
-    """What the two protocols differ in."""
-
-    scale: float
-    reconstructions: bool
-    fresh_noise: bool
-    normalised: bool
-    gamma_r_terms: bool
-    alpha: float = 2.0
-    gamma: float = 1.0
-    gamma_r: float = 1e-8
-    r_entropy: float = 0.0
-    closed_form: bool = False
-    detached_target: bool = False
-    """A departure from the procedure, to show that it matters: the target of a reconstruction's own error."""
-
-
-PROTOCOLS = {
-    "authors": Choices(scale=0.5, reconstructions=True, fresh_noise=True, normalised=True, gamma_r_terms=False),
-    "text": Choices(scale=1.0, reconstructions=False, fresh_noise=False, normalised=False, gamma_r_terms=True),
-}
 
 
 class Carried(NamedTuple):
@@ -395,7 +398,15 @@ def decoder_step(
     choices: Choices,
     prior_learns: bool,
 ) -> tuple[Tensor, None]:
-    """L_D and L_P, mean over the batch; the encoder is the updated one."""
+    """L_D with the prior's terms, which are those of L_P, mean over the batch; the encoder is the updated one."""
+    real, fakes = decoder_terms(model, x, carried, replay, choices, prior_learns)
+    return decoder_loss(real, fakes, betas, choices).mean(), None
+
+
+def decoder_terms(
+    model: Model, x: Tensor, carried: Carried, replay: Replay, choices: Choices, prior_learns: bool
+) -> tuple[Kind, list[Kind]]:
+    """Errors and divergences of real data and of each kind of fake."""
     mixture = model.mixture()
     prior_noise = (replay.normal(), replay.uniform()) if choices.fresh_noise else carried.prior_noise
     fake = model.decode(draw(mixture, *prior_noise))
@@ -412,8 +423,7 @@ def decoder_step(
             for kind, latent in zip(kinds, latents, strict=True)
         ]
     real_kl = divergence(carried.mean, carried.logvar, mixture) if prior_learns else carried.real_kl
-    real, fakes = (squared_error(x, reconstruction), real_kl), list(zip(errors, kls, strict=True))
-    return cooperation_loss(real, fakes, betas, choices.scale, choices.gamma, choices.gamma_r).mean(), None
+    return (squared_error(x, reconstruction), real_kl), list(zip(errors, kls, strict=True))
 
 
 # The whole procedure

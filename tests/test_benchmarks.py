@@ -12,9 +12,11 @@ from benchmarks import baseline
 from introprior.data import density as data
 from introprior.evaluation.density import negative_elbo
 from introprior.experiment import cells, protocols
-from introprior.game.distributions import GaussianMixture
+from introprior.game.distributions import GaussianMixture, Posterior, Samples
 from introprior.game.divergences import kl_monte_carlo
-from introprior.game.priors import LearnedMixture
+from introprior.game.model import IntroVAE
+from introprior.game.priors import Start
+from introprior.game.priors.mixture import LearnedMixture
 from introprior.game.randomness import MemberStreams
 from introprior.training import images
 from introprior.training.adam import Adam
@@ -58,7 +60,7 @@ class Script(baseline.Script):
         )
         super().__init__(
             networks,
-            cell.components,
+            cell.size,
             cell.intro_prior,
             cell.learnable_contributions,
             settings,
@@ -67,7 +69,7 @@ class Script(baseline.Script):
         )
         self.uniform = streams.uniform
         theirs = training.model.prior
-        mixture = {name: getattr(theirs, name)[0] for name in ("means", "logvars", "logits") if cell.prior == "mog"}
+        mixture = {name: getattr(theirs, name)[0] for name in ("means", "logvars", "logits") if cell.family.components}
         if cell.intro_prior:
             mixture |= {name: getattr(theirs, name)[0] for name in ("low", "high")}
         players = (training.model.encoder, training.model.decoder)
@@ -102,7 +104,7 @@ def pair(request, tiny, float64, monkeypatch) -> tuple[Training, Script, EqualSt
 def image_pair(request, float64) -> tuple[Training, Script, Tensor]:
     """The same on 8x8 images, and the batch that they train with."""
     cell, shape, widths = cells.parse(request.param), (1, 8, 8), (2, 4)
-    r_entropy = 10.0 if cell.prior == "mog" else 0.0
+    r_entropy = 10.0 if cell.family.components else 0.0
     options = ImageTrainingOptions(
         iterations=9, warmup_iterations=3, mixture_warmup_iterations=1, monte_carlo_samples=4,
         gamma_r=0.1, r_entropy=r_entropy, latent_dim=3, shape=shape, widths=widths, learning_rate=1e-3,
@@ -110,10 +112,13 @@ def image_pair(request, float64) -> tuple[Training, Script, Tensor]:
     protocol = protocols.resolve("authors", {"gamma_r_terms": "compute"})
     run = Run("images", cell, (Member(0, 1.0, 1.0, 8.0),), options, protocol)
     x = torch.rand(1, 6, *shape)
-    training = Training(run, images.empty(run).double(), lambda *_: x, torch.device("cpu"))
-    if cell.prior == "mog":
+    start = Start(3, cell.size, cell.learnable_contributions, lambda n: torch.rand(1, n, *shape), [torch.Generator()])
+    model = IntroVAE(*images.networks(run), cell.family.load().begin(start)).double()
+    training = Training(run, model, lambda *_: x, torch.device("cpu"))
+    if cell.family.components:
         means, logvars, logits = torch.randn(1, 5, 3), torch.randn(1, 5, 3) - 1, torch.randn(1, 5)
-        training.model.prior = LearnedMixture(means, logvars, logits, cell.learnable_contributions)
+        lc = cell.learnable_contributions
+        training.model.prior = LearnedMixture(means, logvars, logits, learnable_contributions=lc)
         training.optimizers["prior"] = Adam(training.model.prior.parameters(), options.learning_rate)
     training.iteration = training.game_start
     training.step()
@@ -152,4 +157,6 @@ def test_the_baselines_kl_is_the_packages(float64):
     mean, logvar, noise = torch.randn(6, 2), torch.randn(6, 2), torch.randn(5, 6, 2)
     mixture = GaussianMixture(torch.randn(4, 2), torch.randn(4, 2), torch.log_softmax(torch.randn(4), 0))
     naive = baseline.kl(mean, logvar, (mixture.means, mixture.logvars, mixture.log_weights), noise)
-    torch.testing.assert_close(kl_monte_carlo(mean, logvar, mixture, noise), naive, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        kl_monte_carlo(Posterior(mean, logvar), mixture, Samples(noise)), naive, rtol=1e-10, atol=1e-12
+    )

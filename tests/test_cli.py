@@ -455,8 +455,8 @@ def test_evaluation_agrees_with_explicit_loops(tmp_path, exact, cell):
             "density": (torch.softmax(-energies, 0) / (8 / 5) ** 2).view(6, 6),
             "latent": model.encode(real)[0],
             "samples": draws.generated(model, 40),
-            "prior_means": mixture.means,
-            "prior_weights": mixture.log_weights.exp(),
+            "prior_means": mixture.means if cell != "sg" else torch.empty(0, 2),
+            "prior_weights": mixture.log_weights.exp() if cell != "sg" else torch.empty(0),
         }
         for name, values in wanted.items():
             np.testing.assert_allclose(panels[name], values.detach(), rtol=2e-5, atol=2e-6, err_msg=name)

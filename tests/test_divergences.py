@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from introprior.game import divergences
-from introprior.game.distributions import GaussianMixture, standard_gaussian
-from introprior.game.divergences import kl_closed_form, kl_monte_carlo, responsibilities_monte_carlo
+from introprior.game import fused
+from introprior.game.distributions import Gaussian, GaussianMixture, Posterior, Samples
+from introprior.game.divergences import kl_closed_form, kl_monte_carlo, responsibilities, responsibility_entropy
 from introprior.game.randomness import MemberStreams
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
@@ -41,7 +41,7 @@ def case(*lead: int, draws: int = 6, batch: int = 5, components: int = 7, dim: i
 
 def ours(values: dict[str, Tensor]) -> Tensor:
     mixture = GaussianMixture(values["means"], values["logvars"], torch.log_softmax(values["logits"], -1))
-    return kl_monte_carlo(values["mean"], values["logvar"], mixture, values["noise"])
+    return kl_monte_carlo(Posterior(values["mean"], values["logvar"]), mixture, Samples(values["noise"]))
 
 
 def theirs(values: dict[str, Tensor]) -> Tensor:
@@ -82,7 +82,7 @@ def test_values_and_all_gradients_equal_the_broadcast(lead, shape):
 @pytest.mark.parametrize("block", [1, 35, 80, 150, 250, 10_000])
 def test_the_size_of_a_block_changes_nothing(block, monkeypatch):
     # 5 samples x 7 components are 35 elements a draw, 210 a member: blocks of 1, 1, 2 and 4 draws, of 1 and 3 members.
-    monkeypatch.setattr(divergences, "_BLOCK", dict.fromkeys(divergences._BLOCK, block))
+    monkeypatch.setattr(fused, "_BLOCK", dict.fromkeys(fused._BLOCK, block))
     assert_agree(case(3))
 
 
@@ -144,7 +144,7 @@ def test_mean_responsibilities_equal_the_broadcast(lead, components):
     values = case(*lead, components=components)
     mixture = (values["means"], values["logvars"], torch.log_softmax(values["logits"], -1))
     posterior = [values[name].requires_grad_() for name in ("mean", "logvar")]
-    shares = responsibilities_monte_carlo(*posterior, GaussianMixture(*mixture), values["noise"])
+    shares = responsibilities(Posterior(*posterior), GaussianMixture(*mixture), values["noise"])
     expected = naive.mean_responsibilities(*posterior, naive.Mixture(*mixture), values["noise"])
     torch.testing.assert_close(shares, expected, **EXACT)
     torch.testing.assert_close(shares.sum(-1), torch.ones(lead), **EXACT)
@@ -205,12 +205,12 @@ def test_nothing_is_kept_for_a_backward_pass_that_will_not_come():
 @pytest.mark.parametrize("lead", [(), (3,)])
 def test_the_closed_form_is_that_of_torch_distributions(lead):
     mean, logvar = case(*lead)["mean"].requires_grad_(), case(*lead)["logvar"].requires_grad_()
-    kl = kl_closed_form(mean, logvar)
+    kl = kl_closed_form(Posterior(mean, logvar))
     expected = kl_divergence(Normal(mean, (logvar / 2).exp()), Normal(0.0, 1.0)).sum(-1)
     torch.testing.assert_close(kl, expected, **EXACT)
     for pair in zip(*(torch.autograd.grad(f.sum(), (mean, logvar)) for f in (kl, expected)), strict=True):
         torch.testing.assert_close(*pair, **EXACT)
-    torch.testing.assert_close(kl_closed_form(torch.zeros(1, 3), torch.zeros(1, 3)), torch.zeros(1))
+    torch.testing.assert_close(kl_closed_form(Posterior(torch.zeros(1, 3), torch.zeros(1, 3))), torch.zeros(1))
 
 
 @pytest.mark.usefixtures("float64")
@@ -219,13 +219,13 @@ def test_monte_carlo_agrees_with_the_closed_form(as_mixture):
     # As a mixture: two halves of the standard Gaussian that are both the whole of it, so that nothing is simplified.
     runs, draws, batch = 400, 25, 4
     mean, logvar = torch.randn(batch, 2), torch.randn(batch, 2)
-    target = standard_gaussian(2)
+    target = Gaussian(torch.zeros(2), torch.zeros(2))
     if as_mixture:
         target = GaussianMixture(torch.zeros(2, 2), torch.zeros(2, 2), torch.tensor([0.3, 0.7]).log())
     noise = torch.randn(runs, draws, batch, 2, generator=torch.Generator().manual_seed(0))
-    estimates = torch.stack([kl_monte_carlo(mean, logvar, target, eps) for eps in noise])
+    estimates = torch.stack([kl_monte_carlo(Posterior(mean, logvar), target, Samples(eps)) for eps in noise])
     error = estimates.std(0) / math.sqrt(runs)
-    assert ((estimates.mean(0) - kl_closed_form(mean, logvar)).abs() < 5 * error).all()
+    assert ((estimates.mean(0) - kl_closed_form(Posterior(mean, logvar))).abs() < 5 * error).all()
     assert (error > 0).all()
 
 
@@ -235,7 +235,9 @@ def test_the_divergence_from_itself_is_zero_for_every_sample():
     for weights in ([1.0], [0.25, 0.75]):
         copies = len(weights)
         itself = GaussianMixture(mean.expand(copies, 3), logvar.expand(copies, 3), torch.tensor(weights).log())
-        torch.testing.assert_close(kl_monte_carlo(mean, logvar, itself, torch.randn(9, 1, 3)), torch.zeros(1), **EXACT)
+        torch.testing.assert_close(
+            kl_monte_carlo(Posterior(mean, logvar), itself, Samples(torch.randn(9, 1, 3))), torch.zeros(1), **EXACT
+        )
 
 
 # The paper's derivatives, T = 1 and one posterior, components sigma_i^2 I
@@ -270,7 +272,9 @@ def sample_and_densities(single: dict[str, Tensor]) -> tuple[Tensor, Tensor, Ten
 
 
 def test_equations_105_and_106_are_the_derivatives_in_the_prior(single):
-    kl = kl_monte_carlo(single["mean"], single["logvar"], GaussianMixture(*components(single)), single["noise"])
+    kl = kl_monte_carlo(
+        Posterior(single["mean"], single["logvar"]), GaussianMixture(*components(single)), Samples(single["noise"])
+    )
     by_mu, by_sigma, by_e = torch.autograd.grad(kl.sum(), (single["mu"], single["sigma"], single["e"]))
     z, density, c = sample_and_densities(single)
     mu, sigma, e = (single[name].detach() for name in ("mu", "sigma", "e"))
@@ -303,7 +307,7 @@ def test_equations_101_and_103_are_the_derivative_in_the_sample(single):
 def test_the_gradient_in_the_posterior_goes_through_the_sample(single):
     # dz/dmean = 1 and dz/dlogvar = sigma eps / 2, while log q(z) = -logvar/2 - eps^2/2 + const.
     mean, logvar, noise = single["mean"].requires_grad_(), single["logvar"].requires_grad_(), single["noise"]
-    kl = kl_monte_carlo(mean, logvar, GaussianMixture(*components(single)), noise)
+    kl = kl_monte_carlo(Posterior(mean, logvar), GaussianMixture(*components(single)), Samples(noise))
     by_mean, by_logvar = torch.autograd.grad(kl.sum(), (mean, logvar))
     z, _, c = sample_and_densities(single)
     means, logvars, _ = components(single)
@@ -323,3 +327,16 @@ def test_moments_are_distributed_as_those_of_drawn_noise():
     assert abs(torch.corrcoef(torch.stack((first[0], variances)))[0, 1]) < 4 / n**0.5
     alone, square = MemberStreams([0], torch.device("cpu")).moments(1, 5)
     torch.testing.assert_close(square, alone * alone)
+
+
+# Entropy of the responsibilities
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_entropy_of_uniform_responsibilities_is_the_largest():
+    uniform = torch.full((64,), 1 / 64)
+    assert responsibility_entropy(uniform).item() == pytest.approx(math.log(64), abs=1e-5)
+    one = torch.nn.functional.one_hot(torch.tensor(3), 64).double().requires_grad_()
+    entropy = responsibility_entropy(one)
+    assert entropy.item() == pytest.approx(0, abs=1e-6)
+    assert torch.isfinite(torch.autograd.grad(entropy, one)[0]).all()

@@ -17,9 +17,9 @@ from introprior.errors import UserError
 from introprior.evaluation import encoder_study
 from introprior.evaluation.encoder_study import KINDS, one_per_class, study
 from introprior.experiment import cells
+from introprior.game.losses import Betas
 from introprior.game.model import IntroVAE
-from introprior.game.objectives import Betas
-from introprior.game.priors import LearnedMixture, VampPrior
+from introprior.game.priors.mixture import LearnedMixture, VampPrior
 from introprior.game.randomness import MemberStreams
 from introprior.training import images
 from introprior.training.options import ImageTrainingOptions, Member, Run
@@ -74,7 +74,7 @@ def terms(model: IntroVAE, x: Tensor, mixture: naive.Mixture, streams: MemberStr
 @pytest.mark.usefixtures("float64")
 def test_the_loss_is_that_of_the_equations(trained):
     model, run = copy.deepcopy(trained[0]).double(), trained[1]
-    script, mixture = copy.deepcopy(model), model.mixture().detach()
+    script, mixture = copy.deepcopy(model), model.distribution().detach()
     real, fake = torch.rand(2, 1, 28, 28)
     rules = dataclasses.replace(run.rules, scale=1 / 784)
     ours = encoder_study.loss(
@@ -98,7 +98,7 @@ def test_an_iteration_is_that_of_a_plain_script(trained, ten):
     model, run = copy.deepcopy(trained[0]).double(), trained[1]
     ours = study(model, run, ten, iterations=1, beta_negs=[8.0], device=CPU, seed=3, points=2)
     pixels = to_unit(ten).double()
-    mixture = naive.Mixture(*(t[0] for t in vars(model.mixture().detach()).values()))
+    mixture = naive.Mixture(*(t[0] for t in vars(model.distribution().detach()).values()))
     for c, (real, fake) in enumerate(((range(10), range(10)), ([0], range(10)), (range(10), [0]))):
         script, streams = copy.deepcopy(model), MemberStreams([3], CPU)
         adam = torch.optim.Adam(script.encoder.parameters(), 2e-3)
@@ -120,7 +120,7 @@ def test_an_iteration_is_that_of_a_plain_script(trained, ten):
 def test_what_p_data_lacks_is_repelled_and_what_it_holds_is_not(trained, ten):
     """The claims of the supplement at beta_neg 1, for an encoder that has yet to learn what decoder and prior know."""
     model, run = copy.deepcopy(trained[0]), trained[1]
-    model.encoder = images.empty(run).encoder
+    model.encoder = images.networks(run)[0]
     found = study(model, run, ten, iterations=120, beta_negs=[1.0], device=CPU, points=3)
     alike, single_real, single_fake = found["nelbo"][0]
     np.testing.assert_array_equal(*alike)  # the same images, the same curve
@@ -184,7 +184,7 @@ def test_a_vamp_prior_is_taken_as_it_stands(digits, ten):
     numbers = {"iterations": 3, "beta_negs": [1.0], "device": CPU, "points": 2}
     vamp = study(model, run, ten, **numbers)
     assert isinstance(model.prior, VampPrior)
-    model.prior = LearnedMixture(*vars(model.mixture().detach()).values())
+    model.prior = LearnedMixture(*vars(model.distribution().detach()).values())
     free = study(model, run, ten, **numbers)
     np.testing.assert_allclose(vamp["nelbo"], free["nelbo"], rtol=1e-5)
 

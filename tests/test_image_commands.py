@@ -232,7 +232,7 @@ def test_the_history_tells_losses_prior_responsibilities_and_speed_by_epoch(worl
         assert found["prior_logvar_max", epoch] >= found["prior_logvar_min", epoch]
         assert found["samples_per_second", epoch] > 0
     assert 0 < found["responsibility_entropy", 4.0] <= 1
-    mixture = evaluation.prior(evaluation.Snapshots.read(world / "snapshots.pt").model(4, CPU))
+    mixture = evaluation.Snapshots.read(world / "snapshots.pt").model(4, CPU).distribution().member(0)
     assert found["prior_logvar_max", 4.0] == pytest.approx(mixture.logvars.max().item())
 
 
@@ -267,8 +267,8 @@ def test_distances_are_those_of_batches_generated_as_in_training(world):
     for epoch in (2, 4):
         model = snapshots.model(epoch, CPU).train()
         generator = evaluation.stream(snapshots.run, epoch, 0, CPU)
-        mixture = evaluation.prior(model)
-        z = [mixture.sample(96, generator) for _ in range(3)]  # the last batch is full, too, and cut afterwards
+        mixture = model.distribution().member(0)
+        z = [mixture.sample(96, 4, generator) for _ in range(3)]  # the last batch is full, too, and cut afterwards
         fake = described(torch.cat([model.decode(part.unsqueeze(0))[0] for part in z])[:200])
         root = scipy.linalg.sqrtm(real[1] @ fake[1]).real
         expected = ((real[0] - fake[0]) ** 2).sum() + np.trace(real[1] + fake[1] - 2 * root)
@@ -399,7 +399,7 @@ def test_an_evaluation_tells_the_distances_entropies_and_codes_of_the_chosen_che
         assert panels["prior_weights"].sum() == pytest.approx(1)
         assert str(panels["title"]) == "Digits (stand-in for MNIST)"
         model = evaluation.Snapshots.read(world / "snapshots.pt").model(epoch, CPU)
-        mixture = evaluation.prior(model) if epoch > 1 else None
+        mixture = model.distribution().member(0) if epoch > 1 else None
         if mixture is not None:
             assert (panels["prior_means"] == mixture.means.numpy()).all()
 

@@ -6,7 +6,7 @@ import torch
 from introprior.errors import UserError
 from introprior.game.model import IntroVAE
 from introprior.game.networks import ConvDecoder, ConvEncoder, Linear, MLPDecoder, MLPEncoder
-from introprior.game.priors import StandardGaussian
+from introprior.game.priors import Prior
 
 
 def parameters(module):
@@ -67,8 +67,8 @@ def test_members_of_a_layer_are_those_of_single_layers(members):
 
 
 def test_batches_share_a_pass_only_where_samples_do_not_affect_each_other():
-    conv = IntroVAE(ConvEncoder((1, 4, 4), 2, (4,)), ConvDecoder((1, 4, 4), 2, (4,)), StandardGaussian(2), event_dims=3)
-    mlp = IntroVAE(*(net(2, 2, 8, 2, [generator()]) for net in (MLPEncoder, MLPDecoder)), StandardGaussian(2))
+    conv = IntroVAE(ConvEncoder((1, 4, 4), 2, (4,)), ConvDecoder((1, 4, 4), 2, (4,)), Prior())
+    mlp = IntroVAE(*(net(2, 2, 8, 2, [generator()]) for net in (MLPEncoder, MLPDecoder)), Prior())
     for model, shape in ((conv, (1, 6, 1, 4, 4)), (mlp, (1, 6, 2))):
         a, b = torch.randn(shape, generator=generator(1)), 3 * torch.randn(shape, generator=generator(2))
         for together, alone in zip(model.encode_each([a, b]), (model.encode(a), model.encode(b)), strict=True):

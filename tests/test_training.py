@@ -18,7 +18,8 @@ from introprior.data import density as data
 from introprior.errors import UserError
 from introprior.experiment import cells, protocols
 from introprior.game.networks import MLPDecoder, MLPEncoder
-from introprior.game.priors import LearnedMixture, StandardGaussian, VampPrior
+from introprior.game.priors.gaussian import StandardGaussian
+from introprior.game.priors.mixture import LearnedMixture, VampPrior
 from introprior.game.randomness import MemberStreams
 from introprior.training import density
 from introprior.training.adam import Adam
@@ -251,10 +252,10 @@ def test_who_trains_when(tiny, cell, iteration):
     training.step()
     after = tensors(training)
     changed = {name for name in after if name not in before or not torch.equal(after[name], before[name])}
-    if iteration == CONVERSION and parsed.prior == "mog":  # new tensors: compare with what they started from
+    if iteration == CONVERSION and parsed.family.sized:  # new tensors: compare with what they started from
         changed -= {name for name in changed if name.startswith("prior.")}
         start = run_to(tiny(cell), CONVERSION)
-        mixture = start.model.mixture()
+        mixture = start.model.distribution()
         learned = training.model.prior
         changed |= {
             f"prior.{n}" for n in ("means", "logvars") if not torch.equal(getattr(learned, n), getattr(mixture, n))
@@ -262,7 +263,7 @@ def test_who_trains_when(tiny, cell, iteration):
         changed |= {"prior.logits"} if not torch.equal(learned.logits, mixture.log_weights.exp()) else set()
     names = {"vamp": {"pseudo_inputs"}, "mog": {"means", "logvars"}}["vamp" if iteration < CONVERSION else "mog"]
     names |= {"logits"} if parsed.learnable_contributions else set()
-    if parsed.prior == "sg" or (iteration >= GAME and not parsed.intro_prior):
+    if not parsed.family.learns or (iteration >= GAME and not parsed.intro_prior):
         names = set()
     assert {name.removeprefix("prior.") for name in changed if name.startswith("prior.")} - {"low", "high"} == names
     for player in ("encoder", "decoder"):
@@ -553,8 +554,8 @@ def test_a_cells_name_says_all_about_it(name, attributes, warmup, label):
     cell = cells.parse(name)
     assert (
         cell.adversarial,
-        cell.prior,
-        cell.components,
+        cell.family.name,
+        cell.size,
         cell.learnable_contributions,
         cell.intro_prior,
         cell.published_betas,
@@ -569,7 +570,13 @@ def test_a_cells_name_says_all_about_it(name, attributes, warmup, label):
         ("", "unknown cell"),
         ("mog", "unknown cell"),
         ("mog64-ip-lc", "unknown cell"),
-        ("mog0", "at least 1 component"),
+        ("mog0", "unknown cell"),
+        ("mog064", "unknown cell"),
+        ("mog٦٤", "unknown cell"),
+        ("sg64", "unknown cell"),
+        ("flow-lc", "no contributions"),
+        ("flow-ip-unclipped", "nothing of the prior flow is ever clipped"),
+        ("flow-closed", "no closed form"),
         ("mog1-lc", "at least 2"),
         ("sg-ip", "nothing to learn"),
         ("sg-lc", "nothing to learn"),

@@ -9,7 +9,7 @@ from snakemake.logging import logger
 
 import introprior
 from introprior import configuration, costs, files, image_configuration
-from introprior.experiment.cells import TABLE4_SETTINGS
+from introprior.experiment.cells import TABLE4_SETTINGS, parse
 from introprior.errors import UserError
 from introprior.experiment.sources import closure
 from introprior.experiment.paths import NAMED, Paths
@@ -82,7 +82,7 @@ TABLE4_CELLS = list(TABLE4_SETTINGS.values())
 
 IMAGE_DATASETS = config["images"]["datasets"]
 IMAGE_CELLS = image_configuration.cells(config)
-MIXTURES = [cell for cell in IMAGE_CELLS if image_configuration.family(cell) != "sg"]
+MIXTURES = [cell for cell in IMAGE_CELLS if parse(cell).family.components]
 FIGURE2 = config["figure2"]
 FIGURE2_CELLS = [FIGURE2["cell"] + suffix for suffix in ("", "-unclipped")]
 FIGURE_S2 = config["figureS2"]

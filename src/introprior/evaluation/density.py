@@ -17,13 +17,14 @@ from torch import Tensor
 
 from introprior.data import density as data
 from introprior.errors import UserError
+from introprior.game.distributions import Posterior, Samples
 from introprior.game.divergences import kl_monte_carlo
-from introprior.game.model import IntroVAE, Posterior
-from introprior.game.objectives import reconstruction_error
+from introprior.game.losses import reconstruction_error
+from introprior.game.model import IntroVAE
 from introprior.game.randomness import MemberStreams
 from introprior.metrics import density as metrics
 from introprior.training import checkpoints
-from introprior.training.density import empty
+from introprior.training.density import networks
 from introprior.training.options import Run
 
 METRICS = ("gnELBO", "KL", "JSD", "JSD_nats")
@@ -47,15 +48,14 @@ class Ensemble:
         if "records" not in content:
             raise UserError(f"{path}: not a trained ensemble; give the ensemble.pt that `introprior train` wrote")
         run = Run.from_dict(content["run"])
-        model = empty(run)
-        checkpoints.restore_model(model, content["model"], device)
+        model = checkpoints.restored(networks(run), content["model"], device)
         return cls(model.eval().requires_grad_(False), run, content["records"])
 
 
 def generate(model: IntroVAE, streams: MemberStreams, count: int) -> Tensor:
     """Decoded prior samples, ``[E, count, 2]``."""
-    mixture = model.mixture()
-    return model.decode(mixture.sample_with(streams.normal(count, mixture.means.shape[-1]), streams.uniform(count)))
+    prior = model.distribution()
+    return model.decode(prior.sample_with(streams.normal(count, model.latent_dim), streams.uniform(count)))
 
 
 def negative_elbo(model: IntroVAE, x: Tensor, noise: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def negative_elbo(model: IntroVAE, x: Tensor, noise: Tensor) -> Tensor:
     Returns:
         ``[E, N]``.
     """
-    mixture = model.mixture()
+    prior = model.distribution()
     parts = []
     at_once = _POINTS["cuda"] if x.is_cuda else max(256, _POINTS["cpu"] // noise.shape[0])
     for part in x.split(at_once, -2):
@@ -77,7 +77,7 @@ def negative_elbo(model: IntroVAE, x: Tensor, noise: Tensor) -> Tensor:
         q = Posterior(posterior.mean, posterior.logvar.clamp(min=-80))  # as the authors' code, inside the density only
         spread = noise.unsqueeze(2).expand(-1, -1, points.shape[1], -1)
         rec = reconstruction_error(points, model.decode(posterior.mean))
-        parts.append(kl_monte_carlo(*q, mixture, spread) + rec)
+        parts.append(kl_monte_carlo(q, prior, Samples(spread)) + rec)
     return torch.cat(parts, -1)
 
 
@@ -118,7 +118,7 @@ def measure(ensemble: Ensemble, options: dict[str, Any], device: torch.device) -
     limit = data.limit(run.dataset)
     streams = MemberStreams([member.seed + run.training.iterations - 1 for member in run.members], device)
     values = histogram_metrics(run.dataset, model, streams, options["samples"])
-    noise = streams.normal(options["monte_carlo_samples"], run.training.latent_dim)
+    noise = streams.normal(options["monte_carlo_samples"], model.latent_dim)
     grid = negative_elbo(model, plane(limit, options["grid"], device), noise).cpu().numpy()
     real = streams.draw(lambda generators: data.sample_members(run.dataset, options["data_points"], generators))
     energies = negative_elbo(model, real, noise).cpu().numpy()
@@ -168,20 +168,22 @@ def panels(ensemble: Ensemble, options: dict[str, Any], device: torch.device) ->
     streams = MemberStreams([member.seed + run.training.iterations for member in run.members], device)
     limit, side, points = data.limit(run.dataset), options["panel_grid"], options["panel_points"]
     real = streams.draw(lambda generators: data.sample_members(run.dataset, points, generators))
-    noise = streams.normal(options["monte_carlo_samples"], run.training.latent_dim)
+    noise = streams.normal(options["monte_carlo_samples"], model.latent_dim)
     energy = negative_elbo(model, plane(limit, side, device), noise)[e].double()
     density = torch.softmax(-energy, 0) / (2 * limit / (side - 1)) ** 2
     latent = model.encode(real).mean[e]
-    mixture = model.mixture()
-    lead = (len(seeds),)
-    means = mixture.means.expand(*lead, *mixture.means.shape[-2:])[e]
-    sigma = torch.exp(0.5 * mixture.logvars).expand(*lead, *mixture.means.shape[-2:])[e]
-    weights = mixture.log_weights.exp().expand(*lead, mixture.components)[e]
-    latent_limit = float(
-        torch.cat(((means.abs() + 2.5 * sigma).flatten(), latent.abs().flatten())).nan_to_num(1.0).max()
-    )
-    window = plane(latent_limit, side, device)
-    latent_density = mixture.log_prob(window.expand(*lead, *window.shape)).exp()[e]
+    prior = model.distribution().member(e)
+    mixture = prior.components()
+    reach = [latent.abs().flatten()]
+    if mixture is None:
+        means, weights = latent.new_empty(0, latent.shape[-1]), latent.new_empty(0)
+        generator = torch.Generator(device).manual_seed(run.members[e].seed)
+        reach.append(prior.sample(points, latent.shape[-1], generator).abs().flatten())
+    else:
+        means, weights = mixture.means, mixture.log_weights.exp()
+        reach.append((means.abs() + 2.5 * torch.exp(0.5 * mixture.logvars)).flatten())
+    latent_limit = float(torch.cat(reach).nan_to_num(1.0).max())
+    latent_density = prior.log_prob(plane(latent_limit, side, device)).exp()
     arrays = {
         "data": real[e],
         "samples": generate(model, streams, points)[e],

@@ -17,15 +17,13 @@ from tqdm import tqdm
 
 from introprior.data.images.splits import to_unit
 from introprior.errors import UserError
-from introprior.game import objectives
-from introprior.game.distributions import GaussianMixture
+from introprior.game import losses
+from introprior.game.distributions import Distribution
+from introprior.game.losses import Betas, Rules, Terms, reconstruction_error
 from introprior.game.model import IntroVAE
-from introprior.game.objectives import Betas, Terms, reconstruction_error
 from introprior.game.randomness import MemberStreams
-from introprior.training import steps
 from introprior.training.adam import Adam
 from introprior.training.options import Run
-from introprior.training.steps import Rules
 
 SINGLE = 0
 """Which of the images makes up a distribution of one."""
@@ -55,7 +53,7 @@ def loss(
     model: IntroVAE,
     real: Tensor,
     fake: Tensor,
-    target: GaussianMixture,
+    target: Distribution,
     streams: MemberStreams,
     betas: Betas,
     rules: Rules,
@@ -73,7 +71,7 @@ def loss(
         ``[1, B]``.
     """
     terms = [_pass(model, x, target, streams, rules)[0] for x in (real, fake)]
-    return objectives.encoder_loss(terms[0], terms[1:], betas, scale=rules.scale, alpha=rules.alpha)
+    return losses.encoder_objective(terms[0], terms[1:], betas, rules)
 
 
 class Measured(NamedTuple):
@@ -85,7 +83,7 @@ class Measured(NamedTuple):
 
 
 @torch.no_grad()
-def measure(model: IntroVAE, images: Tensor, target: GaussianMixture, rules: Rules, seed: int) -> Measured:
+def measure(model: IntroVAE, images: Tensor, target: Distribution, rules: Rules, seed: int) -> Measured:
     """Pass each image alone through the networks in their present mode, always with the same noise.
 
     Args:
@@ -186,7 +184,7 @@ class _Overfitting:
         self.model = copy.deepcopy(model).to(device).train()
         self.rules, self.betas, self.pixels, self.seed = run.rules, betas, pixels, seed
         with torch.no_grad():
-            self.target = self.model.mixture()
+            self.target = self.model.distribution()
         self.pair = [torch.tensor(chosen, device=device) for chosen in pair]
         self.streams = MemberStreams([seed], device)
         self.adam = Adam(self.model.encoder.parameters(), run.training.learning_rate)
@@ -194,7 +192,7 @@ class _Overfitting:
 
     def advance(self, until: int, bar: tqdm) -> None:
         """Go on to iteration ``until``."""
-        with steps.learning(self.model.encoder, among=self.model):
+        with losses.learning(self.model.encoder, among=self.model):
             while self.iteration < until:
                 real, fake = (self.pixels[chosen[self._draw(len(chosen))]] for chosen in self.pair)
                 self.adam.zero_grad()
@@ -212,10 +210,10 @@ class _Overfitting:
 
 
 def _pass(
-    model: IntroVAE, x: Tensor, target: GaussianMixture, streams: MemberStreams, rules: Rules
+    model: IntroVAE, x: Tensor, target: Distribution, streams: MemberStreams, rules: Rules
 ) -> tuple[Terms, Tensor]:
     """Error, KL ``[1, B]`` and reconstructions of one batch ``[1, B, C, H, W]``."""
     posterior = model.encode(x)
     output = model.decode(posterior.sample(streams.normal(*posterior.mean.shape[-2:])))
-    kl = steps.divergence(posterior, target, streams, rules)
+    kl = losses.divergence(posterior, target, streams, rules)
     return Terms(reconstruction_error(x, output, model.event_dims), kl), output

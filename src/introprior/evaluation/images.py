@@ -22,14 +22,14 @@ from tqdm import tqdm
 
 from introprior.data.images.splits import Epochs, ImageSplit, to_unit
 from introprior.errors import UserError, unknown
-from introprior.game.distributions import GaussianMixture
-from introprior.game.model import IntroVAE, Posterior
+from introprior.game.distributions import GaussianMixture, Posterior
+from introprior.game.model import IntroVAE
 from introprior.metrics import classifier as classifiers
 from introprior.metrics import inception
 from introprior.metrics.frechet import Gathering, Statistics, check_count, frechet_distance
 from introprior.metrics.responsibilities import normalised_entropy
 from introprior.training import checkpoints
-from introprior.training.images import empty
+from introprior.training.images import networks
 from introprior.training.options import Run
 
 FD_CLASSIFIER = "fd_classifier"
@@ -78,8 +78,7 @@ class Snapshots:
         """
         if epoch not in self.states:
             raise UserError(f"{self.run.dataset}/{self.run.cell.name}: no snapshot after {epoch} epochs; train anew")
-        model = empty(self.run)
-        checkpoints.restore_model(model, self.states[epoch], device)
+        model = checkpoints.restored(networks(self.run), self.states[epoch], device)
         return model.requires_grad_(False)
 
     def describe(self) -> dict[str, Any]:
@@ -165,9 +164,9 @@ def generated(model: IntroVAE, samples: int, batch_size: int, generator: torch.G
     The last batch is decoded whole and then cut, as in the authors' code: a short one would normalise itself.
     """
     with torch.no_grad():
-        mixture = prior(model)
+        prior = model.distribution().member(0)
         for start in range(0, samples, batch_size):
-            z = mixture.sample(batch_size, generator)
+            z = prior.sample(batch_size, model.latent_dim, generator)
             yield model.decode(z.unsqueeze(0))[0, : samples - start]
 
 
@@ -189,14 +188,6 @@ def reconstructed(
             yield images
             if samples == 0:
                 return
-
-
-def prior(model: IntroVAE) -> GaussianMixture:
-    """The only member's prior, means ``[M, D]``."""
-    mixture = model.mixture()
-    if mixture.means.dim() == 2:  # the standard Gaussian has no member axis
-        return mixture
-    return GaussianMixture(mixture.means[0], mixture.logvars[0], mixture.log_weights[0])
 
 
 @torch.no_grad()
@@ -386,11 +377,11 @@ def evaluate(
     if model.training:
         estimate_running_statistics(model, train, size, stream(run, epoch, 3, device))
 
-    mixture, noise = prior(model), stream(run, epoch, 2, device)
+    mixture, noise = model.distribution().member(0).components(), stream(run, epoch, 2, device)
     count = len(train.images) if options["train_images"] == "all" else min(options["train_images"], len(train.images))
     coded = posteriors(model, test.images, device)
     entropies = (0.0, 0.0)
-    if mixture.components > 1:
+    if mixture is not None:
         entropies = normalised_entropy(
             *coded, mixture, batch_size=size, generator=noise, monte_carlo_samples=options["monte_carlo_samples"]
         )
@@ -420,14 +411,23 @@ def evaluate(
         "reconstructions": _bytes(reconstructions),
         "z": codes["test"][points].astype(np.float32),
         "labels": test.labels[points].numpy(),
-        "prior_means": mixture.means.cpu().numpy(),
-        "prior_logvars": mixture.logvars.cpu().numpy(),
-        "prior_weights": mixture.log_weights.exp().cpu().numpy(),
+        **_components(mixture, model.latent_dim),
         "classes": np.array(train.manifest["classes"]),
         **status,
     }
     rows = [{**snapshots.describe(), "metric": name, **_measured(value, record)} for name, value in values.items()]
     return rows, codes, panels
+
+
+def _components(mixture: GaussianMixture | None, dim: int) -> dict[str, np.ndarray]:
+    """Of the prior, for figures; none where it has none."""
+    if mixture is None:
+        means = logvars = torch.empty(0, dim)
+        weights = torch.empty(0)
+    else:
+        means, logvars, weights = mixture.means, mixture.logvars, mixture.log_weights.exp()
+    arrays = {"prior_means": means, "prior_logvars": logvars, "prior_weights": weights}
+    return {name: array.cpu().numpy() for name, array in arrays.items()}
 
 
 def _bytes(images: Tensor) -> np.ndarray:

@@ -1,16 +1,16 @@
 """Cells: the columns of the paper's tables, each named by what distinguishes it.
 
-A name is ``[vae-](sg|mog<M>)[-lc][-ip[-unclipped]][-dt][-closed]``:
+A name is ``[vae-]<family>[-lc][-ip[-unclipped]][-dt][-closed]``:
 
 ============== ======================================================================================
 ``vae-``       a VAE throughout, no adversarial game (Table 1, first column)
-``sg``         the standard Gaussian prior
-``mog<M>``     a mixture of M Gaussians, learned during the warm-up as a VampPrior of M pseudo-inputs
-``-lc``        learnable contributions (mixture weights)
+``<family>``   of the prior, see :mod:`introprior.experiment.families`: ``sg``, the standard Gaussian; ``mog<M>``, a
+               mixture of M Gaussians, learned during the warm-up as a VampPrior of M pseudo-inputs; or another
+``-lc``        learnable contributions (weights of components)
 ``-ip``        the prior goes on learning during the game, in cooperation with the decoder ("Intro-Prior")
 ``-unclipped`` its log-variances are left free instead of soft-clipped (Figure 2); only after ``-ip``
 ``-dt``        hyperparameters of Daniel and Tamar (2021) instead of searched ones (Table 4, "reproduced")
-``-closed``    the KL divergence in closed form instead of Monte Carlo (Table 4, "c"); standard Gaussian only
+``-closed``    the KL divergence in closed form instead of Monte Carlo (Table 4, "c"); where there is one
 ============== ======================================================================================
 """
 
@@ -20,9 +20,11 @@ import re
 from dataclasses import dataclass
 
 from introprior.errors import UserError
+from introprior.experiment.families import FAMILIES, Family
 
 _NAME = re.compile(
-    r"(?P<vae>vae-)?(?P<prior>sg|mog(?P<m>\d+))(?P<lc>-lc)?(?P<ip>-ip(?P<free>-unclipped)?)?(?P<dt>-dt)?(?P<closed>-closed)?"
+    r"(?P<vae>vae-)?(?P<family>[a-z]+)(?P<size>[1-9][0-9]{0,5})?"
+    r"(?P<lc>-lc)?(?P<ip>-ip(?P<free>-unclipped)?)?(?P<dt>-dt)?(?P<closed>-closed)?"
 )
 
 TABLE1_CELLS = ("vae-sg", "sg", "mog64", "mog64-ip", "mog64-lc", "mog64-lc-ip")
@@ -43,19 +45,19 @@ class Cell:
     Attributes:
         name: the cell's name, see the module's text.
         adversarial: whether the game is played after the warm-up (False: a VAE throughout).
-        prior: ``"sg"`` or ``"mog"``.
-        components: number M of mixture components; 1 for ``sg``.
-        learnable_contributions: LC, the mixture weights are parameters.
+        family: of the prior.
+        size: the number behind the family's name, such as the number M of mixture components; 1 where it has none.
+        learnable_contributions: LC, the weights of the components are parameters.
         intro_prior: IP, the prior learns during the game.
         published_betas: use Daniel and Tamar's hyperparameters, never searched ones.
         closed_form_kl: closed-form instead of Monte Carlo KL.
-        clipped: the learning prior's log-variances are soft-clipped (Eq. 10); without IP nothing ever is.
+        clipped: what of the learning prior might explode is clipped (Eq. 10); without IP nothing ever is.
     """
 
     name: str
     adversarial: bool
-    prior: str
-    components: int
+    family: Family
+    size: int
     learnable_contributions: bool
     intro_prior: bool
     published_betas: bool
@@ -64,26 +66,33 @@ class Cell:
 
     @property
     def warmup(self) -> str:
-        """Name of the prior family, all that a warm-up depends on: cells that share it share their warm-ups."""
-        return (
-            self.prior + (str(self.components) if self.prior == "mog" else "") + ("-lc" * self.learnable_contributions)
-        )
+        """Name of what a warm-up depends on, family, size and LC: cells that share it share their warm-ups."""
+        return self.family.name + (str(self.size) * self.family.sized) + "-lc" * self.learnable_contributions
 
     @property
-    def label(self) -> str:
-        """A short label for figures, e.g. ``MoG(64)+LC+IP``."""
-        prior = "SG" if self.prior == "sg" else f"MoG({self.components})"
-        extras = "+LC" * self.learnable_contributions + "+IP" * self.intro_prior
-        notes = [
+    def notes(self) -> list[str]:
+        """What else distinguishes it, for captions and headings."""
+        return [
             note
             for note, on in (
-                ("unclipped", self.intro_prior and not self.clipped),
+                ("unclipped", self.family.clipped and self.intro_prior and not self.clipped),
                 ("D&T", self.published_betas),
                 ("closed KL", self.closed_form_kl),
             )
             if on
         ]
-        return ("" if self.adversarial else "VAE ") + prior + extras + (f" ({', '.join(notes)})" if notes else "")
+
+    @property
+    def prior_label(self) -> str:
+        """The prior in tables and figures, e.g. ``MoG(64)``."""
+        return self.family.label.format(size=self.size)
+
+    @property
+    def label(self) -> str:
+        """A short label for figures, e.g. ``MoG(64)+LC+IP``."""
+        extras = "+LC" * self.learnable_contributions + "+IP" * self.intro_prior
+        notes = f" ({', '.join(self.notes)})" if self.notes else ""
+        return ("" if self.adversarial else "VAE ") + self.prior_label + extras + notes
 
 
 def parse(name: str, where: str = "cells") -> Cell:
@@ -93,36 +102,39 @@ def parse(name: str, where: str = "cells") -> Cell:
         UserError: the name does not follow the grammar, or asks for something contradictory.
     """
     match = _NAME.fullmatch(str(name))
-    if match is None:
+    family = FAMILIES.get(match["family"]) if match else None
+    if match is None or family is None or family.sized != (match["size"] is not None):
+        families = "|".join(known.name + "<M>" * known.sized for known in FAMILIES.values())
         raise UserError(
-            f"{where}: unknown cell {str(name)!r}; a cell is [vae-](sg|mog<M>)[-lc][-ip[-unclipped]][-dt][-closed], "
+            f"{where}: unknown cell {str(name)!r}; a cell is [vae-]({families})[-lc][-ip[-unclipped]][-dt][-closed], "
             f"for example {', '.join(TABLE1_CELLS)}"
         )
-    mixture = match["m"] is not None
-    components = int(match["m"]) if mixture else 1
+    size, lc, ip = int(match["size"] or 1), bool(match["lc"]), bool(match["ip"])
     problem = None
-    if components < 1:
-        problem = "a mixture needs at least 1 component"
-    elif not mixture and (match["lc"] or match["ip"]):
-        problem = "the standard Gaussian has nothing to learn: -lc and -ip need a mog<M> prior"
-    elif match["lc"] and components == 1:
+    if (lc or ip) and not family.learns:
+        problem = f"the prior {family.name} has nothing to learn: drop -lc and -ip, or take another prior"
+    elif lc and not family.contributions:
+        problem = f"the prior {family.name} has no contributions: drop -lc"
+    elif lc and size == 1:
         problem = "the contribution of a single component is always 1: -lc needs at least 2"
-    elif match["vae"] and match["ip"]:
+    elif match["vae"] and ip:
         problem = "a VAE plays no game in which the prior could take part: drop vae- or -ip"
     elif match["vae"] and match["dt"]:
         problem = "Daniel and Tamar's hyperparameters are those of S-IntroVAE: drop vae- or -dt"
-    elif mixture and match["closed"]:
-        problem = "the KL to a mixture has no closed form: -closed needs the sg prior"
+    elif match["free"] and not family.clipped:
+        problem = f"nothing of the prior {family.name} is ever clipped: drop -unclipped"
+    elif match["closed"] and not family.closed_form:
+        problem = f"the KL to the prior {family.name} has no closed form: drop -closed"
     if problem:
         raise UserError(f"{where}: contradictory cell {name!r}: {problem}")
     return Cell(
         name=name,
         adversarial=not match["vae"],
-        prior="mog" if mixture else "sg",
-        components=components,
-        learnable_contributions=bool(match["lc"]),
-        intro_prior=bool(match["ip"]),
+        family=family,
+        size=size,
+        learnable_contributions=lc,
+        intro_prior=ip,
         published_betas=bool(match["dt"]),
         closed_form_kl=bool(match["closed"]),
-        clipped=bool(match["ip"]) and not match["free"],
+        clipped=family.clipped and ip and not match["free"],
     )

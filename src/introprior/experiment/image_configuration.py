@@ -214,7 +214,7 @@ def _check_dataset(config: Config, name: str) -> None:
     figure2 = config["figure2"]
     places = [(f"tables.{table}", cell) for table in ("table2", "table5") for cell in config["tables"][table]]
     for where, cell in [*places, *([("figure2.cell", figure2["cell"])] if figure2["dataset"] == name else [])]:
-        if parse(cell).components > facts.train:
+        if parse(cell).size > facts.train:
             raise _wrong(where, f"{cell} has more components than {name} has training images, {facts.train}")
     evaluation = images["evaluation"]
     for key, most, reason in (
@@ -257,8 +257,8 @@ def cells(config: Config) -> list[str]:
 
 
 def r_entropies(config: Config, cell: str) -> list[float]:
-    """The weights of the responsibility entropy that are tried for a cell; the standard Gaussian has no components."""
-    return [0] if parse(cell).prior == "sg" else config["images"]["r_entropy"]
+    """The weights of the responsibility entropy that are tried for a cell; 0 where its prior has no components."""
+    return config["images"]["r_entropy"] if parse(cell).family.components else [0]
 
 
 def text(r_entropy: float) -> str:
@@ -515,7 +515,7 @@ def _weight(cell: Cell, r_entropy: str) -> float:
         raise UserError(f"results: r{r_entropy} is no weight of the responsibility entropy; an example is r10")
     if text(weight) != r_entropy:
         raise UserError(f"results: r{r_entropy} is called r{text(weight)}")
-    if weight and cell.prior == "sg":
+    if weight and not cell.family.components:
         raise UserError(f"results: {cell.name} has no components that r_entropy could bear on; ask for r0")
     return weight
 

@@ -19,7 +19,7 @@ from typing import Any
 from introprior.errors import UserError, unknown
 from introprior.experiment import configuration
 from introprior.experiment import image_configuration as images
-from introprior.experiment.cells import TABLE4_SETTINGS
+from introprior.experiment.cells import TABLE4_SETTINGS, parse
 from introprior.experiment.paths import NAMED, Paths
 
 Config = Mapping[str, Any]
@@ -399,7 +399,7 @@ class _Plan:
 
     def _figures(self) -> None:
         config, paths = self.config, self.paths
-        mixtures = [cell for cell in images.cells(config) if images.family(cell) != "sg"]
+        mixtures = [cell for cell in images.cells(config) if parse(cell).family.components]
         shown, seed = config["latents"]["cells"], [config["latents"]["seed"]]
         weights = config["figure4"]["r_entropy"]
         latents = [*self._runs("panels.npz", shown, seeds=seed), *self._chosen(paths.chosen)]

@@ -1,4 +1,7 @@
-"""Mixtures of diagonal Gaussians as values, and the soft clipping of their log-variances.
+"""What a prior returns: a distribution over the latent space, the only thing that the losses know of a prior.
+
+Any distribution takes part that has a log-density and differentiable samples; those that know a better way to a
+cross-entropy than Monte Carlo over the log-density bring it: the mixture a fused one, the Gaussian its moments.
 
 Every tensor may have leading member axes, written ``...``: an ensemble of E runs holds ``[E, M, D]`` where a single
 run holds ``[M, D]``.
@@ -6,91 +9,205 @@ run holds ``[M, D]``.
 
 from __future__ import annotations
 
-import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LOG_2PI = math.log(2 * math.pi)
+from introprior.game.fused import LOG_2PI, mean_log_mixture, quadratic
+from introprior.game.randomness import Streams
+
+# ---- Posteriors, and the noise that samples of them are made of ----
+
+
+class Samples(NamedTuple):
+    """T standard normal numbers for each latent dimension of each posterior: ``[..., T, B, D]``."""
+
+    noise: Tensor
+
+    @property
+    def first(self) -> Tensor:
+        """Their mean over T, ``[..., B, D]``."""
+        return self.noise.mean(-3)
+
+    @property
+    def second(self) -> Tensor:
+        """The mean of their squares, ``[..., B, D]``."""
+        return (self.noise * self.noise).mean(-3)
+
+
+class Moments(NamedTuple):
+    """The same numbers where nobody needs more of them than their means and mean squares, ``[..., B, D]`` each."""
+
+    first: Tensor
+    second: Tensor
+
+
+Noise = Samples | Moments
+
+
+class Posterior(NamedTuple):
+    """q(z|x) = N(mean, diag(exp(logvar))) of each x in a batch, ``[..., B, D]`` each."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """``mean + sigma * noise``: noise ``[..., B, D]`` to z ``[..., B, D]``."""
+        return self.mean + torch.exp(0.5 * self.logvar) * noise
+
+    def samples(self, noise: Tensor) -> Tensor:
+        """T samples of each: noise ``[..., T, B, D]`` to z ``[..., T, B, D]``."""
+        return self.mean.unsqueeze(-3) + torch.exp(0.5 * self.logvar).unsqueeze(-3) * noise
+
+    def entropy(self, noise: Noise) -> Tensor:
+        """``-mean_t log q(z_t|x)`` in nats, ``[..., B]``, of the samples that this noise makes."""
+        return 0.5 * (noise.second + self.logvar + LOG_2PI).sum(-1)
+
+    def detach(self) -> Posterior:
+        """The same posteriors as constants."""
+        return Posterior(self.mean.detach(), self.logvar.detach())
+
+
+# ---- The contract ----
+
+
+class Distribution(ABC):
+    """p_lambda(z) of Eq. 6: the target of posteriors, and the source of fakes.
+
+    As a target it is asked for cross-entropies, as a source for samples; :meth:`detach` makes it a constant, so that
+    one role can learn while the other does not (footnote 4 of the paper).
+    """
+
+    @abstractmethod
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density in nats: z ``[..., N, D]`` to ``[..., N]``."""
+
+    @abstractmethod
+    def sample_with(self, noise: Tensor, uniforms: Tensor) -> Tensor:
+        """Samples made of given randomness, with gradients to the prior wherever samples can have them.
+
+        Args:
+            noise: ``[..., N, D]`` standard normal.
+            uniforms: ``[..., N]`` uniform on [0, 1); what does not choose ignores them.
+
+        Returns:
+            ``[..., N, D]``.
+        """
+
+    @abstractmethod
+    def detach(self) -> Distribution:
+        """The same distribution as a constant."""
+
+    @abstractmethod
+    def member(self, index: int) -> Distribution:
+        """That of one member of an ensemble, without the member axis."""
+
+    def draw(self, streams: Streams, samples: int, batch: int, dim: int) -> Noise:
+        """The noise that :meth:`cross_entropy` needs for ``samples`` samples of each posterior of a batch."""
+        return Samples(streams.normal(samples, batch, dim))
+
+    def cross_entropy(self, posterior: Posterior, noise: Noise) -> Tensor:
+        """``-mean_t log p(z_t)`` over T samples of each posterior, in nats: ``[..., B]``.
+
+        Gradients flow to the posterior through the samples, and to the prior.
+        """
+        if not isinstance(noise, Samples):
+            raise TypeError("cross-entropy by Monte Carlo: needs the samples, not their moments alone")
+        z = posterior.samples(noise.noise)
+        return -self.log_prob(z.flatten(-3, -2)).unflatten(-1, z.shape[-3:-1]).mean(-2)
+
+    def sample(self, count: int, dim: int, generator: torch.Generator) -> Tensor:
+        """``count`` samples of a distribution without member axis, ``[count, dim]``, on the generator's device."""
+        noise = torch.empty(count, dim, device=generator.device).normal_(generator=generator)
+        return self.sample_with(noise, torch.empty(count, device=generator.device).uniform_(generator=generator))
+
+    def components(self) -> GaussianMixture | None:
+        """The distribution as a mixture of Gaussians, if it is one whose components mean something; else None."""
+        return None
+
+
+# ---- The standard Gaussian ----
 
 
 @dataclass(frozen=True)
-class GaussianMixture:
-    """The density ``sum_k w_k N(z; mu_k, diag(sigma_k^2))``, the paper's p_lambda ("Learning the optimal prior").
+class Gaussian(Distribution):
+    """N(mean, diag(exp(logvar))), ``[..., D]`` each: the prior SG, with both zero.
+
+    >>> Gaussian(torch.zeros(2), torch.zeros(2)).log_prob(torch.zeros(1, 2))
+    tensor([-1.8379])
+    """
+
+    mean: Tensor
+    logvar: Tensor
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        offset, logvar = z - self.mean.unsqueeze(-2), self.logvar.unsqueeze(-2)
+        return -0.5 * (offset * offset * torch.exp(-logvar) + logvar + LOG_2PI).sum(-1)
+
+    def sample_with(self, noise: Tensor, uniforms: Tensor) -> Tensor:
+        return self.mean.unsqueeze(-2) + torch.exp(0.5 * self.logvar).unsqueeze(-2) * noise
+
+    def detach(self) -> Gaussian:
+        return Gaussian(self.mean.detach(), self.logvar.detach())
+
+    def member(self, index: int) -> Gaussian:
+        return Gaussian(self.mean[index], self.logvar[index])
+
+    def draw(self, streams: Streams, samples: int, batch: int, dim: int) -> Noise:
+        """Two moments, from their exact distribution, instead of the samples: the same estimate."""
+        return Moments(*streams.moments(samples, batch, dim))
+
+    def cross_entropy(self, posterior: Posterior, noise: Noise) -> Tensor:
+        logvar, offset = self.logvar.unsqueeze(-2), posterior.mean - self.mean.unsqueeze(-2)
+        sigma = torch.exp(0.5 * posterior.logvar)
+        square = offset * (offset + 2 * sigma * noise.first) + sigma * sigma * noise.second  # mean_t (z_t - mean)^2
+        return 0.5 * (square * torch.exp(-logvar) + logvar + LOG_2PI).sum(-1)
+
+
+# ---- The mixture ----
+
+
+@dataclass(frozen=True)
+class GaussianMixture(Distribution):
+    """``sum_k w_k N(z; mu_k, diag(sigma_k^2))``, p_lambda of "Learning the optimal prior".
 
     Attributes:
         means: ``[..., M, D]``.
         logvars: ``[..., M, D]``, log sigma^2.
         log_weights: ``[..., M]``, normalised: their exponentials sum to one.
+
+    >>> two = GaussianMixture(torch.tensor([[-1.0], [1.0]]), torch.zeros(2, 1), torch.full((2,), 0.5).log())
+    >>> two.responsibilities(torch.zeros(1, 1))
+    tensor([[0.5000, 0.5000]])
     """
 
     means: Tensor
     logvars: Tensor
     log_weights: Tensor
 
-    @property
-    def components(self) -> int:
-        """M, the number of components."""
-        return self.means.shape[-2]
-
-    def detach(self) -> GaussianMixture:
-        """The same mixture as a constant: the prior as a target that takes no gradient."""
-        return GaussianMixture(self.means.detach(), self.logvars.detach(), self.log_weights.detach())
-
-    def quadratic(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Coefficients of the components' log-densities as quadratics in ``z - centre``.
-
-        Expanding the square turns [samples x components x dimensions] into one matrix product; taking it about the
-        middle of the components keeps the terms small, so that little is lost to cancellation in float32.
-
-        Returns:
-            centre ``[..., 1, D]``; coefficients ``[..., 2D, M]`` of ``[(z - centre)^2, z - centre]``; constants
-            ``[..., 1, M]``, the log-weights included.
-        """
-        centre = self.means.detach().mean(-2, keepdim=True)
-        means, precisions = self.means - centre, torch.exp(-self.logvars)
-        slopes = means * precisions
-        constants = self.log_weights - 0.5 * (means * slopes + self.logvars + LOG_2PI).sum(-1)
-        coefficients = torch.cat((-0.5 * precisions, slopes), -1)
-        return centre, coefficients.transpose(-1, -2), constants.unsqueeze(-2)
-
     def log_joint(self, z: Tensor) -> Tensor:
-        """``log w_k + log N(z; mu_k, sigma_k^2)``: ``z`` ``[..., N, D]`` to ``[..., N, M]``."""
-        centre, coefficients, constants = self.quadratic()
+        """``log w_k + log N(z; mu_k, sigma_k^2)``: z ``[..., N, D]`` to ``[..., N, M]``."""
+        centre, coefficients, constants = quadratic(self.means, self.logvars, self.log_weights)
         z = z - centre
         return torch.cat((z * z, z), -1) @ coefficients + constants
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density: ``z`` ``[..., N, D]`` to ``[..., N]``."""
         return torch.logsumexp(self.log_joint(z), -1)
 
     def responsibilities(self, z: Tensor) -> Tensor:
         """Posterior probability of each component, within the mean of Eq. 11: ``[..., N, D]`` to ``[..., N, M]``."""
         return torch.softmax(self.log_joint(z), -1)
 
-    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """``count`` samples, ``[..., count, D]``, differentiable as those of :meth:`sample_with`."""
-        lead, dim = self.means.shape[:-2], self.means.shape[-1]
-        noise = self.means.new_empty(*lead, count, dim).normal_(generator=generator)
-        return self.sample_with(noise, self.means.new_empty(*lead, count).uniform_(generator=generator))
-
     def sample_with(self, noise: Tensor, uniforms: Tensor) -> Tensor:
-        """Samples made of given randomness: the prior as a source.
+        """Samples, with gradients to means and log-variances through ``mu_k + sigma_k * noise``.
 
-        Gradients reach means and log-variances through ``mu_k + sigma_k * noise``; none reach the weights, since the
-        choice of the component is discrete.
-
-        Args:
-            noise: ``[..., N, D]`` standard normal.
-            uniforms: ``[..., N]`` uniform on [0, 1), one for the choice of each component.
-
-        Returns:
-            ``[..., N, D]``.
+        None reach the weights, since the choice of the component is discrete.
         """
-        if self.components == 1:
-            return self.means + torch.exp(0.5 * self.logvars) * noise
+        count = self.means.shape[-2]
         thresholds = torch.cumsum(self.log_weights.detach().exp(), -1)[..., :-1]
         lead = noise.shape[:-2]
         chosen = torch.searchsorted(
@@ -98,35 +215,27 @@ class GaussianMixture:
         )
         # A product with one-hot rows instead of an indexed gather: its backward is a matrix product too, which gives
         # the same bits every time on a GPU, where scattered additions do not.
-        choice = F.one_hot(chosen, self.components).to(self.means.dtype)
+        choice = F.one_hot(chosen, count).to(self.means.dtype)
         return choice @ self.means + (choice @ torch.exp(0.5 * self.logvars)) * noise
 
+    def detach(self) -> GaussianMixture:
+        return GaussianMixture(self.means.detach(), self.logvars.detach(), self.log_weights.detach())
 
-def standard_gaussian(latent_dim: int, like: Tensor | None = None) -> GaussianMixture:
-    """N(0, I) in ``latent_dim`` dimensions, as a mixture of one component, on the device of ``like``."""
-    like = torch.empty(0) if like is None else like
-    zeros = like.new_zeros(1, latent_dim)
-    return GaussianMixture(zeros, zeros, like.new_zeros(1))
+    def member(self, index: int) -> GaussianMixture:
+        return GaussianMixture(self.means[index], self.logvars[index], self.log_weights[index])
 
+    def cross_entropy(self, posterior: Posterior, noise: Noise) -> Tensor:
+        """By the fused way: neither samples x components x dimensions nor, unless the mixture takes a gradient,
+        samples x components are ever held in memory; it can be differentiated once."""
+        if not isinstance(noise, Samples):
+            raise TypeError("cross-entropy under a mixture: needs the samples, not their moments alone")
+        parts = (*posterior, self.means, self.logvars, self.log_weights, noise.noise)
+        lead = posterior.mean.shape[:-2]
+        flat = [
+            part.expand(*lead, *part.shape[-axes:]).reshape(lead.numel(), *part.shape[-axes:])
+            for part, axes in zip(parts, (2, 2, 2, 2, 1, 3), strict=True)
+        ]
+        return -mean_log_mixture(*flat).reshape(*lead, -1)
 
-def soft_clip(x: Tensor, low: Tensor | float, high: Tensor | float, steepness: float = 10.0) -> Tensor:
-    """Adaptive soft clipping of log-variances, f_c of Eq. 10 and 97, with beta = steepness / (high - low), Eq. 93.
-
-    Inside (low, high) it is nearly the identity, far outside it is nearly constant; ``steepness`` is the paper's K.
-    The softplus is taken as linear where its argument exceeds 20, as the authors' code does; unlike theirs, the
-    gradient is finite everywhere, also where ``low == high`` (where the result is that value).
-
-    Args:
-        x: any shape.
-        low, high: broadcastable to ``x``, ``low <= high``.
-        steepness: K > 0.
-
-    Returns:
-        the shape of ``x``, within [low, high] up to rounding.
-    """
-    low, high = (
-        torch.as_tensor(low, dtype=x.dtype, device=x.device),
-        torch.as_tensor(high, dtype=x.dtype, device=x.device),
-    )
-    beta = steepness / ((high - low).abs() + 1e-8)
-    return x - F.softplus(beta * (x - high)) / beta + F.softplus(beta * (low - x)) / beta
+    def components(self) -> GaussianMixture:
+        return self

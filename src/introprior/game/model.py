@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from introprior.game.distributions import GaussianMixture
-
-
-class Posterior(NamedTuple):
-    """q(z|x) = N(mean, diag(exp(logvar))), ``[..., B, D]`` each."""
-
-    mean: Tensor
-    logvar: Tensor
-
-    def sample(self, noise: Tensor) -> Tensor:
-        """``mean + sigma * noise``, ``[..., B, D]``."""
-        return self.mean + torch.exp(0.5 * self.logvar) * noise
-
-    def detach(self) -> Posterior:
-        """The same posterior as a constant."""
-        return Posterior(self.mean.detach(), self.logvar.detach())
+from introprior.game.distributions import Distribution, Posterior
+from introprior.game.priors import Prior
 
 
 class IntroVAE(nn.Module):
@@ -32,17 +17,17 @@ class IntroVAE(nn.Module):
     Args:
         encoder: data ``[..., B, *data]`` to mean and log-variance.
         decoder: latents ``[..., B, D]`` to data.
-        prior: called with the encoder, returns a mixture.
-        event_dims: number of dimensions of one data sample, 1 in 2D, 3 for images.
+        prior: called with the encoder, returns a distribution.
 
     Attributes:
         bf16: encoder and decoder run under autocast to bfloat16; what they return is float32 all the same.
     """
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, prior: nn.Module, event_dims: int = 1):
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, prior: Prior):
         super().__init__()
         self.encoder, self.decoder, self.prior = encoder, decoder, prior
-        self.event_dims = event_dims
+        self.event_dims: int = decoder.event_dims  # type: ignore[assignment]
+        self.latent_dim: int = encoder.latent_dim  # type: ignore[assignment]
         self.bf16 = False
         self.couples_samples = bool(encoder.couples_samples) or bool(decoder.couples_samples)
 
@@ -77,6 +62,6 @@ class IntroVAE(nn.Module):
             return [self.decode(batch) for batch in batches]
         return list(self.decode(torch.cat(list(batches), -2)).chunk(len(batches), -1 - self.event_dims))
 
-    def mixture(self) -> GaussianMixture:
-        """The prior's present distribution."""
+    def distribution(self) -> Distribution:
+        """The prior's present one."""
         return self.prior(self.encode)

@@ -118,6 +118,8 @@ class MLPEncoder(nn.Module):
 
     couples_samples = False
     """Whether a sample's output depends on the rest of its batch, as with BatchNorm."""
+    event_dims = 1
+    """Dimensions of one data sample: 1 for points, 3 for images."""
 
     def __init__(
         self,
@@ -128,6 +130,7 @@ class MLPEncoder(nn.Module):
         generators: Sequence[torch.Generator] | torch.Generator,
     ):
         super().__init__()
+        self.latent_dim = latent_dim
         self.body = MLP([data_dim, *[width] * layers, 2 * latent_dim], generators)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,7 +141,7 @@ class MLPEncoder(nn.Module):
 class MLPDecoder(nn.Module):
     """The 2D decoder: ``[..., B, latent_dim]`` to ``[..., B, data_dim]``; 198,658 parameters at the paper's sizes."""
 
-    couples_samples = False
+    couples_samples, event_dims = False, 1
 
     def __init__(
         self,
@@ -185,10 +188,11 @@ class ConvEncoder(nn.Module):
         widths: channels after each halving, ``(64, 128)`` for 28x28 images, ``(64, 128, 256)`` for 32x32.
     """
 
-    couples_samples = True
+    couples_samples, event_dims = True, 3
 
     def __init__(self, shape: tuple[int, int, int], latent_dim: int, widths: Sequence[int]):
         super().__init__()
+        self.latent_dim = latent_dim
         layers: list[nn.Module] = [
             nn.Conv2d(shape[0], widths[0], 5, padding=2, bias=False),
             nn.BatchNorm2d(widths[0]),
@@ -211,7 +215,7 @@ class ConvDecoder(nn.Module):
     Arguments as for :class:`ConvEncoder`.
     """
 
-    couples_samples = True
+    couples_samples, event_dims = True, 3
 
     def __init__(self, shape: tuple[int, int, int], latent_dim: int, widths: Sequence[int]):
         super().__init__()

@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from introprior.errors import UserError
-from introprior.game.distributions import GaussianMixture
-from introprior.game.divergences import responsibilities_monte_carlo
-from introprior.game.objectives import responsibility_entropy
-from introprior.game.priors import uniform_entropy
+from introprior.game.distributions import GaussianMixture, Posterior
+from introprior.game.divergences import largest_entropy, responsibilities, responsibility_entropy
 
 
 class NormalisedEntropy(NamedTuple):
@@ -67,12 +65,10 @@ def normalised_entropy(
     means, shares = [], []
     for m, v in zip(mean.split(batch_size), logvar.split(batch_size), strict=True):
         noise = torch.randn(monte_carlo_samples, *m.shape, generator=generator, dtype=m.dtype, device=m.device)
-        means.append(responsibilities_monte_carlo(m, v, mixture, noise).double())
+        means.append(responsibilities(Posterior(m, v), mixture, noise).double())
         shares.append(len(m) / len(mean))
-    responsibilities = torch.stack(means)
+    of_batches = torch.stack(means)
     share = torch.tensor(shares, dtype=torch.float64, device=mean.device)
-    both = torch.stack(
-        (share @ responsibility_entropy(responsibilities), responsibility_entropy(share @ responsibilities))
-    )
+    both = torch.stack((share @ responsibility_entropy(of_batches), responsibility_entropy(share @ of_batches)))
     # The 1e-8 within the logarithm takes the entropy of a single component a trifle below 0.
-    return NormalisedEntropy(*(both / uniform_entropy(mixture.components)).clamp(min=0).tolist())
+    return NormalisedEntropy(*(both / largest_entropy(mixture.means.shape[-2])).clamp(min=0).tolist())

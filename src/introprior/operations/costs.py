@@ -229,11 +229,11 @@ def _iterations(network: Network, cell: cells.Cell, training: Config, members: f
     batch = training["batch_size"]
     passes, divergences = (_WARMUP_PASSES, _WARMUP_DIVERGENCES) if warmup else (_GAME_PASSES, _GAME_DIVERGENCES)
     found = network.passes(batch * members, passes)
-    if warmup and cell.components > 1:
-        found += network.passes(cell.components * members, 3)  # the pseudo-inputs, encoded
-    if cell.components > 1:
+    if warmup and cell.size > 1:
+        found += network.passes(cell.size * members, 3)  # the pseudo-inputs, encoded
+    if cell.size > 1:
         samples = batch * training["monte_carlo_samples"] * members * divergences
-        found += _pairs(samples * cell.components, training["latent_dim"])
+        found += _pairs(samples * cell.size, training["latent_dim"])
     return found + Work(operations=_OWN_OPERATIONS)
 
 
@@ -273,7 +273,7 @@ def _evaluate(config: Config, wildcards: Config, options: Config) -> Work:
     points = options["grid"] ** 2 + options["data_points"] + options["panel_grid"] ** 2
     samples = points * members
     found = network.passes(samples, 2)._replace(operations=50 * math.ceil(samples / 1024))
-    pairs = _pairs(samples * options["monte_carlo_samples"] * cell.components, dim)
+    pairs = _pairs(samples * options["monte_carlo_samples"] * cell.size, dim)
     return found + pairs * 0.5 + Work(seconds=2.0)
 
 
@@ -334,7 +334,7 @@ def _evaluate_images(config: Config, wildcards: Config, options: Config) -> Work
     count = facts.train if options["train_images"] == "all" else options["train_images"]
     found = network.passes(2 * samples + 2 * facts.train + count + facts.test)
     found = found._replace(operations=100 * (samples + facts.train) / options["batch_size"])
-    pairs = facts.test * options["monte_carlo_samples"] * cells.parse(wildcards["cell"]).components
+    pairs = facts.test * options["monte_carlo_samples"] * cells.parse(wildcards["cell"]).size
     found += _pairs(pairs, config["images"]["by_dataset"][dataset]["latent_dim"]) * 0.5
     return found + _features(config, dataset, samples, options["batch_size"]) * len(options["features"])
 
@@ -417,7 +417,7 @@ def _working(config: Config, rule: str, wildcards: Mapping[str, Any]) -> float:
     if rule == "probe":  # copies of the codes in float64, and libsvm's cache
         return 40.0 * DATASETS[dataset].train * config["images"]["by_dataset"][dataset]["latent_dim"] + 400e6
     if rule in ("search", "train", "evaluate"):
-        training, components = config["density"]["training"], cells.parse(wildcards["cell"]).components
+        training, components = config["density"]["training"], cells.parse(wildcards["cell"]).size
         options = planning.options(config, rule, wildcards) or {}
         members = len(options.get("betas", config["density"]["seeds"]))
         network = _mlp(training["hidden_width"], training["hidden_layers"], training["latent_dim"])

@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from introprior.errors import UserError
+from introprior.experiment import families
 from introprior.game.model import IntroVAE
-from introprior.game.priors import LearnedMixture, StandardGaussian, VampPrior
+from introprior.game.priors import Prior
 from introprior.operations.files import written
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Damaged(UserError):
@@ -130,30 +132,21 @@ def _intact(path: Path) -> bool:
 
 def model_state(model: IntroVAE) -> dict[str, Any]:
     """A model's tensors, and what kind of prior it has by now."""
-    prior = model.prior
-    kind = {StandardGaussian: "sg", VampPrior: "vamp", LearnedMixture: "mog"}[type(prior)]
-    extra: dict[str, Any] = {}
-    if isinstance(prior, VampPrior):
-        extra = {"bounds": prior.bounds}
-    elif isinstance(prior, LearnedMixture):
-        extra = {"steepness": prior.steepness}
-    if not isinstance(prior, StandardGaussian):
-        extra["learnable_contributions"] = prior.learnable_contributions
-    return {"tensors": model.state_dict(), "prior": kind, "extra": extra}
+    return {"tensors": model.state_dict(), "prior": families.saved(model.prior)}
 
 
-def restore_model(model: IntroVAE, state: dict[str, Any], device: torch.device | str) -> None:
+def restore(model: IntroVAE, state: dict[str, Any], device: torch.device | str) -> None:
     """Give ``model`` the prior and the tensors of ``state``; its members become as many as the state's."""
-    tensors, extra = state["tensors"], state["extra"]
-    prior = {name.removeprefix("prior."): value for name, value in tensors.items() if name.startswith("prior.")}
-    if state["prior"] == "vamp":
-        inputs, logits = prior["pseudo_inputs"], prior["logits"]
-        model.prior = VampPrior(inputs, extra["learnable_contributions"], extra["bounds"], members=logits.dim() - 1)
-    elif state["prior"] == "mog":
-        mixture = LearnedMixture(prior["means"], prior["logvars"], prior["logits"], **extra)
-        mixture.low, mixture.high = prior.get("low"), prior.get("high")
-        model.prior = mixture
-    for name, parameter in (*model.named_parameters(), *model.named_buffers()):
-        if name in tensors:
-            parameter.data = tensors[name].clone()
+    tensors = state["tensors"]
+    of_prior = {name.removeprefix("prior."): value for name, value in tensors.items() if name.startswith("prior.")}
+    model.prior = families.restored(state["prior"], of_prior)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        tensor.data = tensors[name].clone()
     model.to(device)
+
+
+def restored(networks: tuple[nn.Module, nn.Module], state: dict[str, Any], device: torch.device | str) -> IntroVAE:
+    """The model of a state, for which there are networks of its shapes."""
+    model = IntroVAE(*networks, Prior())
+    restore(model, state, device)
+    return model

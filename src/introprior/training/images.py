@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from introprior.data.images.splits import Epochs, ImageSplit, load, to_unit
 from introprior.errors import UserError
 from introprior.game.model import IntroVAE
 from introprior.game.networks import ConvDecoder, ConvEncoder
-from introprior.game.priors import StandardGaussian, VampPrior
+from introprior.game.priors import Start
 from introprior.training.loop import Training
 from introprior.training.options import ImageTrainingOptions, Run
 
@@ -55,31 +56,35 @@ def begin(run: Run, device: torch.device, folder: Path) -> Training:
     return training
 
 
-def _model(run: Run, split: ImageSplit | None = None) -> IntroVAE:
-    """The run's networks, drawn with the run's seed; its pseudo-inputs are images of the split, grey without one."""
-    options, seed = run.training, run.members[0].seed
+def networks(run: Run) -> tuple[ConvEncoder, ConvDecoder]:
+    """Encoder and decoder of the run's shapes, to be filled from a checkpoint."""
+    options = run.training
     assert isinstance(options, ImageTrainingOptions)
+    sizes = (options.shape, options.latent_dim, options.widths)
+    return ConvEncoder(*sizes), ConvDecoder(*sizes)
+
+
+def _model(run: Run, split: ImageSplit) -> IntroVAE:
+    """Drawn with the run's seed: the networks, and what the prior starts from, images of the split for example."""
+    seed = run.members[0].seed
+
+    def images(count: int) -> Tensor:
+        if count > len(split.images):
+            raise UserError(
+                f"{run.dataset}/{run.cell.name}: {count} components, but only {len(split.images)} training "
+                "images for their pseudo-inputs to start from; use fewer components"
+            )
+        return to_unit(split.images[torch.randperm(len(split.images))[:count]]).unsqueeze(0)
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        networks = (
-            ConvEncoder(options.shape, options.latent_dim, options.widths),
-            ConvDecoder(options.shape, options.latent_dim, options.widths),
+        encoder, decoder = networks(run)
+        start = Start(
+            latent_dim=run.training.latent_dim,
+            size=run.cell.size,
+            contributions=run.cell.learnable_contributions,
+            data=images,
+            generators=[torch.Generator().manual_seed(seed)],
+            bounds=PIXELS,
         )
-        if run.cell.prior == "sg":
-            return IntroVAE(*networks, StandardGaussian(options.latent_dim), event_dims=3)
-        components = run.cell.components
-        inputs = torch.full((1, components, *options.shape), 0.5)
-        if split is not None:
-            if components > len(split.images):
-                raise UserError(
-                    f"{run.dataset}/{run.cell.name}: {components} components, but only {len(split.images)} training "
-                    "images for their pseudo-inputs to start from; use fewer components"
-                )
-            inputs = to_unit(split.images[torch.randperm(len(split.images))[:components]]).unsqueeze(0)
-        prior = VampPrior(inputs, run.cell.learnable_contributions, bounds=PIXELS, members=1)
-    return IntroVAE(*networks, prior, event_dims=3)
-
-
-def empty(run: Run) -> IntroVAE:
-    """A model of the run's shapes, to be filled from a checkpoint."""
-    return _model(run)
+        return IntroVAE(encoder, decoder, run.cell.family.load().begin(start))

@@ -16,11 +16,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from introprior.errors import UserError
-from introprior.game.model import IntroVAE, Posterior
-from introprior.game.objectives import Betas
-from introprior.game.priors import LearnedMixture, VampPrior, to_mixture
+from introprior.game import losses
+from introprior.game.distributions import Posterior
+from introprior.game.losses import Betas
+from introprior.game.model import IntroVAE
 from introprior.game.randomness import MemberStreams
-from introprior.training import checkpoints, steps
+from introprior.training import checkpoints
 from introprior.training.adam import Adam
 from introprior.training.options import Member, Run
 from introprior.training.watch import Watch
@@ -100,7 +101,7 @@ class Training:
 
     @property
     def conversion(self) -> int:
-        """The iteration at whose start the VampPrior turns into a free mixture. A VAE keeps its VampPrior."""
+        """The iteration at whose start the prior turns into that of the game. A VAE keeps the one it began with."""
         early = self.run.protocol.conversion == "during-warmup" and self.run.cell.adversarial
         return self.game_start - (self.run.training.mixture_warmup_iterations if early else 0)
 
@@ -112,7 +113,7 @@ class Training:
     def step(self) -> dict[str, Tensor]:
         """One iteration, with the events that its number calls for; the history's values ``[E]``."""
         iteration = self.iteration
-        if iteration == self.conversion and isinstance(self.model.prior, VampPrior) and self.run.cell.adversarial:
+        if iteration == self.conversion and self.run.cell.adversarial:
             self._convert()
         if iteration == self.game_start:
             self._begin_game()
@@ -124,19 +125,19 @@ class Training:
         return values
 
     def _warmup_step(self, x: Tensor) -> dict[str, Tensor]:
-        loss, history = steps.warmup_loss(self.model, x, self.streams, self.betas, self.rules)
+        loss, history = losses.warmup_loss(self.model, x, self.streams, self.betas, self.rules)
         self._update(loss, "vae_loss", PLAYERS)
         return history
 
     def _game_step(self, x: Tensor) -> dict[str, Tensor]:
         model, learns = self.model, self.run.cell.intro_prior
-        with steps.learning(model.encoder, among=model):
-            loss, carried, history = steps.encoder_loss(model, x, self.streams, self.betas, self.rules)
+        with losses.learning(model.encoder, among=model):
+            loss, carried, history = losses.encoder_loss(model, x, self.streams, self.betas, self.rules)
             self._update(loss, "encoder_loss", ("encoder",))
         self._posterior = carried.posterior
         players = ("decoder", "prior") if learns else ("decoder",)
-        with steps.learning(*(getattr(model, player) for player in players), among=model):
-            loss, more = steps.decoder_loss(model, x, carried, self.streams, self.betas, self.rules, learns)
+        with losses.learning(*(getattr(model, player) for player in players), among=model):
+            loss, more = losses.decoder_prior_loss(model, x, carried, self.streams, self.betas, self.rules, learns)
             self._update(loss, "decoder_loss", players)
         return history | more
 
@@ -152,24 +153,15 @@ class Training:
     # The events
 
     def _convert(self) -> None:
-        options, protocol = self.run.training, self.run.protocol
-        prior = self.model.prior
-        assert isinstance(prior, VampPrior)
-        self.model.prior = to_mixture(
-            prior,
-            self.model.encode,
-            logits=protocol.conversion_logits,
-            variance=protocol.component_variance,
-            steepness=options.clip_steepness,
-        )
-        anew = PLAYERS if protocol.conversion_resets_optimizers else ("prior",)
-        self.optimizers.update({player: self._adam(player) for player in anew})
+        before = self.model.prior
+        self.model.prior = before.convert(self.model.encode, self.run.conversion)
+        if self.model.prior is not before:
+            anew = PLAYERS if self.run.protocol.conversion_resets_optimizers else ("prior",)
+            self.optimizers.update({player: self._adam(player) for player in anew})
 
     def _begin_game(self) -> None:
         self.select([self.members.index(member.warmup) for member in self.run.members], self.run.members)
-        prior = self.model.prior
-        if self.run.cell.clipped and isinstance(prior, LearnedMixture):
-            prior.clip_to_present_range()
+        self.model.prior.begin_game(self.run.cell.clipped)
 
     def select(self, rows: Sequence[int], members: Sequence[Member]) -> None:
         """Let the ensemble consist of the present ``rows``, which from now on are ``members``."""
@@ -179,8 +171,9 @@ class Training:
         with torch.no_grad():
             for optimizer in self.optimizers.values():
                 optimizer.select(index)
-            for tensor in (*self.model.parameters(), *self.model.buffers()):
-                if tensor.dim() > 1 or tensor.requires_grad:  # all but the standard Gaussian's origin
+            shared = {f"prior.{name}" for name in self.model.prior.shared()}
+            for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):
+                if name not in shared:
                     tensor.data, tensor.grad = tensor.data[index], None
         self.watch.select(index)
         self._appoint(members)
@@ -260,9 +253,14 @@ class Training:
                     raise Interrupted(received[0], f"{label}: stopped at iteration {self.iteration}; {where}")
 
     def _diagnostics(self) -> dict[str, Tensor]:
-        if not isinstance(self.model.prior, LearnedMixture):
-            return {}
-        return steps.diagnostics(self.model.mixture(), self._posterior, self.rules, seed=self.iteration)
+        """What the history tells of the prior, from no stream of the training's: looking changes nothing."""
+        posterior, noise = self._posterior, None
+        with torch.no_grad():
+            if posterior is not None:
+                size = (self.run.training.monte_carlo_samples, *posterior.mean.shape[-2:])
+                generator = torch.Generator(self.device).manual_seed(self.iteration)
+                noise = torch.randn(size, generator=generator, device=self.device)
+            return self.model.prior.diagnostics(self.model.distribution(), posterior, noise)
 
     def numbers(self) -> list[int]:
         """Which members of the run are in training; of those that share a warm-up, the first."""
@@ -315,7 +313,7 @@ class Training:
         self._take_over({**state, "members": [dataclasses.asdict(member) for member in warmups(self.run)]})
 
     def _take_over(self, state: dict[str, Any]) -> None:
-        checkpoints.restore_model(self.model, state["model"], self.device)
+        checkpoints.restore(self.model, state["model"], self.device)
         self._appoint([Member(**member) for member in state["members"]])
         self.iteration = state["iteration"]
         self.streams.restore(state["streams"])

@@ -12,8 +12,8 @@ from typing import Any, Self
 
 from introprior.errors import UserError, unknown
 from introprior.experiment import cells, protocols
-from introprior.game.objectives import Betas
-from introprior.training.steps import Rules
+from introprior.game.losses import Betas, Rules
+from introprior.game.priors import Conversion
 
 PRECISIONS = ("tf32", "float32", "bf16")
 """What image networks may compute in; the first is the default."""
@@ -170,20 +170,34 @@ class Run:
             raise UserError(f"{self.dataset}/{self.cell.name}: a member occurs twice; give each seed and setting once")
         if self.cell.adversarial and any(member.beta_neg is None for member in self.members):
             raise UserError(f"{self.dataset}/{self.cell.name}: beta_neg is missing; the game needs all three weights")
+        if self.training.r_entropy and not self.cell.family.components:
+            raise UserError(
+                f"{self.dataset}/{self.cell.name}: the prior has no components that r_entropy could bear on; leave it "
+                "at 0"
+            )
 
     @property
     def rules(self) -> Rules:
         """The game's numbers; a loss scale per element is 1/2 in 2D, 1/(CHW) for images."""
-        options = self.training
+        options, protocol = self.training, self.protocol
         return Rules(
-            scale=1 / options.data_elements if self.protocol.loss_scale == "per-element" else 1.0,
+            scale=1 / options.data_elements if protocol.loss_scale == "per-element" else 1.0,
             alpha=options.alpha,
             gamma=options.gamma,
             gamma_r=options.gamma_r,
             r_entropy=options.r_entropy,
             monte_carlo_samples=0 if self.cell.closed_form_kl else options.monte_carlo_samples,
-            protocol=self.protocol,
+            reconstructions_are_fakes=protocol.fake_terms == "generated-and-reconstructed",
+            fresh_noise=protocol.decoder_noise == "fresh",
+            gamma_r_terms=protocol.gamma_r_terms == "compute",
+            normalised_entropy=protocol.responsibility_weight == "normalised-scaled",
         )
+
+    @property
+    def conversion(self) -> Conversion:
+        """How the prior changes before the game."""
+        protocol = self.protocol
+        return Conversion(protocol.conversion_logits, protocol.component_variance, self.training.clip_steepness)
 
     def stream(self, member: Member) -> int:
         """Seed of the member's random stream; on images all seeds may share one, see ``image_streams``."""

@@ -138,8 +138,8 @@ def figure4(
         UserError: nothing to show, or a file that is absent, damaged or astray.
     """
     courses = read_courses(histories, distances, "responsibility_entropy", metric)
-    mixtures = [cell for cell in map(naming.parse, cells) if cell.prior == "mog"]
-    columns = sorted({(cell.components, cell.intro_prior) for cell in mixtures})
+    mixtures = [cell for cell in map(naming.parse, cells) if cell.family.components]
+    columns = sorted({(cell.size, cell.intro_prior) for cell in mixtures})
     if not datasets or not columns or not r_entropy or not seeds:
         raise UserError("figure 4: nothing to show; name datasets, mog cells, r_entropy and seeds in the configuration")
     further = iter(CYCLE * len(r_entropy))
@@ -151,7 +151,7 @@ def figure4(
             block.suptitle(catalogue(dataset, "figure 4").title, fontsize=7.5, x=0.01, ha="left")
             panels = block.subplots(2, len(columns), sharex=True, sharey="row", squeeze=False)
             for column, (components, intro_prior) in enumerate(columns):
-                group = [c for c in mixtures if (c.components, c.intro_prior) == (components, intro_prior)]
+                group = [c for c in mixtures if (c.size, c.intro_prior) == (components, intro_prior)]
                 wanted = {
                     (cell.learnable_contributions, float(r)): [
                         courses[key] for seed in seeds if (key := (dataset, cell.name, float(r), seed)) in courses

@@ -240,11 +240,11 @@ def _latents(
 
 def arrange(cells: Sequence[str]) -> list[list[str | None]]:
     """Cells in lines by number of components, with None where a line leaves the standard Gaussian's column empty."""
-    alone = [cell for cell in cells if naming.parse(cell).prior == "sg"]
+    alone = [cell for cell in cells if not naming.parse(cell).family.components]
     groups: dict[int, list[str]] = {}
     for cell in cells:
         if cell not in alone:
-            groups.setdefault(naming.parse(cell).components, []).append(cell)
+            groups.setdefault(naming.parse(cell).size, []).append(cell)
     lines: list[list[str | None]] = [[*([None] * len(alone)), *group] for group in groups.values()] or [[*alone]]
     lines[0][: len(alone)] = alone
     return lines
@@ -301,7 +301,7 @@ def _legend_lines(names: np.ndarray) -> int:
 
 def _regularisation(run: Mapping[str, Any]) -> str:
     """The chosen r_entropy in short; none for the standard Gaussian, which has no responsibilities."""
-    return "" if naming.parse(run["cell"]).prior == "sg" else f"r = {run['r_entropy']:g}, "
+    return "" if not naming.parse(run["cell"]).family.components else f"r = {run['r_entropy']:g}, "
 
 
 # ---- Images ----

@@ -137,13 +137,8 @@ def entries(
 
 def _head(cell: naming.Cell) -> tuple[str, ...]:
     """What stands above a cell's column."""
-    notes = {
-        "D&T": cell.published_betas,
-        "closed KL": cell.closed_form_kl,
-        "unclipped": cell.intro_prior and not cell.clipped,
-    }
-    named = [note for note, on in notes.items() if on]
-    prior = "SG" if cell.prior == "sg" else f"MoG({cell.components})"
+    named = cell.notes
+    prior = cell.prior_label
     return (
         "S-IntroVAE" if cell.adversarial else "VAE",
         prior + (f" ({', '.join(named)})" if named else ""),

@@ -133,7 +133,7 @@ def density_headings(number: str, columns: Sequence[Column]) -> tuple[Heading, .
 def _setting(cell: naming.Cell) -> tuple[str, ...]:
     """What stands above a cell's column in Table 4."""
     setting = "ours (reproduced)" if cell.published_betas else "ours (replicated)"
-    prior = "" if cell.prior == "sg" else f", MoG({cell.components})"
+    prior = f", {cell.prior_label}" if cell.family.learns else ""
     return ("measured here", setting + prior, "c" if cell.closed_form_kl else "s")
 
 

@@ -1,4 +1,4 @@
-"""The steps of training against a naive script of the whole procedure, fed with the same random numbers."""
+"""The losses against a naive script of the whole procedure, fed with the same random numbers; who takes gradients."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from naive import PROTOCOLS
 from torch import Tensor, nn
 
 from introprior.experiment import cells, protocols
-from introprior.game.model import IntroVAE, Posterior
+from introprior.game import losses
+from introprior.game.distributions import Posterior
+from introprior.game.losses import Betas, Rules, Terms
+from introprior.game.model import IntroVAE
 from introprior.game.networks import MLPDecoder, MLPEncoder
-from introprior.game.objectives import Betas
-from introprior.game.priors import LearnedMixture, StandardGaussian, VampPrior
+from introprior.game.priors import Prior
+from introprior.game.priors.gaussian import StandardGaussian
+from introprior.game.priors.mixture import LearnedMixture, VampPrior
 from introprior.game.randomness import MemberStreams
-from introprior.training import steps
 from introprior.training.options import Member, Run, TrainingOptions
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -35,25 +38,23 @@ def build(prior: str) -> IntroVAE:
     sizes = (2, DIM, 16, 2)
     encoder, decoder = MLPEncoder(*sizes, generators), MLPDecoder(*sizes, generators)
     if prior == "sg":
-        return IntroVAE(encoder, decoder, StandardGaussian(DIM))
+        return IntroVAE(encoder, decoder, StandardGaussian(torch.zeros(len(MEMBERS), DIM)))
     shape = (len(MEMBERS), COMPONENTS, DIM)
     g = torch.Generator().manual_seed(2)
     means, logits = torch.randn(shape, generator=g), torch.randn(shape[:2], generator=g)
     if prior == "vamp":
-        vamp = VampPrior(means, learnable_contributions=True, members=1)
+        vamp = VampPrior(means, learnable_contributions=True)
         vamp.logits.data += logits
         return IntroVAE(encoder, decoder, vamp)
     variances = shape if prior == "mog" else (*shape[:2], 1)
     mixture = LearnedMixture(means, torch.randn(variances, generator=g) - 1, logits, learnable_contributions=True)
     if prior == "clipped":
-        mixture.clip_to_present_range()
+        mixture.begin_game(clipped=True)
         mixture.logvars.data *= 1.3  # some are beyond their bounds by now
     return IntroVAE(encoder, decoder, mixture)
 
 
-def rules(
-    protocol: str, cell: str = "mog5-lc-ip", overrides: dict[str, str] | None = None, **training: Any
-) -> steps.Rules:
+def rules(protocol: str, cell: str = "mog5-lc-ip", overrides: dict[str, str] | None = None, **training: Any) -> Rules:
     options = TrainingOptions(monte_carlo_samples=6, **training)
     return Run("8Gaussian", cells.parse(cell), MEMBERS, options, protocols.resolve(protocol, overrides)).rules
 
@@ -75,9 +76,9 @@ def gradients(player: nn.Module) -> list[Tensor | None]:
 
 
 class Duel:
-    """A model and its naive copies, taken through the same steps."""
+    """A model and its naive copies, taken through the same losses."""
 
-    def __init__(self, prior: str, rules: steps.Rules, choices: naive.Choices):
+    def __init__(self, prior: str, rules: Rules, choices: naive.Choices):
         self.model, self.rules, self.choices = build(prior), rules, choices
         self.copies = [naive.Model(self.model, e) for e in range(len(MEMBERS))]
         self.x, self.streams = data(), streams()
@@ -131,9 +132,9 @@ class Duel:
             for parameter in (p for player in copy.players().values() for p in player):
                 parameter.grad = None
 
-    def encoder_step(self, **options: Any) -> tuple[steps.Carried, list]:
-        with steps.learning(self.model.encoder, among=self.model):
-            loss, carried, _ = steps.encoder_loss(self.model, self.x, self.streams, betas(), self.rules)
+    def encoder_step(self, **options: Any) -> tuple[losses.Carried, list]:
+        with losses.learning(self.model.encoder, among=self.model):
+            loss, carried, _ = losses.encoder_loss(self.model, self.x, self.streams, betas(), self.rules)
             loss.mean(-1).sum().backward()
         results = self.naively(naive.encoder_step, **options)
         self.assert_losses(loss, results)
@@ -145,8 +146,8 @@ class Duel:
         self.assert_gradients("encoder")
         self.update_encoders()
         players = ("decoder", "prior") if prior_learns else ("decoder",)
-        with steps.learning(*(getattr(self.model, player) for player in players), among=self.model):
-            loss, _ = steps.decoder_loss(
+        with losses.learning(*(getattr(self.model, player) for player in players), among=self.model):
+            loss, _ = losses.decoder_prior_loss(
                 self.model, self.x, carried, self.streams, betas(), self.rules, prior_learns=prior_learns
             )
             loss.mean(-1).sum().backward()
@@ -158,7 +159,7 @@ class Duel:
 @pytest.mark.parametrize("prior", ["sg", "vamp", "mog"])
 def test_the_warm_up_equals_the_naive_script(prior, protocol):
     duel = Duel(prior, rules(protocol), PROTOCOLS[protocol])
-    loss, _ = steps.warmup_loss(duel.model, duel.x, duel.streams, betas(), duel.rules)
+    loss, _ = losses.warmup_loss(duel.model, duel.x, duel.streams, betas(), duel.rules)
     loss.mean(-1).sum().backward()
     duel.assert_losses(loss, duel.naively(naive.warmup_step))
     duel.assert_gradients("encoder", "decoder", *(["prior"] if prior != "sg" else []))
@@ -203,19 +204,98 @@ def test_the_target_of_a_reconstructions_own_error_stays_attached():
     assert max(distance) > 1e-4
 
 
+# Formulas, sample by sample
+
+BETAS = Betas(0.2, 0.3, 0.9)
+NINE = 9
+
+
+@pytest.fixture
+def kinds(float64) -> list[Terms]:
+    """Real data, decoded prior samples, reconstructions: errors and divergences, which can be negative when sampled."""
+    g = torch.Generator().manual_seed(0)
+    return [Terms(3 * torch.rand(NINE, generator=g), torch.randn(NINE, generator=g)) for _ in range(3)]
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+def test_the_reconstruction_error_sums_squares_over_a_samples_elements(dims):
+    shape = (4, 5, *([3] * dims))
+    target, output = torch.randn(shape), torch.randn(shape)
+    error = losses.reconstruction_error(target, output, dims)
+    assert error.shape == (4, 5)
+    for e in range(4):
+        torch.testing.assert_close(error[e], naive.squared_error(target[e], output[e]))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(("scale", "alpha"), [(1.0, 2.0), (0.5, 2.0), (1 / 784, 1.0)])
+def test_the_encoder_loss_is_that_of_equation_98_for_every_sample(kinds, count, scale, alpha):
+    real, *fakes = kinds[: 1 + count]
+    loss = losses.encoder_objective(real, fakes, BETAS, Rules(scale, alpha))
+    torch.testing.assert_close(loss, naive.encoder_loss(real, fakes, BETAS, scale, alpha))
+
+
+def test_the_exponential_is_taken_per_sample_before_any_mean():
+    kl = torch.tensor([0.0, 100.0])
+    loss = losses.encoder_objective(
+        Terms(torch.zeros(2), torch.zeros(2)), [Terms(torch.zeros(2), kl)], BETAS, Rules(1.0)
+    )
+    assert loss.mean().item() == pytest.approx(0.25)  # mean of 1/2 and 0; exp of the mean would be 0
+    assert loss.tolist() == pytest.approx([0.5, 0.0])
+
+
+@pytest.mark.parametrize("components", [1, 2, 3, 64])
+@pytest.mark.parametrize("normalised", [True, False])
+def test_the_responsibility_penalty_is_divided_by_log_m_only_above_one(components, normalised):
+    shares = torch.softmax(torch.randn(3, components), -1)
+    scale = 0.5 if normalised else 1.0
+    penalty = losses.responsibility_penalty(shares, Rules(scale, r_entropy=10.0, normalised_entropy=normalised))
+    assert penalty.shape == (3,)
+    for e in range(3):
+        torch.testing.assert_close(penalty[e], naive.responsibility_penalty(shares[e], 10.0, scale, normalised))
+
+
+def test_the_penalty_rewards_even_responsibilities():
+    uneven, even, rules = torch.tensor([0.9, 0.05, 0.05]), torch.full((3,), 1 / 3), Rules(1.0, r_entropy=1.0)
+    assert losses.responsibility_penalty(even, rules) < losses.responsibility_penalty(uneven, rules) < 0
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_one_loss_serves_decoder_and_prior(protocol):
+    """Its gradient in the decoder is that of L_D, in the prior that of L_P, each of Eq. 98 with all its terms."""
+    numbers = {"alpha": 1.5, "gamma": 0.7, "gamma_r": 0.1}
+    choices = PROTOCOLS[protocol]._replace(**numbers, gamma_r_terms=True)
+    duel = Duel("clipped", rules(protocol, overrides={"gamma_r_terms": "compute"}, **numbers), choices)
+    carried, states = duel.encoder_step()
+    duel.update_encoders()
+    with losses.learning(duel.model.decoder, duel.model.prior, among=duel.model):
+        loss, _ = losses.decoder_prior_loss(duel.model, duel.x, carried, duel.streams, betas(), duel.rules, True)
+        loss.mean(-1).sum().backward()
+    for e, copy in enumerate(duel.copies):
+        terms = naive.decoder_terms(copy, duel.x[e], states[e], duel.replays[e], choices, prior_learns=True)
+        real, fakes, weights = *terms, MEMBERS[e].betas
+        of_decoder = naive.decoder_loss(real, fakes, weights, choices).mean()
+        of_prior = naive.prior_loss(real, fakes, weights, choices).mean()
+        for player, value in (("decoder", of_decoder), ("prior", of_prior)):
+            pairs = [(ours, own) for name, ours, own in duel.pairs(player) if name.endswith(f"[{e}]")]
+            expected = torch.autograd.grad(value, [own for _, own in pairs], retain_graph=True)
+            for (ours, _), gradient in zip(pairs, expected, strict=True):
+                torch.testing.assert_close(ours.grad[e], gradient, **EQUAL)
+
+
 # Who takes gradients, who is a constant
 
 
 def game_gradients(
-    model: IntroVAE, rules: steps.Rules, prior_learns: bool = True, freeze: bool = False
+    model: IntroVAE, rules: Rules, prior_learns: bool = True, freeze: bool = False
 ) -> dict[str, Tensor | None]:
     """The decoder step's gradients by name, the real posteriors being those of the present encoder."""
     model.zero_grad()
     stream, x = streams(), data()
-    _, carried, _ = steps.encoder_loss(model, x, stream, betas(), rules)
+    _, carried, _ = losses.encoder_loss(model, x, stream, betas(), rules)
     learners = [model.decoder] + [model.prior] * prior_learns if freeze else [model]
-    with steps.learning(*learners, among=model):
-        steps.decoder_loss(model, x, carried, stream, betas(), rules, prior_learns)[0].sum().backward()
+    with losses.learning(*learners, among=model):
+        losses.decoder_prior_loss(model, x, carried, stream, betas(), rules, prior_learns)[0].sum().backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
@@ -223,8 +303,8 @@ def game_gradients(
 @pytest.mark.parametrize("prior", ["sg", "mog"])
 def test_in_the_encoders_step_only_the_encoder_takes_gradients(prior, protocol):
     model = build(prior)
-    with steps.learning(model.encoder, among=model):
-        loss, carried, _ = steps.encoder_loss(model, data(), streams(), betas(), rules(protocol, r_entropy=1.0))
+    with losses.learning(model.encoder, among=model):
+        loss, carried, _ = losses.encoder_loss(model, data(), streams(), betas(), rules(protocol, r_entropy=1.0))
         loss.sum().backward()
     assert all(gradient.abs().sum() > 0 for gradient in gradients(model.encoder))
     assert gradients(model.decoder) == [None] * len(list(model.decoder.parameters()))
@@ -236,7 +316,7 @@ def test_in_the_encoders_step_only_the_encoder_takes_gradients(prior, protocol):
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_the_prior_is_a_constant_in_the_encoders_step_even_unfrozen(protocol):
     model = build("mog")
-    steps.encoder_loss(model, data(), streams(), betas(), rules(protocol, r_entropy=1.0))[0].sum().backward()
+    losses.encoder_loss(model, data(), streams(), betas(), rules(protocol, r_entropy=1.0))[0].sum().backward()
     assert gradients(model.prior) == [None] * 3
 
 
@@ -254,7 +334,7 @@ def test_without_ip_the_prior_is_a_constant_even_unfrozen():
     assert [taken[f"prior.{name}"] for name in ("means", "logvars", "logits")] == [None] * 3
 
 
-def without_fakes(rules: steps.Rules) -> steps.Rules:
+def without_fakes(rules: Rules) -> Rules:
     return replace(rules, gamma=0.0)
 
 
@@ -305,7 +385,7 @@ def test_freezing_ends_with_its_block_whatever_happens(player):
     learning: set[str] = set()
 
     def fail() -> None:
-        with steps.learning(getattr(model, player), among=model):
+        with losses.learning(getattr(model, player), among=model):
             learning.update(name for name, parameter in model.named_parameters() if parameter.requires_grad)
             raise ZeroDivisionError
 
@@ -321,7 +401,7 @@ def test_freezing_ends_with_its_block_whatever_happens(player):
 class Normalising(nn.Module):
     """An encoder whose outputs depend on the whole batch, as with BatchNorm; images ``[B, C, H, W]``."""
 
-    couples_samples = True
+    couples_samples, event_dims, latent_dim = True, 3, 12
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         flat = x.flatten(1)
@@ -332,7 +412,7 @@ class Normalising(nn.Module):
 class Scaling(nn.Module):
     """A decoder of latents ``[B, 3 * 2 * 2]`` to images, and an encoder back."""
 
-    couples_samples = False
+    couples_samples, event_dims, latent_dim = False, 3, 12
 
     def forward(self, z: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         return 2 * z.unflatten(-1, (3, 2, 2)) if z.dim() == 2 else (z.flatten(1), z.flatten(1) + 1)
@@ -340,7 +420,7 @@ class Scaling(nn.Module):
 
 @pytest.mark.parametrize("encoder", [Normalising(), Scaling()], ids=["coupled", "independent"])
 def test_batches_of_images_do_not_affect_each_other(encoder):
-    model = IntroVAE(encoder, Scaling(), StandardGaussian(12), event_dims=3)
+    model = IntroVAE(encoder, Scaling(), Prior())
     images = [torch.randn(4, 3, 2, 2) + i for i in range(3)]
     for together, image in zip(model.encode_each(images), images, strict=True):
         for ours, alone in zip(together, Posterior(*encoder(image)), strict=True):

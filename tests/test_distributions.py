@@ -1,4 +1,4 @@
-"""The Gaussian mixture as a value, and the soft clipping of log-variances."""
+"""The distributions that priors return: densities, samples, cross-entropies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from introprior.game.distributions import GaussianMixture, soft_clip, standard_gaussian
+from introprior.game.distributions import Distribution, Gaussian, GaussianMixture, Moments, Posterior, Samples
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 
@@ -35,7 +35,6 @@ def oracle(mixture: GaussianMixture) -> naive.Mixture:
 def test_log_prob_and_responsibilities_equal_the_three_way_broadcast(lead, components, dim):
     mixture = random_mixture(*lead, components=components, dim=dim)
     z = 3 * torch.randn(*lead, 11, dim, generator=torch.Generator().manual_seed(1))
-    assert mixture.components == components
     torch.testing.assert_close(mixture.log_prob(z), naive.log_prob(z, oracle(mixture)), **EXACT)
     shares = mixture.responsibilities(z)
     torch.testing.assert_close(shares, naive.responsibilities(z, oracle(mixture)), **EXACT)
@@ -96,12 +95,45 @@ def test_the_density_integrates_to_one():
     assert mixture.log_prob(grid).exp().sum().item() * 0.1**2 == pytest.approx(1, abs=1e-6)
 
 
-def test_the_standard_gaussian_is_one():
-    like = torch.zeros(1, dtype=torch.float64)
-    z = torch.randn(9, 4, dtype=torch.float64)
-    gaussian = standard_gaussian(4, like)
-    assert gaussian.means.dtype == torch.float64
-    torch.testing.assert_close(gaussian.log_prob(z), Normal(0, 1).log_prob(z).sum(-1))
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("lead", [(), (3,)])
+def test_the_gaussian_is_that_of_torch(lead):
+    mean, logvar, z = torch.randn(*lead, 4), torch.randn(*lead, 4), torch.randn(*lead, 9, 4)
+    reference = Normal(mean.unsqueeze(-2), (logvar / 2).exp().unsqueeze(-2))
+    torch.testing.assert_close(Gaussian(mean, logvar).log_prob(z), reference.log_prob(z).sum(-1), **EXACT)
+    torch.testing.assert_close(
+        Gaussian(mean, logvar).sample_with(z, torch.rand(*lead, 9)), reference.mean + reference.stddev * z
+    )
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("kind", ["mixture", "gaussian"])
+@pytest.mark.parametrize("lead", [(), (3,)])
+def test_a_better_way_to_the_cross_entropy_is_the_default_one(kind, lead):
+    """Values, and gradients in posterior and prior, against Monte Carlo over the log-density."""
+    mixture = random_mixture(*lead)
+    parts = [mixture.means, mixture.logvars, mixture.log_weights]
+    prior: Distribution = mixture
+    if kind == "gaussian":
+        parts = [mixture.means[..., 0, :].clone(), mixture.logvars[..., 0, :].clone()]
+        prior = Gaussian(*parts)
+    posterior = Posterior(torch.randn(*lead, 5, 3), torch.randn(*lead, 5, 3))
+    noise = Samples(torch.randn(*lead, 6, 5, 3))
+    leaves = [leaf.requires_grad_() for leaf in (*posterior, *parts)]
+    results = [
+        cross_entropy(prior, posterior, noise)
+        for cross_entropy in (type(prior).cross_entropy, Distribution.cross_entropy)
+    ]
+    torch.testing.assert_close(*results, **EXACT)
+    weights = torch.linspace(-1, 2, results[0].numel()).view_as(results[0])
+    for ours, default in zip(*(torch.autograd.grad((r * weights).sum(), leaves) for r in results), strict=True):
+        torch.testing.assert_close(ours, default, rtol=1e-9, atol=1e-10)
+
+
+def test_a_mixture_needs_more_of_the_noise_than_its_moments():
+    posterior = Posterior(torch.zeros(5, 3), torch.zeros(5, 3))
+    with pytest.raises(TypeError, match="needs the samples"):
+        random_mixture().cross_entropy(posterior, Moments(torch.zeros(5, 3), torch.ones(5, 3)))
 
 
 def test_detaching_makes_a_constant_of_equal_value():
@@ -194,94 +226,9 @@ def test_samples_carry_gradients_to_means_and_log_variances_but_not_to_weights()
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-# Soft clipping
-
-RANGES = [(-1.0, 1.0), (-9.0, -2.0), (0.0, 1e-3), (-300.0, 500.0)]
-
-
-def bounds(low: float, high: float) -> tuple[Tensor, Tensor]:
-    return torch.tensor(low), torch.tensor(high)
-
-
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(("low", "high"), RANGES)
-@pytest.mark.parametrize("steepness", [1.0, 10.0, 40.0])
-def test_soft_clip_is_equation_10(low, high, steepness):
-    a, b = bounds(low, high)
-    x = a + (b - a) * torch.linspace(-4, 5, 901)
-    clipped = soft_clip(x, a, b, steepness)
-    # Beyond 20, log(1 + e^u) is taken as u, off by less than e^-20; and 1e-8 is added to the range.
-    tolerance = (b - a) * 2.1e-9 / steepness + 1e-8
-    assert ((clipped - naive.soft_clip(x, a, b, steepness)).abs() <= tolerance).all()
-    authors = naive.soft_clip_of_the_authors(x, a, b, steepness)
-    torch.testing.assert_close(clipped, authors, rtol=1e-12, atol=1e-12 * (high - low) + 1e-15)
-
-
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(("low", "high"), RANGES)
-@pytest.mark.parametrize(("steepness", "kept"), [(10.0, 0.8614), (5.0, None), (20.0, None)])
-def test_soft_clip_keeps_the_share_of_the_range_that_equation_96_promises(low, high, steepness, kept):
-    ends = torch.tensor([low, high])
-    clipped = soft_clip(ends, *bounds(low, high), steepness)
-    share = ((clipped[1] - clipped[0]) / (high - low)).item()
-    bound = 1 - (math.log(4) - 2 * math.log1p(math.exp(-steepness))) / steepness
-    assert share == pytest.approx(bound, abs=1e-4)  # 1e-8 beside a range of 1e-3
-    if kept is not None:
-        assert share == pytest.approx(kept, abs=1e-4)
-        assert share >= 0.85  # the rho for which the paper chose K = 10
-
-
-@pytest.mark.usefixtures("float64")
-def test_a_steeper_soft_clip_keeps_more():
-    shares = [soft_clip(torch.tensor([0.0, 1.0]), 0.0, 1.0, k).diff().item() for k in (2, 5, 10, 20, 80)]
-    assert shares == sorted(shares)
-    assert shares[-1] == pytest.approx(1 - math.log(4) / 80, abs=1e-6)
-
-
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(("low", "high"), RANGES)
-def test_soft_clip_is_monotone_and_tends_to_its_bounds(low, high):
-    width = high - low
-    x = low + width * torch.linspace(-3, 4, 5001)
-    clipped = soft_clip(x, low, high)
-    assert (clipped.diff() >= -1e-12 * max(abs(low), abs(high))).all()
-    assert (soft_clip(x[(x > low) & (x < high)], low, high).diff() > 0).all()
-    assert low - 1e-9 * width <= clipped.min()
-    assert clipped.max() <= high + 1e-9 * width
-    far = soft_clip(torch.tensor([low - 50 * width, (low + high) / 2, high + 50 * width]), low, high)
-    torch.testing.assert_close(far, torch.tensor([low, (low + high) / 2, high]), rtol=0, atol=1e-9 * width + 1e-12)
-
-
-@pytest.mark.parametrize(("low", "high"), [*RANGES, (2.0, 2.0), (-7.0, -7.0), (0.0, 0.0)])
-@pytest.mark.parametrize("offset", [-1000.0, -9.0, -1.0, 0.0, 0.5, 1.0, 9.0, 1000.0])
-def test_gradients_are_finite_everywhere_in_float32(low, high, offset):
-    # The authors' own form gives NaN from 8.87 ranges beyond a bound, and where both bounds are one.
-    a, b = (t.requires_grad_() for t in bounds(low, high))
-    x = torch.tensor(low + offset * ((high - low) or 1.0)).requires_grad_()
-    clipped = soft_clip(x, a, b)
-    gradients = torch.autograd.grad(clipped, (x, a, b))
-    assert torch.isfinite(torch.stack((clipped, *gradients))).all()
-    assert -1e-6 <= gradients[0] <= 1 + 1e-6
-    slack = 2e-6 * max(abs(x.item()), abs(low), abs(high), 1e-3)
-    assert low - slack <= clipped.item() <= high + slack
-
-
-@pytest.mark.usefixtures("float64")
-def test_soft_clip_takes_bounds_per_dimension():
-    x = torch.randn(2, 6, 3)
-    low, high = x.amin(-2, keepdim=True), x.amax(-2, keepdim=True)
-    clipped = soft_clip(x, low, high)
-    for e in range(2):
-        for d in range(3):
-            torch.testing.assert_close(clipped[e, :, d], soft_clip(x[e, :, d], low[e, 0, d], high[e, 0, d]))
-    kept = (clipped.amax(-2) - clipped.amin(-2)) / (high - low).squeeze(-2)
-    torch.testing.assert_close(kept, torch.full((2, 3), 0.8614), rtol=0, atol=1e-4)
-
-
 def test_samples_by_count_are_those_of_their_generators_numbers():
-    mixture = GaussianMixture(torch.randn(2, 3, 4), torch.randn(2, 3, 4), torch.log_softmax(torch.randn(2, 3), -1))
+    mixture = random_mixture(dim=4)
     generator = torch.Generator().manual_seed(5)
-    noise, uniforms = torch.randn(2, 10, 4, generator=generator), torch.rand(2, 10, generator=generator)
-    samples = mixture.sample(10, generator=torch.Generator().manual_seed(5))
+    noise, uniforms = torch.randn(10, 4, generator=generator), torch.rand(10, generator=generator)
+    samples = mixture.sample(10, 4, torch.Generator().manual_seed(5))
     torch.testing.assert_close(samples, mixture.sample_with(noise, uniforms))
-    assert mixture.sample(7).shape == (2, 7, 4)

@@ -1,0 +1,100 @@
+"""Families of priors, by the name that cells have them by. Light: what implements a family is imported when it is used.
+
+To add one, write a module with a :class:`~introprior.game.priors.Prior` and enter it here; or, outside the repository,
+call :func:`register` in a file that the configuration's ``priors`` names (docs/add-a-prior.md).
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from introprior.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from introprior.game.priors import Prior
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of prior.
+
+    Attributes:
+        name: in cells; letters only.
+        prior: the class that a run begins with, ``module:Class``.
+        label: in tables and figures; ``{size}`` stands for the number behind the name.
+        sized: a number follows the name, as in ``mog64``.
+        learns: it has parameters: cells may have ``-ip``.
+        contributions: it has weights that may be learned, which need two components: cells may have ``-lc``.
+        components: it has components, hence responsibilities: r_entropy may be above 0.
+        clipped: in the game, with ``-ip``, something of it is soft-clipped: cells may have ``-unclipped``.
+        closed_form: the KL to it has a closed form: cells may have ``-closed``.
+    """
+
+    name: str
+    prior: str
+    label: str
+    sized: bool = False
+    learns: bool = True
+    contributions: bool = False
+    components: bool = False
+    clipped: bool = False
+    closed_form: bool = False
+
+    @property
+    def module(self) -> str:
+        """The module that implements it."""
+        return self.prior.partition(":")[0]
+
+    def load(self) -> type[Prior]:
+        """The class that a run begins with."""
+        module, _, name = self.prior.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+FAMILIES: dict[str, Family] = {}
+"""All known families by name."""
+
+
+def register(family: Family) -> None:
+    """Make a family known; entering the same one again changes nothing.
+
+    Raises:
+        UserError: its name is taken by another, or is no name.
+    """
+    if not (family.name.isascii() and family.name.isalpha() and family.name.islower()) or family.name == "vae":
+        raise UserError(f"priors: {family.name!r} cannot be a family's name; use small letters, and not vae")
+    if FAMILIES.get(family.name, family) != family:
+        raise UserError(f"priors: there is a family {family.name} already; give yours another name")
+    FAMILIES[family.name] = family
+
+
+def restored(saved: dict[str, Any], tensors: dict[str, Any]) -> Prior:
+    """The prior that :func:`saved` told of, with these tensors.
+
+    Raises:
+        UserError: a family that is not known here.
+    """
+    name = saved["family"]
+    if name not in FAMILIES:
+        raise unknown("family of priors", name, FAMILIES, "checkpoint")
+    module = importlib.import_module(FAMILIES[name].module)
+    return getattr(module, saved["class"]).restore(tensors, saved["plain"])
+
+
+def saved(prior: Prior) -> dict[str, Any]:
+    """What a checkpoint says of a prior beside its tensors, as plain values."""
+    return {"family": prior.family, "class": type(prior).__name__, "plain": prior.plain()}
+
+
+register(
+    Family("sg", "introprior.game.priors.gaussian:StandardGaussian", "SG", learns=False, closed_form=True),
+)
+register(
+    Family(
+        "mog", "introprior.game.priors.mixture:VampPrior", "MoG({size})",
+        sized=True, contributions=True, components=True, clipped=True,
+    )
+)  # fmt: skip
+register(Family("flow", "introprior.game.priors.flow:Flow", "Flow"))

@@ -1,0 +1,253 @@
+"""The losses of the three players: of the warm-up, L_E, and L_D with L_P (Eq. 98), each a page.
+
+Each says its formula, what is attached and what detached; which player learns is the caller's business, who freezes the
+others (:func:`learning`), so that no gradient is computed that nobody uses.
+
+Notation: ``rec`` is the reconstruction error, the sum of squared errors over a sample's elements (without the 1/2 of a
+Gaussian log-density), ``kl`` the divergence of its posterior from the prior. Fakes are what the decoder makes: decoded
+prior samples and, in the authors' protocol, reconstructions too; a fake term is the mean over these kinds. Losses are
+unreduced, ``[E, B]`` for E members and batches of B; betas are ``[E, 1]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from introprior.game.distributions import Distribution, Posterior, Samples
+from introprior.game.divergences import (
+    kl_closed_form,
+    kl_monte_carlo,
+    largest_entropy,
+    responsibilities,
+    responsibility_entropy,
+)
+from introprior.game.model import IntroVAE
+from introprior.game.randomness import MemberStreams
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The numbers of the game, and the choices between the paper's text and the authors' code (docs/fidelity.md).
+
+    Attributes:
+        scale: multiplies every error and divergence of the game: 1 in the paper's text, 1 / (number of data elements)
+            in the authors' code.
+        alpha, gamma, gamma_r: of Eq. 6 and 98.
+        r_entropy: weight of the responsibilities' entropy.
+        monte_carlo_samples: T of Eq. 99; 0 for the closed form (standard Gaussian only).
+        reconstructions_are_fakes: reconstructions are repelled and pulled like decoded prior samples.
+        fresh_noise: the decoder's step draws new prior samples instead of decoding those of the encoder's.
+        gamma_r_terms: whether the terms of L_D that gamma_r = 1e-8 weighs are computed at all.
+        normalised_entropy: r_entropy is divided by log M and multiplied by the scale.
+    """
+
+    scale: float
+    alpha: float = 2.0
+    gamma: float = 1.0
+    gamma_r: float = 1e-8
+    r_entropy: float = 0.0
+    monte_carlo_samples: int = 100
+    reconstructions_are_fakes: bool = True
+    fresh_noise: bool = True
+    gamma_r_terms: bool = False
+    normalised_entropy: bool = True
+
+
+class Betas(NamedTuple):
+    """beta_rec, beta_kl, beta_neg: weights of reconstruction, KL of real data, KL of fakes in L_E."""
+
+    rec: Tensor | float
+    kl: Tensor | float
+    neg: Tensor | float
+
+
+class Terms(NamedTuple):
+    """Reconstruction error and KL of a batch, the negative ELBO's two parts, ``[..., B]`` each."""
+
+    rec: Tensor
+    kl: Tensor
+
+
+@dataclass
+class Carried:
+    """What the decoder's step takes over from the encoder's, all of it constant by then."""
+
+    posterior: Posterior
+    z: Tensor
+    real_kl: Tensor
+    prior_noise: tuple[Tensor, Tensor]
+
+
+Told = dict[str, Tensor]
+"""Means over the batch for the history, ``[E]`` each."""
+
+
+@contextmanager
+def learning(*players: nn.Module, among: nn.Module) -> Iterator[None]:
+    """Let only the parameters of ``players`` take gradients, of all those of ``among``."""
+    among.requires_grad_(False)
+    for player in players:
+        player.requires_grad_(True)
+    try:
+        yield
+    finally:
+        among.requires_grad_(True)
+
+
+# ---- The warm-up ----
+
+
+def warmup_loss(model: IntroVAE, x: Tensor, streams: MemberStreams, betas: Betas, rules: Rules) -> tuple[Tensor, Told]:
+    """The VAE's loss, Eq. 2 with both weights; every player learns, everything is attached.
+
+        beta_rec rec(x) + beta_kl kl(x)
+
+    There is no ``scale``, in either protocol.
+
+    Args:
+        x: data ``[E, B, *data]``.
+    """
+    posterior = model.encode(x)
+    output = model.decode(posterior.sample(streams.normal(*posterior.mean.shape[-2:])))
+    rec = reconstruction_error(x, output, model.event_dims)
+    kl = divergence(posterior, model.distribution(), streams, rules)
+    loss = betas.rec * rec + betas.kl * kl
+    return loss, _means(vae_loss=loss, real_rec=rec, real_kl=kl)
+
+
+# ---- The encoder's step ----
+
+
+def encoder_loss(
+    model: IntroVAE, x: Tensor, streams: MemberStreams, betas: Betas, rules: Rules
+) -> tuple[Tensor, Carried, Told]:
+    """L_E of Eq. 98; the encoder learns, decoder and prior are to be frozen.
+
+        scale (beta_rec rec(x) + beta_kl kl(x))
+        + mean over kinds of fakes of exp(-alpha scale (beta_rec rec(fake) + beta_neg kl(fake))) / alpha
+        - scale r_entropy H(C) / log M
+
+    The prior is a constant target. Fakes are constants; a reconstruction is one as the encoder's input, but as the
+    target of its own reconstruction error it stays attached to the encoder through z, as in the authors' code (and
+    Soft-IntroVAE's). The responsibilities C are those of the samples that the KL of real data is taken from; with the
+    paper's text their entropy has neither factor. Gradients flow through both.
+
+    Returns:
+        the loss, what the decoder's step needs, and means for the history.
+    """
+    target = model.distribution().detach()
+    posterior = model.encode(x)
+    size = posterior.mean.shape[-2:]
+    z = posterior.sample(streams.normal(*size))
+    prior_noise = streams.normal(*size), streams.uniform(size[0])
+    with torch.no_grad():  # before the reconstruction, as in the authors' code: BatchNorm's running statistics tell
+        generated = model.decode(target.sample_with(*prior_noise))
+    reconstruction = model.decode(z)
+    kinds = [generated, reconstruction] if rules.reconstructions_are_fakes else [generated]
+    posteriors = model.encode_each([kind.detach() for kind in kinds])
+    outputs = model.decode_each([q.sample(streams.normal(*size)) for q in posteriors])
+    fakes = [
+        Terms(reconstruction_error(kind, output, model.event_dims), divergence(q, target, streams, rules))
+        for kind, output, q in zip(kinds, outputs, posteriors, strict=True)
+    ]
+    noise = None if rules.monte_carlo_samples == 0 else target.draw(streams, rules.monte_carlo_samples, *size)
+    kl = kl_closed_form(posterior) if noise is None else kl_monte_carlo(posterior, target, noise)
+    real = Terms(reconstruction_error(x, reconstruction, model.event_dims), kl)
+    loss = encoder_objective(real, fakes, betas, rules)
+    told = _means(encoder_loss=loss, real_rec=real.rec, real_kl=real.kl, fake_rec=fakes[0].rec, fake_kl=fakes[0].kl)
+    if rules.r_entropy and isinstance(noise, Samples) and (mixture := target.components()):
+        loss = loss + responsibility_penalty(responsibilities(posterior, mixture, noise.noise), rules).unsqueeze(-1)
+    return loss, Carried(posterior.detach(), z.detach(), real.kl.detach(), prior_noise), told
+
+
+def encoder_objective(real: Terms, fakes: Sequence[Terms], betas: Betas, rules: Rules) -> Tensor:
+    """L_E without responsibilities, of given terms: ``[..., B]``.
+
+    Each exponential is taken per sample, before any mean over the batch; kinds of fakes are averaged after it.
+    """
+    scale, alpha = rules.scale, rules.alpha
+    repelled = [torch.exp(-alpha * scale * (betas.rec * fake.rec + betas.neg * fake.kl)) for fake in fakes]
+    return scale * (betas.rec * real.rec + betas.kl * real.kl) + _mean(repelled) / alpha
+
+
+def responsibility_penalty(share: Tensor, rules: Rules) -> Tensor:
+    """What L_E adds to discourage inactive components, of mean responsibilities ``[..., M]``: ``[...]``."""
+    scale, unit = (rules.scale, largest_entropy(share.shape[-1])) if rules.normalised_entropy else (1.0, 1.0)
+    return -scale * rules.r_entropy / unit * responsibility_entropy(share)
+
+
+# ---- The step of decoder and prior ----
+
+
+def decoder_prior_loss(
+    model: IntroVAE, x: Tensor, carried: Carried, streams: MemberStreams, betas: Betas, rules: Rules, prior_learns: bool
+) -> tuple[Tensor, Told]:
+    """L_D + L_P of Eq. 98 in one: its gradient in the decoder is that of L_D, in the prior that of L_P (Eq. 6 and 9).
+
+        scale (beta_rec rec(x) + gamma beta_kl kl(fake) + gamma gamma_r beta_rec rec(sg(fake))) + scale beta_kl kl(x)
+
+    The decoder learns, and with IP the prior; the encoder, already updated, is to be frozen. ``kl(fake)`` is attached
+    to the decoder through the fake, and to the prior through the sample that the fake is decoded from: the prior as a
+    source. As a target of the fakes the prior is a constant (footnote 4), as a target of the real data's posteriors,
+    those of the encoder's step, it learns. The fakes' own reconstruction has constant fakes and constant latents, and
+    is computed only where ``gamma_r_terms`` says so.
+
+    Returns:
+        the loss, and means for the history.
+    """
+    source = model.distribution()
+    if not prior_learns:
+        source = source.detach()
+    target = source.detach()
+    size = carried.z.shape[-2:]
+    prior_noise = (streams.normal(*size), streams.uniform(size[0])) if rules.fresh_noise else carried.prior_noise
+    generated, reconstruction = model.decode_each([source.sample_with(*prior_noise), carried.z])
+    kinds = [generated, reconstruction] if rules.reconstructions_are_fakes else [generated]
+    posteriors = model.encode_each(kinds)
+    fakes_kl = [divergence(q, target, streams, rules) for q in posteriors]
+    real_rec = reconstruction_error(x, reconstruction, model.event_dims)
+    loss = betas.rec * real_rec + rules.gamma * betas.kl * _mean(fakes_kl)
+    if rules.gamma_r_terms:
+        outputs = model.decode_each([q.sample(streams.normal(*size)).detach() for q in posteriors])
+        fakes_rec = [
+            reconstruction_error(kind.detach(), output, model.event_dims)
+            for kind, output in zip(kinds, outputs, strict=True)
+        ]
+        loss = loss + rules.gamma * rules.gamma_r * betas.rec * _mean(fakes_rec)
+    real_kl = divergence(carried.posterior, source, streams, rules) if prior_learns else carried.real_kl
+    loss = rules.scale * loss + rules.scale * betas.kl * real_kl
+    return loss, _means(decoder_loss=loss, decoder_fake_kl=fakes_kl[0])
+
+
+# ---- Their parts ----
+
+
+def reconstruction_error(target: Tensor, output: Tensor, event_dims: int = 1) -> Tensor:
+    """Sum of squared errors over the last ``event_dims`` dimensions, ``[..., B]``.
+
+    >>> reconstruction_error(torch.zeros(3, 2), torch.ones(3, 2))
+    tensor([2., 2., 2.])
+    """
+    return (output - target).square().sum(tuple(range(-event_dims, 0)))
+
+
+def divergence(posterior: Posterior, prior: Distribution, streams: MemberStreams, rules: Rules) -> Tensor:
+    """KL of each posterior from the prior, ``[..., B]``, with noise of its own (Monte Carlo for every prior)."""
+    if rules.monte_carlo_samples == 0:
+        return kl_closed_form(posterior)
+    noise = prior.draw(streams, rules.monte_carlo_samples, *posterior.mean.shape[-2:])
+    return kl_monte_carlo(posterior, prior, noise)
+
+
+def _mean(terms: Sequence[Tensor]) -> Tensor:
+    return sum(terms[1:], terms[0]) / len(terms)
+
+
+def _means(**values: Tensor) -> Told:
+    return {name: value.detach().mean(-1) for name, value in values.items()}
