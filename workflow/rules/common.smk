@@ -8,12 +8,14 @@ from shlex import quote
 from snakemake.logging import logger
 
 import introprior
-from introprior import configuration, costs, files, image_configuration
-from introprior.experiment.cells import TABLE4_SETTINGS, parse
 from introprior.errors import UserError
-from introprior.experiment.sources import closure
+from introprior.experiment import cells as naming
+from introprior.experiment import configuration, image_configuration
+from introprior.experiment.cells import TABLE4_SETTINGS
 from introprior.experiment.paths import NAMED, Paths
-from introprior.reporting import captions
+from introprior.experiment.sources import closure
+from introprior.operations import costs, files
+from introprior.reporting.tables import captions
 
 SCHEMA = workflow.source_path("../schemas/config.schema.yaml")
 
@@ -82,7 +84,7 @@ TABLE4_CELLS = list(TABLE4_SETTINGS.values())
 
 IMAGE_DATASETS = config["images"]["datasets"]
 IMAGE_CELLS = image_configuration.cells(config)
-MIXTURES = [cell for cell in IMAGE_CELLS if parse(cell).family.components]
+MIXTURES = [cell for cell in IMAGE_CELLS if naming.parse(cell).family.components]
 FIGURE2 = config["figure2"]
 FIGURE2_CELLS = [FIGURE2["cell"] + suffix for suffix in ("", "-unclipped")]
 FIGURE_S2 = config["figureS2"]
