@@ -5,98 +5,28 @@ paper's authors use them; constants and quirks are those of the authors' code. T
 same distribution. All that is random comes from the generators given, so a batch is a function of their states, and a
 member gets the same batch alone and in company. CPU and CUDA generators of one seed give different numbers.
 
-To add a distribution, write one function ``(n, streams) -> Tensor[S, n, 2]`` and decorate it with `register`.
+To add a distribution, write one function ``(n, streams) -> Tensor[S, n, 2]``, and enter it in
+:mod:`introprior.data.catalogue`.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from introprior.errors import UserError, unknown
+from introprior.data.catalogue import check_size, dataset
 from introprior.game.randomness import Streams
-
-Sampler = Callable[[int, Streams], Tensor]
-
-
-@dataclass(frozen=True)
-class DensityDataset:
-    """A distribution on the plane.
-
-    Attributes:
-        name: the paper's name, also in paths and configurations.
-        title: name for headings.
-        limit: half-width of the square window [-limit, limit]² of histograms and grids: 2s with the grid scale s.
-        multiple: batches are made of this many equal parts, so their size must be a multiple of it.
-        sampler: ``(n, streams) -> [S, n, 2]``, float32.
-    """
-
-    name: str
-    title: str
-    limit: float
-    multiple: int
-    sampler: Sampler
-
-
-DATASETS: dict[str, DensityDataset] = {}
-"""All distributions by name, in the order of the paper's tables."""
-
-
-def register(name: str, title: str, limit: float, multiple: int = 1) -> Callable[[Sampler], Sampler]:
-    """Decorate a sampler to make it known as ``name``; the arguments are those of `DensityDataset`."""
-
-    def enter(sampler: Sampler) -> Sampler:
-        DATASETS[name] = DensityDataset(name, title, limit, multiple, sampler)
-        return sampler
-
-    return enter
-
-
-def dataset(name: str, where: str = "") -> DensityDataset:
-    """The distribution called ``name``; ``where`` is the place to blame in the error.
-
-    Raises:
-        UserError: there is none of that name.
-    """
-    if name not in DATASETS:
-        raise unknown("dataset", name, DATASETS, where)
-    return DATASETS[name]
-
-
-def limit(name: str) -> float:
-    """Half-width of the window of the histograms and of the grid: 2 for 8Gaussian, 4 for the others."""
-    return dataset(name).limit
-
-
-def batch_multiple(name: str) -> int:
-    """The number that every batch size must be a multiple of: 4 for Rings, 2 for 2Spirals, otherwise 1."""
-    return dataset(name).multiple
-
-
-def check_size(name: str, n: int, where: str = "number of samples") -> None:
-    """Refuse numbers of samples that cannot be drawn at once; ``where`` is the place to blame.
-
-    Raises:
-        UserError: unknown dataset; ``n`` below 1 or not a multiple of `batch_multiple`.
-    """
-    multiple = batch_multiple(name)
-    if n < 1 or n % multiple:
-        below = n - n % multiple
-        near = f"{below} or {below + multiple}" if below >= multiple else f"{multiple}"
-        needed = f"a positive multiple of {multiple}" if multiple > 1 else "positive"
-        raise UserError(f"{where}: {name} needs it to be {needed}, got {n}; use for example {near}")
 
 
 def sample(name: str, n: int, generator: torch.Generator) -> Tensor:
     """Draw ``n`` points at once.
 
     Args:
-        name: a key of `DATASETS`.
+        name: of the distribution.
         n: number of points; Rings and 2Spirals share random numbers or positions between the points of one call.
         generator: the source of all randomness, advanced by the call.
 
@@ -120,16 +50,14 @@ def sample_members(name: str, n: int, generators: Sequence[torch.Generator]) -> 
         UserError: as `sample`.
     """
     check_size(name, n)
-    return DATASETS[name].sampler(n, Streams(generators))
+    return globals()[dataset(name).sampler](n, Streams(generators))
 
 
-@register("8Gaussian", title="8 Gaussians", limit=2.0)
 def eight_gaussians(n: int, streams: Streams) -> Tensor:
     """Eight equally likely Gaussians of σ 0.02 on a circle of radius 2, all divided by 1.414 (not by √2)."""
     return _scattered(_circle_of_eight(streams.device), n, 0.02 / 1.414, streams)
 
 
-@register("2Spirals", title="2 Spirals", limit=4.0, multiple=2)
 def two_spirals(n: int, streams: Streams) -> Tensor:
     """Two arms of 540 degrees, each point followed half a batch later by its mirror image with noise of its own.
 
@@ -143,7 +71,6 @@ def two_spirals(n: int, streams: Streams) -> Tensor:
     return torch.cat((arm, -arm), dim=-2).div_(3).add_(streams.normal(n, 2), alpha=0.1)
 
 
-@register("Checkerboard", title="Checkerboard", limit=4.0)
 def checkerboard(n: int, streams: Streams) -> Tensor:
     """Uniform on the eight squares of side 2 that have the colour of the lower left one, in [-4, 4]²."""
     uniform = streams.uniform(n, 2)
@@ -152,7 +79,6 @@ def checkerboard(n: int, streams: Streams) -> Tensor:
     return torch.stack((x, y), dim=-1).mul_(2)
 
 
-@register("Rings", title="Rings", limit=4.0, multiple=4)
 def rings(n: int, streams: Streams) -> Tensor:
     """Four rings of radii 0.75, 1.5, 2.25 and 3 with noise of σ 0.08.
 

@@ -7,7 +7,12 @@ call :func:`register` in a file that the configuration's ``priors`` names (docs/
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from introprior.errors import UserError, unknown
@@ -47,6 +52,11 @@ class Family:
         """The module that implements it."""
         return self.prior.partition(":")[0]
 
+    @property
+    def file(self) -> str | None:
+        """The file that added it; None for those of the project."""
+        return next((path for path, module in _FILES.items() if module == self.module), None)
+
     def load(self) -> type[Prior]:
         """The class that a run begins with."""
         module, _, name = self.prior.partition(":")
@@ -55,6 +65,9 @@ class Family:
 
 FAMILIES: dict[str, Family] = {}
 """All known families by name."""
+
+PRIORS = "INTROPRIOR_PRIORS"
+"""Environment variable: files that add families, for the processes that this one starts."""
 
 
 def register(family: Family) -> None:
@@ -98,3 +111,48 @@ register(
     )
 )  # fmt: skip
 register(Family("flow", "introprior.game.priors.flow:Flow", "Flow"))
+
+
+def add(names: Iterable[str], where: str) -> None:
+    """Run Python files that register families, each once in a process, and have the processes started here do so too.
+
+    Args:
+        names: files, with or without ``.py``, in the working directory or in its folder config.
+        where: the place to blame.
+
+    Raises:
+        UserError: one that is not there, or fails.
+    """
+    for name in names:
+        path = Path(name).with_suffix(".py")
+        places = [place for place in (path, "config" / path) if place.is_file()]
+        if not places:
+            raise UserError(f"{where}: {name}: no such Python file here or in config/; correct its name")
+        _run(places[0].resolve(), where)
+    known = dict.fromkeys([*filter(None, os.environ.get(PRIORS, "").split(os.pathsep)), *_FILES])
+    os.environ[PRIORS] = os.pathsep.join(known)
+
+
+_FILES: dict[str, str] = {}
+"""Files that were run, and the modules that they became."""
+
+
+def _run(path: Path, where: str) -> None:
+    if str(path) in _FILES:
+        return
+    module_name = f"introprior_priors_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[module_name] = module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[module_name]
+        problem = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        raise UserError(f"{where}: {path.name}: {problem}") from error
+    _FILES[str(path)] = module_name
+
+
+for _path in filter(None, os.environ.get(PRIORS, "").split(os.pathsep)):
+    _run(Path(_path), PRIORS)

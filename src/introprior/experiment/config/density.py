@@ -1,0 +1,133 @@
+"""The section ``density``: density estimation in two dimensions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from introprior.data.catalogue import DATASETS
+from introprior.errors import unknown
+from introprior.experiment import cells
+from introprior.experiment.fields import (
+    AllOrSome,
+    Cell,
+    Count,
+    Model,
+    Positive,
+    Rising,
+    Seed,
+    Some,
+    listed,
+    option,
+    wrong,
+)
+from introprior.experiment.run import DensityTraining
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+VAE_WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.8, 1.0)
+
+
+class VaeGrid(Model):
+    """The grid of cells that are a VAE throughout: 9 x 9 = 81 settings."""
+
+    beta_rec: Some[Positive] = option(VAE_WEIGHTS, "Weights of the reconstruction error to try.")
+    beta_kl: Some[Positive] = option(VAE_WEIGHTS, "Weights of the KL divergence to try.")
+
+
+class Halving(Model):
+    """Successive halving of the settings, an economy that the paper does not make."""
+
+    enabled: bool = option(False, "Whether to drop the worse settings of a job on the way.")
+    keep: Fraction = option(0.5, "The part of the settings that goes on after each cut.")
+    at: Rising[Fraction] = option((0.25, 0.5), "When to cut, as rising fractions of the iterations.")
+
+
+def beta_neg(beta_kl: float, multiple: float) -> float:
+    """A multiple of beta_kl, rounded to three decimals."""
+    return round(float(multiple * beta_kl), 3)
+
+
+class Search(Model):
+    """Search of a grid of hyperparameters, 6 x 7 x 5 = 210 settings of S-IntroVAE, or published ones."""
+
+    enabled: bool = option(True, "Whether to search; otherwise every cell takes published values.")
+    cells: AllOrSome[Cell] = option(
+        "all", "The cells to search the grid for; all or a list (cells with -dt are never searched)."
+    )
+    published: Literal["table3", "daniel-tamar"] = option(
+        "table3", "The published values that games take for which no search is made; a VAE has its own."
+    )
+    seed: Seed = option(0, "Seed of all runs of the search.")
+    samples: Count = option(5000, "Real, and generated, points in the histograms that rank the settings.")
+    beta_rec: Some[Positive] = option((0.05, 0.2, 0.3, 0.4, 0.8, 1.0), "Weights of the reconstruction error to try.")
+    beta_kl: Some[Positive] = option((0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0), "Weights of the KL divergence to try.")
+    beta_neg_multiples: Some[Positive] = option(
+        (1.0, 2.0, 3.0, 4.0, 5.0), "Weights of the fakes' KL divergence to try, as multiples of beta_kl."
+    )
+    vae: VaeGrid = VaeGrid()
+    members_per_job: Annotated[Count, Field(le=100_000)] = option(
+        105, "Settings trained side by side in one job; those that differ only in beta_neg stay together."
+    )
+    halving: Halving = Halving()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for i, name in enumerate(() if self.cells == "all" else self.cells):
+            if cells.parse(name).published_betas:
+                raise wrong(f"cells[{i}]", f"{name} is defined by published values; take it off the list")
+        for kl in self.beta_kl:
+            rounded = [beta_neg(kl, multiple) for multiple in self.beta_neg_multiples]
+            if 0 in rounded or len(set(rounded)) < len(rounded):
+                problem = (
+                    f"times beta_kl {kl}, rounded to three decimals: {listed(rounded)}; use larger or fewer values"
+                )
+                raise wrong("beta_neg_multiples", problem)
+        return self
+
+
+class DensityEvaluation(Model):
+    """How a trained cell is measured."""
+
+    samples: Count = option(5000, "Real, and generated, points in the histograms of KL and JSD.")
+    grid: Annotated[Count, Field(ge=2, le=20_000)] = option(1024, "Points along each side of the grid of gnELBO.")
+    data_points: Count = option(12_800, "Data points in gnELBO.")
+    monte_carlo_samples: Count = option(100, "Samples behind each Monte Carlo KL divergence in gnELBO.")
+
+
+def check_size(path: str, size: int, datasets: tuple[str, ...]) -> None:
+    """Refuse a number of points that some dataset cannot draw at once."""
+    for name in datasets:
+        multiple = DATASETS[name].multiple
+        if size % multiple:
+            near = -(-size // multiple) * multiple
+            raise wrong(path, f"must be a multiple of {multiple} for {name}, is {size}; try {near}")
+
+
+class Density(Model):
+    """Density estimation in two dimensions: Tables 1, 3 and 4, Figure 3."""
+
+    datasets: Some[str] = option(tuple(DATASETS), "The datasets, in the order of the tables.")
+    seeds: Some[Seed] = option(
+        (0, 1, 2, 3, 4), "Seeds of the runs behind every mean; trained together as one ensemble."
+    )
+    training: DensityTraining = DensityTraining()
+    search: Search = Search()
+    evaluation: DensityEvaluation = DensityEvaluation()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for i, name in enumerate(self.datasets):
+            if name not in DATASETS:
+                raise wrong(f"datasets[{i}]", str(unknown("dataset", name, DATASETS)))
+        if self.training.latent_dim != 2:
+            raise wrong("training.latent_dim", f"must be 2, is {self.training.latent_dim}")
+        for path, size in (
+            ("training.batch_size", self.training.batch_size),
+            ("search.samples", self.search.samples),
+            ("evaluation.samples", self.evaluation.samples),
+            ("evaluation.data_points", self.evaluation.data_points),
+        ):
+            check_size(path, size, self.datasets)
+        return self

@@ -1,0 +1,196 @@
+"""The section ``images``: image generation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from introprior.data.images.catalogue import DATASETS
+from introprior.errors import unknown
+from introprior.experiment.fields import (
+    AllOrCount,
+    Count,
+    Listed,
+    Model,
+    Natural,
+    Positive,
+    Rising,
+    Seed,
+    Some,
+    Weight,
+    option,
+    wrong,
+)
+from introprior.experiment.run import GameNumbers, Precision
+
+DIMENSIONS = {"inception": 2048, "classifier": 64}
+"""The length of the features, kept equal (by a test) to those of the networks."""
+
+FewAndMany = Annotated[Rising[Count], Field(min_length=2, max_length=2)]
+
+
+class ImageSchedule(GameNumbers):
+    """How each run is trained."""
+
+    epochs: Count = option(220, "Epochs in all, warm-up included.")
+    warmup_epochs: Natural = option(20, "Epochs as a plain VAE before the adversarial game.")
+    mixture_warmup_epochs: Natural = option(
+        5, "Last epochs of the warm-up, in which the prior is a free mixture already."
+    )
+    beta_rec: Positive = option(1.0, "Weight of the reconstruction error.")
+    beta_kl: Positive = option(1.0, "Weight of the KL divergence.")
+    precision: Precision = option(
+        "tf32",
+        "What the networks compute in: tf32 (convolutions, where the GPU has it: PyTorch's default), float32, or bf16 "
+        "(autocast). Losses are float32 always.",
+    )
+
+    @model_validator(mode="after")
+    def _phases(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise wrong("warmup_epochs", f"must be below epochs, {self.epochs}, is {self.warmup_epochs}")
+        if self.mixture_warmup_epochs > self.warmup_epochs:
+            problem = f"must be at most warmup_epochs, {self.warmup_epochs}, is {self.mixture_warmup_epochs}"
+            raise wrong("mixture_warmup_epochs", problem)
+        return self
+
+
+class OfDataset(Model):
+    """Networks, batches and beta_neg for a dataset."""
+
+    batch_size: Annotated[Count, Field(le=10**6)] = Field(
+        description="Images per iteration; the last batch of an epoch may have fewer."
+    )
+    latent_dim: Annotated[Count, Field(le=10**5)] = Field(description="Dimensions of the latent space.")
+    widths: Annotated[Listed[Annotated[Count, Field(le=10**5)]], Field(min_length=1)] = Field(
+        description="Channels after each halving of height and width."
+    )
+    beta_neg: Positive = Field(description="Weight of the fakes' KL divergence in the encoder's loss.")
+
+
+_MNIST = OfDataset(batch_size=128, latent_dim=32, widths=(64, 128), beta_neg=128.0)  # beta_neg of the authors' code
+_CIFAR = OfDataset(batch_size=32, latent_dim=128, widths=(64, 128, 256), beta_neg=256.0)
+
+
+class ImageEvaluation(Model):
+    """How a run is measured."""
+
+    epochs: Annotated[Rising[Natural], Field(min_length=1)] = option(
+        (0, 80, 120, 160, 200, 219), "After how many epochs a run is kept and measured; the best one enters the tables."
+    )
+    features: Literal["inception", "classifier"] = option(
+        "inception", "What distances compare, Inception's features (FID) or those of a small classifier."
+    )
+    weights: str | None = option(
+        None, "File of Inception's weights, as pytorch-fid has them; null, they are downloaded."
+    )
+    classifier_epochs: Count = option(10, "Epochs that the small classifier is trained for.")
+    samples: Count = option(50_000, "Images on each side of a distance.")
+    allow_few: bool = option(
+        False, "Whether to take fewer images than features have dimensions (2,048; the classifier's 64)."
+    )
+    monte_carlo_samples: Count = option(100, "Samples per image behind the responsibilities.")
+    grid_images: Count = option(64, "Generated images kept for the grids; half as many are reconstructed.")
+    latent_points: Count = option(2000, "Test images whose codes are kept for Figures 5 and 6.")
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        least = DIMENSIONS[self.features]
+        if self.samples < least and not self.allow_few:
+            problem = f"must be at least {least}, the dimensions of {self.features} features, is {self.samples}"
+            raise wrong("samples", f"{problem}; take more, or set allow_few: true")
+        return self
+
+
+class Probes(Model):
+    """The classifiers of latent codes in Tables 2 and 5."""
+
+    svm_iterations: FewAndMany = option((2000, 10_000), "Iterations of the SVM, few and many.")
+    neighbours: FewAndMany = option((5, 100), "Neighbours of the k-NN classifier, few and many.")
+    train_images: AllOrCount = option("all", "Training images whose codes they learn from; all or a number.")
+
+
+class Images(Model):
+    """Image generation: Tables 2 and 5, Figures 2, 4, 5, 6, S2 and S3."""
+
+    datasets: Some[str] = option(
+        ("MNIST", "FMNIST", "CIFAR-10"),
+        "MNIST, FMNIST (Fashion-MNIST), CIFAR-10, or the stand-ins digits and photos, in the tables' order.",
+    )
+    seeds: Some[Seed] = option((0, 1, 2), "Seeds of the runs behind every mean; one job each.")
+    r_entropy: Some[Weight] = option(
+        (0.0, 1.0, 10.0, 100.0),
+        "Weights of the responsibility entropy tried for every mixture; the best by FID enters the tables.",
+    )
+    source: str | None = option(
+        None, "torchvision's root, a folder that holds the datasets' files or is to; null, one beside the results."
+    )
+    verify: bool = option(True, "Whether to refuse files that are not the published ones.")
+    training: ImageSchedule = ImageSchedule()
+    by_dataset: dict[str, OfDataset] = option(
+        {
+            "MNIST": _MNIST,
+            "FMNIST": _MNIST.model_copy(update={"beta_neg": 256.0}),
+            "CIFAR-10": _CIFAR,
+            "digits": _MNIST,
+            "photos": _CIFAR,
+        },
+        "What differs between the datasets.",
+    )
+    evaluation: ImageEvaluation = ImageEvaluation()
+    probes: Probes = Probes()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in self.by_dataset:
+            if name not in DATASETS:
+                raise wrong("by_dataset", str(unknown("image dataset", name, DATASETS)))
+        for i, name in enumerate(self.datasets):
+            if name not in DATASETS:
+                raise wrong(f"datasets[{i}]", str(unknown("image dataset", name, DATASETS)))
+            if name not in self.by_dataset:
+                raise wrong(f"datasets[{i}]", f"{name} has no section; give it one in images.by_dataset")
+        for i, weight in enumerate(self.r_entropy):
+            check_weight(f"r_entropy[{i}]", weight)
+        epochs, evaluated, warmup = self.training.epochs, self.evaluation.epochs, self.training.warmup_epochs
+        if evaluated[-1] > epochs:
+            problem = f"must be at most images.training.epochs, {epochs}, is {evaluated[-1]}"
+            raise wrong(f"evaluation.epochs[{len(evaluated) - 1}]", problem)
+        if evaluated[-1] < warmup:
+            raise wrong("evaluation.epochs", f"all are within the warm-up; add one from {warmup} on")
+        for name in self.datasets:
+            self._check_dataset(name)
+        return self
+
+    def _check_dataset(self, name: str) -> None:
+        facts, section, evaluation = DATASETS[name], self.by_dataset[name], self.evaluation
+        halvings = len(section.widths)
+        if any(side % 2**halvings for side in facts.shape[1:]):
+            size = f"{facts.shape[1]}x{facts.shape[2]}"
+            problem = f"{halvings} widths halve {size} images more often than they can be; use fewer"
+            raise wrong(f"by_dataset.{name}.widths", problem)
+        asked = self.probes.train_images
+        codes = facts.train if asked == "all" else asked
+        for path, value, most, reason in (
+            (f"by_dataset.{name}.batch_size", section.batch_size, facts.train, "the {} training images"),
+            ("evaluation.samples", evaluation.samples, facts.train, "{}, the training images of " + name),
+            ("evaluation.latent_points", evaluation.latent_points, facts.test, "{}, the test images of " + name),
+            # Half of them are reconstructions.
+            ("evaluation.grid_images", evaluation.grid_images, 2 * facts.test, "{}, twice the test images of " + name),
+            ("probes.train_images", codes, facts.train, "{} (training images of " + name + ")"),
+            ("probes.neighbours[1]", self.probes.neighbours[-1], codes, "{}, the codes to search for " + name),
+        ):
+            if value > most:
+                raise wrong(path, f"must be at most {reason.format(most)}, is {value}")
+
+
+def check_weight(path: str, weight: float) -> None:
+    """Refuse a weight that its path could not tell of."""
+    if float(text(weight)) != weight:
+        raise wrong(path, f"{weight} has more than six digits, too many for a path; try {text(weight)}")
+
+
+def text(r_entropy: float) -> str:
+    """A weight as in paths."""
+    return f"{r_entropy:g}"

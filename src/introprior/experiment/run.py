@@ -1,0 +1,208 @@
+"""What a training run is made of, as plain values: read from JSON, hashed, kept beside its results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer, model_validator
+
+from introprior.errors import UserError
+from introprior.experiment import cells
+from introprior.experiment.fields import (
+    Count,
+    Listed,
+    Model,
+    Natural,
+    Positive,
+    Rising,
+    Seed,
+    Weight,
+    option,
+    wrong,
+)
+from introprior.experiment.protocol import TrainingProtocol
+
+Precision = Literal["tf32", "float32", "bf16"]
+
+
+class GameNumbers(Model):
+    """The numbers of a training, whatever is learned; the defaults are the paper's."""
+
+    monte_carlo_samples: Count = option(100, "Samples T behind each Monte Carlo KL divergence.")
+    learning_rate: Positive = option(2e-4, "Adam's learning rate, for all players.")
+    alpha: Positive = option(2.0, "Sharpness of the exponentiated ELBO of fakes, alpha of the paper.", stage="game")
+    gamma: Weight = option(1.0, "Weight of the fakes' KL divergence in the decoder's loss.", stage="game")
+    gamma_r: Weight = option(1e-8, "Weight of the fakes' reconstruction error in the decoder's loss.", stage="game")
+    clip_steepness: Positive = option(10.0, "Steepness K of the soft clipping of the components' log-variances.")
+
+
+class Training(GameNumbers):
+    """A training counted in iterations, the warm-up included."""
+
+    iterations: Count
+    warmup_iterations: Natural
+    mixture_warmup_iterations: Natural
+    batch_size: Annotated[Count, Field(le=10**6)]
+    latent_dim: Annotated[Count, Field(le=10**5)]
+    milestones: Rising[Natural]
+    r_entropy: Weight = option(0.0, "Weight of the responsibility entropy.", stage="game")
+
+    @model_validator(mode="after")
+    def _phases(self) -> Self:
+        if self.warmup_iterations >= self.iterations:
+            problem = f"must be below iterations, {self.iterations}, is {self.warmup_iterations}"
+            raise wrong("warmup_iterations", problem)
+        if self.mixture_warmup_iterations > self.warmup_iterations:
+            problem = (
+                f"must be at most warmup_iterations, {self.warmup_iterations}, is {self.mixture_warmup_iterations}"
+            )
+            raise wrong("mixture_warmup_iterations", problem)
+        return self
+
+    @property
+    def data_elements(self) -> int:
+        """Numbers per data sample; its inverse is the loss scale where that is per element."""
+        raise NotImplementedError
+
+
+class DensityTraining(Training):
+    """How a 2D cell is trained."""
+
+    iterations: Count = option(30_000, "Iterations in all, warm-up included.", stage="game")
+    warmup_iterations: Natural = option(2_000, "Iterations as a plain VAE before the adversarial game.")
+    mixture_warmup_iterations: Natural = option(
+        100, "Last iterations of the warm-up, in which the prior is a free mixture already."
+    )
+    batch_size: Annotated[Count, Field(le=10**6)] = option(
+        512, "Data points per iteration; a multiple of 4 for Rings, of 2 for 2Spirals."
+    )
+    hidden_width: Annotated[Count, Field(le=10**5)] = option(256, "Units in each hidden layer of encoder and decoder.")
+    hidden_layers: Annotated[Count, Field(le=1000)] = option(4, "Hidden layers of encoder and decoder.")
+    latent_dim: Annotated[Count, Field(le=10**5)] = option(
+        2, "Dimensions of the latent space; 2, since the figures draw it."
+    )
+    milestones: Rising[Natural] = option(
+        (10_000, 15_000), "Iterations at which the learning rates are divided by 10, where the protocol does so."
+    )
+
+    @property
+    def data_elements(self) -> int:
+        return 2
+
+
+class ImageTraining(Training):
+    """How a run on images is trained, counted in iterations like all others; the defaults are Fashion-MNIST's.
+
+    An epoch of 60,000 images in batches of 128 has 469 iterations; the paper's runs have 220 epochs, the first 20 as a
+    VAE, the last 5 of those with the free mixture, and a constant learning rate.
+    """
+
+    iterations: Count = option(220 * 469, "Iterations in all, warm-up included.", stage="game")
+    warmup_iterations: Natural = 20 * 469
+    mixture_warmup_iterations: Natural = 5 * 469
+    batch_size: Annotated[Count, Field(le=10**6)] = 128
+    latent_dim: Annotated[Count, Field(le=10**5)] = 32
+    milestones: Rising[Natural] = ()
+    shape: Annotated[Listed[Count], Field(min_length=3, max_length=3)] = (1, 28, 28)
+    widths: Annotated[Listed[Count], Field(min_length=1)] = (64, 128)
+    precision: Precision = "tf32"
+
+    @property
+    def data_elements(self) -> int:
+        return math.prod(self.shape)
+
+
+class Member(Model):
+    """One run of an ensemble: its seed and its weights; ``beta_neg`` is None for a VAE, which has no fakes."""
+
+    seed: Seed
+    beta_rec: Positive
+    beta_kl: Positive
+    beta_neg: Positive | None = None
+
+    @property
+    def warmup(self) -> Member:
+        """The run as far as its warm-up goes, which knows nothing of beta_neg."""
+        return self.model_copy(update={"beta_neg": None})
+
+
+def _cell(value: Any) -> cells.Cell:
+    return value if isinstance(value, cells.Cell) else cells.parse(str(value), "cell")
+
+
+class Run(Model):
+    """An ensemble to train: one dataset, one cell, several members."""
+
+    half: ClassVar[str]
+
+    dataset: str
+    cell: Annotated[InstanceOf[cells.Cell], BeforeValidator(_cell), PlainSerializer(lambda cell: cell.name)]
+    members: Annotated[Listed[Member], Field(min_length=1)]
+    training: Any
+    protocol: TrainingProtocol = TrainingProtocol()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        name = f"{self.dataset}/{self.cell.name}"
+        if len(set(self.members)) < len(self.members):
+            raise UserError(f"{name}: a member occurs twice; give each seed and setting once")
+        if self.cell.adversarial and any(member.beta_neg is None for member in self.members):
+            raise UserError(f"{name}: beta_neg is missing; the game needs all three weights")
+        if self.training.r_entropy and not self.cell.family.components:
+            raise UserError(f"{name}: the prior has no components that r_entropy could bear on; leave it at 0")
+        return self
+
+    def stream(self, member: Member) -> int:
+        """Seed of the member's random stream."""
+        return member.seed
+
+    @property
+    def warmup(self) -> dict[str, Any]:
+        """All that the warm-up depends on, as plain values: runs with the same may share it.
+
+        Neither IP nor r_entropy nor beta_neg is among it, nor any other number of the game.
+        """
+        return {
+            "dataset": self.dataset,
+            "prior": self.cell.warmup,
+            "closed_form_kl": self.cell.closed_form_kl,
+            "members": [member.dump() for member in dict.fromkeys(member.warmup for member in self.members)],
+            **self.training.dump(half=self.half, stage="warmup"),
+            **self.protocol.dump(half=self.half, stage="warmup"),
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"half": self.half, **self.model_dump(mode="json")}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> DensityRun | ImageRun:
+        """From what :meth:`as_dict` gave."""
+        kind = {"density": DensityRun, "images": ImageRun}[values["half"]]
+        return kind.model_validate({key: value for key, value in values.items() if key != "half"})
+
+    @property
+    def key(self) -> str:
+        """A hash of all that the outcome depends on; names the resume state."""
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+class DensityRun(Run):
+    """A 2D run."""
+
+    half = "density"
+    training: DensityTraining = DensityTraining()
+
+
+class ImageRun(Run):
+    """A run on images; all seeds may share one random stream, see ``image_streams``."""
+
+    half = "images"
+    training: ImageTraining = ImageTraining()
+
+    def stream(self, member: Member) -> int:
+        return 0 if self.protocol.image_streams == "shared" else member.seed
