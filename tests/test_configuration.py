@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import re
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from introprior import paper
+from introprior.data.images import DATASETS
 from introprior.errors import UserError
 from introprior.experiment import configuration, image_configuration, protocols
 from introprior.experiment.cells import TABLE1_CELLS
@@ -141,19 +143,11 @@ def test_training_options_are_those_of_the_training_module():
     assert integers == [key for key in sorted(resolved) if type(getattr(options.TrainingOptions(), key)) is int]
 
 
-def test_image_datasets_are_those_of_the_data_module():
-    data = pytest.importorskip("introprior.data.images")
-    facts = {
-        name: image_configuration.Facts(
-            entry.shape, entry.counts["train"], entry.counts["test"], entry.stand_in_for is not None
-        )
-        for name, entry in data.DATASETS.items()
-    }
-    assert facts == image_configuration.DATASETS
-    assert set(PAPER["images"]["by_dataset"]) == set(facts)
-    for name, entry in data.DATASETS.items():
-        if entry.stand_in_for:
-            assert PAPER["images"]["by_dataset"][name] == PAPER["images"]["by_dataset"][entry.stand_in_for]
+def test_stand_ins_are_trained_like_what_they_stand_in_for():
+    sections = PAPER["images"]["by_dataset"]
+    assert set(sections) == set(DATASETS)
+    for name, entry in DATASETS.items():
+        assert sections[name] == sections[entry.stand_in_for or name]
 
 
 def test_dimensions_are_those_of_the_features():
@@ -771,16 +765,15 @@ def test_which_cells_are_searched(changes, searched):
 
 
 def test_an_added_image_dataset_needs_a_section(monkeypatch):
-    facts = image_configuration.Facts((1, 28, 28), 60_000, 10_000)
-    monkeypatch.setitem(image_configuration.DATASETS, "KMNIST", facts)
-    change: dict = {
-        "images": {"datasets": ["KMNIST"]},
-        "figure2": {"dataset": "KMNIST"},
-        "figureS2": {"dataset": "KMNIST"},
-    }
+    monkeypatch.setitem(DATASETS, "KMNIST", dataclasses.replace(DATASETS["MNIST"], name="KMNIST"))
+    page = (ROOT / "docs/add-an-image-dataset.md").read_text()
+    added = yaml.safe_load(re.search(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[1])
+    config = laid_over(PAPER, added)
+    configuration.validate(config, SCHEMA)
+    ours, theirs = (image_configuration.comparable(c, ["KMNIST"]) for c in (config, configuration.defaults(SCHEMA)))
+    assert "(KMNIST)" in captions.scale_sentence("kmnist", ours, theirs)
+    del config["images"]["by_dataset"]["KMNIST"]
     with pytest.raises(
         UserError, match=r"images.datasets\[0\]: KMNIST has no section; give it one in images.by_dataset"
     ):
-        configuration.validate(laid_over(PAPER, change), SCHEMA)
-    change["images"]["by_dataset"] = {"KMNIST": SECTION}
-    configuration.validate(laid_over(PAPER, change), SCHEMA)
+        configuration.validate(config, SCHEMA)

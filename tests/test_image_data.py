@@ -1,146 +1,58 @@
-"""Image datasets: published formats read from folders, archives and mirrors; stand-ins; loading; epochs.
+"""Image datasets: published files found, checked and converted; stand-ins; loading; epochs. Downloads: test_downloads.
 
-The files are tiny but in the real formats, and the mirrors are a server on this machine with the faults of real ones.
+The files are tiny but in the real formats, and torchvision reads them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import gzip
-import hashlib
-import io
 import json
 import os
 import pickle
+import re
+import resource
 import struct
 import subprocess
 import sys
-import tarfile
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+import torchvision.datasets
 from torch.nn.functional import interpolate
 
+from introprior import cli
 from introprior.data import images
-from introprior.data.images import catalogue, download, formats, splits, standins
-from introprior.data.images.catalogue import ImageDataset, Publication
+from introprior.data.images import catalogue, splits, standins, store
 from introprior.errors import UserError
+from tests import published
+from tests.published import BATCHES, IDX, Files, Tiny, idx_bytes, md5, sha256, tar_bytes, write, zipped
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
-
-Files = dict[str, bytes]
-
-
-# Tiny files in the real formats
-
-
-def idx_bytes(array: np.ndarray) -> bytes:
-    header = struct.pack(">BBBB", 0, 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
-    return header + array.astype(np.uint8).tobytes()
-
-
-class Python2Pickler(pickle._Pickler):
-    """Writes texts and bytes as Python 2 did, which wrote CIFAR's files."""
-
-    dispatch: ClassVar = dict(pickle._Pickler.dispatch)
-
-    def save_string(self, value: str | bytes) -> None:
-        data = value.encode("latin1") if isinstance(value, str) else value
-        self.write(pickle.BINSTRING + struct.pack("<i", len(data)) + data)
-        self.memoize(value)
-
-    dispatch[str] = dispatch[bytes] = save_string
-
-
-def cifar_bytes(pixels: np.ndarray, labels: list[int]) -> bytes:
-    stream = io.BytesIO()
-    batch = {"data": pixels, "labels": labels, "batch_label": "a batch", "filenames": ["x.png"] * len(labels)}
-    Python2Pickler(stream, protocol=2).dump(batch)
-    return stream.getvalue().replace(b"cnumpy._core.", b"cnumpy.core.")
-
-
-def tar_bytes(files: Files, folder: str = "cifar-10-batches-py") -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
-        for name, data in files.items():
-            member = tarfile.TarInfo(f"{folder}/{name}" if folder else name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    return stream.getvalue()
-
-
-def write(folder: Path, files: Files) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    return folder
-
-
-def zipped(files: Files) -> Files:
-    return {f"{name}.gz": gzip.compress(data, mtime=0) for name, data in files.items()}
-
-
-def digest(files: Files) -> dict[str, str]:
-    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-
-
-@dataclasses.dataclass
-class Tiny:
-    """A tiny edition of a published dataset, registered under its name, with checksums of its own."""
-
-    entry: ImageDataset
-    contents: Files
-    downloads: Files
-    arrays: formats.Splits
+Publish = Callable[..., Tiny]
+needs_debian = pytest.mark.skipif(not DEBIAN.exists(), reason="apt-get install dataset-fashion-mnist")
 
 
 @pytest.fixture
-def publish(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Tiny]:
-    """Register a tiny edition of MNIST, FMNIST or CIFAR-10."""
-
-    def tiny(name: str, mirrors: tuple[str, ...] = (), counts: tuple[int, int] = (20, 10)) -> Tiny:
-        entry = images.DATASETS[name]
-        rng = np.random.default_rng(len(name))
-        arrays: formats.Splits = {
-            split: (rng.integers(0, 256, (n, *entry.shape), dtype=np.uint8), np.arange(n) % 10)
-            for split, n in zip(formats.SPLITS, counts, strict=True)
-        }
-        (x, y), (tx, ty) = arrays["train"], arrays["test"]
-        if name == "CIFAR-10":
-            parts = [*zip(x.reshape(5, -1, 3072), y.reshape(5, -1), strict=True), (tx.reshape(-1, 3072), ty)]
-            contents = {name: cifar_bytes(p, q.tolist()) for name, (p, q) in zip(BATCHES, parts, strict=True)}
-            downloads = {"cifar-10-python.tar.gz": tar_bytes(contents | {"readme.html": b"hello"})}
-        else:
-            contents = dict(zip(IDX, map(idx_bytes, (x[:, 0], y, tx[:, 0], ty)), strict=True))
-            downloads = zipped(contents)
-        assert isinstance(entry.source, Publication)
-        sums = {"files": digest(downloads), "contents": digest(contents)}
-        source = dataclasses.replace(entry.source, **sums, mirrors=mirrors or ("nowhere/",), system=())
-        entry = dataclasses.replace(entry, source=source)
-        monkeypatch.setitem(catalogue.DATASETS, name, entry)
-        return Tiny(entry, contents, downloads, arrays)
-
-    return tiny
+def publish(monkeypatch: pytest.MonkeyPatch) -> Publish:
+    """Make a tiny edition of MNIST, FMNIST or CIFAR-10."""
+    entries = dict(images.DATASETS)
+    return lambda name, counts=(20, 10): published.publish(monkeypatch, entries[name], counts)
 
 
 def assert_prepared(folder: Path, tiny: Tiny) -> None:
     for split, (pixels, labels) in tiny.arrays.items():
-        loaded = splits.load(folder, split, checksum=True)
+        loaded = splits.load(folder, split)
         assert loaded.images.dtype == torch.uint8
         np.testing.assert_array_equal(loaded.images.numpy(), pixels)
         np.testing.assert_array_equal(loaded.labels.numpy(), labels)
     assert sorted(path.name for path in folder.iterdir()) == sorted(images.FILES)
 
 
-def refused(act: Callable[[], object], *said: str) -> str:
+def refused(act: Callable[[], object], *said: str) -> None:
     """That ``act`` is refused in one line which says all this."""
     with pytest.raises(UserError) as caught:
         act()
@@ -148,141 +60,155 @@ def refused(act: Callable[[], object], *said: str) -> str:
     assert "\n" not in line
     for part in said:
         assert part in line, line
-    return line
 
 
 def snapshot(folder: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 # Finding
 
 
-@pytest.mark.parametrize("below", [".", "MNIST", "MNIST/raw", "mnist"])
-@pytest.mark.parametrize("packed", [False, True])
-def test_idx_files_are_found_in_a_folder(
-    publish: Callable[..., Tiny], tmp_path: Path, below: str, packed: bool
-) -> None:
-    tiny = publish("MNIST")
-    write(tmp_path / "copies" / below, zipped(tiny.contents) if packed else tiny.contents)
-    manifest = images.prepare("MNIST", tmp_path / "out", source=tmp_path / "copies", offline=True)
+@pytest.mark.parametrize("name", ["MNIST", "FMNIST", "CIFAR-10"])
+@pytest.mark.parametrize("kind", ["open", "gzipped", "as published", "unpacked by torchvision"])
+def test_files_are_found_in_torchvisions_root(publish: Publish, tmp_path: Path, name: str, kind: str) -> None:
+    tiny = publish(name)
+    kinds = {"open": tiny.files, "gzipped": zipped(tiny.files), "as published": tiny.packed}
+    root = write(tmp_path / "root", kinds.get(kind, tiny.packed | tiny.files))
+    before = snapshot(root)
+    manifest = images.prepare(name, tmp_path / "out", source=root)
     assert_prepared(tmp_path / "out", tiny)
+    assert snapshot(root) == before, "a source is only read"
     assert manifest == images.read_manifest(tmp_path / "out")
     assert manifest["verified"] is True
     assert manifest["stand_in_for"] is None
-    assert manifest["shape"] == [1, 28, 28]
+    assert manifest["shape"] == list(tiny.entry.shape)
+    assert manifest["origin"] == f"found in {root}"
     assert {split: part["count"] for split, part in manifest["splits"].items()} == {"train": 20, "test": 10}
-    assert manifest["origin"].startswith(f"found in {tmp_path / 'copies'}")
-    for part in manifest["splits"].values():
-        for file in (part["images"], part["labels"]):
-            assert hashlib.sha256((tmp_path / "out" / file["file"]).read_bytes()).hexdigest() == file["sha256"]
+    for file in (part[kind] for part in manifest["splits"].values() for kind in ("images", "labels")):
+        assert sha256((tmp_path / "out" / file["file"]).read_bytes()) == file["sha256"]
 
 
-@pytest.mark.parametrize("below", [".", "cifar-10-batches-py", "CIFAR-10/cifar-10-batches-py"])
-def test_cifar_batches_are_found_in_a_folder(publish: Callable[..., Tiny], tmp_path: Path, below: str) -> None:
-    tiny = publish("CIFAR-10")
-    write(tmp_path / "copies" / below, tiny.contents)
-    images.prepare("CIFAR-10", tmp_path / "out", source=tmp_path / "copies", offline=True)
-    assert_prepared(tmp_path / "out", tiny)
-
-
-def test_cifar_archive_is_found_in_a_folder(publish: Callable[..., Tiny], tmp_path: Path) -> None:
-    tiny = publish("CIFAR-10")
-    write(tmp_path / "copies", tiny.downloads)
-    images.prepare("CIFAR-10", tmp_path / "out", source=tmp_path / "copies", offline=True)
-    assert_prepared(tmp_path / "out", tiny)
-
-
-def test_distribution_is_looked_into(
-    publish: Callable[..., Tiny], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_debians_package_is_found_where_no_source_is_named(
+    publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny = publish("FMNIST")
-    installed = write(tmp_path / "installed", zipped(tiny.contents))
-    source = dataclasses.replace(tiny.entry.source, system=(installed,))
-    monkeypatch.setitem(catalogue.DATASETS, "FMNIST", dataclasses.replace(tiny.entry, source=source))
+    installed = write(tmp_path / "installed", {Path(name).name: data for name, data in tiny.packed.items()})
+    entry = dataclasses.replace(tiny.entry, debian=("dataset-fashion-mnist", str(installed)))
+    monkeypatch.setitem(images.DATASETS, "FMNIST", entry)
     manifest = images.prepare("FMNIST", tmp_path / "out", offline=True)
     assert_prepared(tmp_path / "out", tiny)
     assert manifest["origin"] == f"found in {installed}"
+    root = write(tmp_path / "root", {"readme.txt": b""})
+    said = (f"{root}/FashionMNIST/raw: lacks all files of FMNIST", *IDX, "name no source")
+    refused(lambda: images.prepare("FMNIST", tmp_path / "other", source=root), *said)  # and none is taken instead
+    assert not any((tmp_path / "other").iterdir())
 
 
-@pytest.mark.skipif(not DEBIAN.exists(), reason="apt-get install dataset-fashion-mnist")
+@needs_debian
 def test_real_fashion_mnist(tmp_path: Path) -> None:
-    manifest = images.prepare("FMNIST", tmp_path / "out", offline=True)
+    manifest = images.prepare("FMNIST", tmp_path, offline=True)
+    entry = images.DATASETS["FMNIST"]
     assert manifest["verified"] is True
-    assert {split: part["count"] for split, part in manifest["splits"].items()} == images.DATASETS["FMNIST"].counts
-    train = splits.load(tmp_path / "out", "train")
+    assert [part["count"] for part in manifest["splits"].values()] == [entry.train, entry.test]
+    assert {file: sha256((tmp_path / file).read_bytes())[:16] for file in images.FILES[1:]} == {
+        "train-images.npy": "4d6d54d7b7f1d114",
+        "train-labels.npy": "eb6efccc70db136c",
+        "test-images.npy": "4cdcdb7b44ef667e",
+        "test-labels.npy": "33e7c41e1d27e7ea",
+    }
+    train = splits.load(tmp_path, "train")
     assert train.labels.bincount().tolist() == [6000] * 10
     assert train.images.double().mean() / 255 == pytest.approx(0.2860, abs=1e-4)  # known of this dataset
     assert train.images.double().std() / 255 == pytest.approx(0.3530, abs=1e-4)
 
 
-@pytest.mark.skipif(not DEBIAN.exists(), reason="apt-get install dataset-fashion-mnist")
-@pytest.mark.parametrize("name", IDX)
-def test_both_checksums_of_fashion_mnist_are_of_the_same_bytes(name: str) -> None:
+@needs_debian
+def test_checksums_of_fashion_mnist_are_of_the_bytes_that_torchvision_downloads() -> None:
     # Debian has taken name and time out of the gzip headers. With them back, the file is the published one.
-    source = images.DATASETS["FMNIST"].source
-    assert isinstance(source, Publication)
-    packed = (DEBIAN / f"{name}.gz").read_bytes()
-    seconds = 1504176606 if name.startswith("train") else 1504176627
-    published = b"\x1f\x8b\x08\x08" + struct.pack("<I", seconds) + packed[8:10] + name.encode() + b"\0" + packed[10:]
-    assert hashlib.sha256(published).hexdigest() == source.files[f"{name}.gz"]
-    assert hashlib.sha256(gzip.decompress(published)).hexdigest() == source.contents[name]
+    for file, digest in torchvision.datasets.FashionMNIST.resources:
+        name, packed = file.removesuffix(".gz"), (DEBIAN / file).read_bytes()
+        seconds = struct.pack("<I", 1504176606 if name.startswith("train") else 1504176627)
+        assert md5(b"\x1f\x8b\x08\x08" + seconds + packed[8:10] + name.encode() + b"\0" + packed[10:]) == digest
+        assert sha256(gzip.decompress(packed)) == images.DATASETS["FMNIST"].files[name]
 
 
-def test_prepared_is_left_alone(publish: Callable[..., Tiny], tmp_path: Path) -> None:
-    copies = write(tmp_path / "copies", publish("MNIST").contents)
-    first = images.prepare("MNIST", tmp_path / "out", source=copies)
+def test_checksums_of_cifars_names_are_of_the_same_bytes() -> None:
+    assert md5(published.META) == torchvision.datasets.CIFAR10.meta["md5"]
+    assert sha256(published.META) == images.DATASETS["CIFAR-10"].files["batches.meta"]
+    assert tuple(pickle.loads(published.META)["label_names"]) == images.DATASETS["CIFAR-10"].classes
+
+
+def test_prepared_is_left_alone(publish: Publish, tmp_path: Path) -> None:
+    first = images.prepare("MNIST", tmp_path / "out", source=write(tmp_path / "root", publish("MNIST").files))
     before = snapshot(tmp_path / "out")
-    for path in copies.iterdir():
-        path.unlink()
     assert images.prepare("MNIST", tmp_path / "out", offline=True) == first
     assert snapshot(tmp_path / "out") == before
 
 
 @pytest.mark.parametrize("file", images.FILES)
 @pytest.mark.parametrize("damage", ["remove", "truncate", "flip"])
-def test_damaged_preparation_is_made_anew(publish: Callable[..., Tiny], tmp_path: Path, file: str, damage: str) -> None:
+def test_damaged_preparation_is_made_anew(publish: Publish, tmp_path: Path, file: str, damage: str) -> None:
     tiny = publish("MNIST")
-    copies = write(tmp_path / "copies", tiny.contents)
-    images.prepare("MNIST", tmp_path / "out", source=copies)
+    root = write(tmp_path / "root", tiny.files)
+    images.prepare("MNIST", tmp_path / "out", source=root)
     path = tmp_path / "out" / file
     data = path.read_bytes()
     if damage == "remove":
         path.unlink()
     else:
         path.write_bytes(data[:-3] if damage == "truncate" else b"!" + data[1:])
-    images.prepare("MNIST", tmp_path / "out", source=copies)
+    images.prepare("MNIST", tmp_path / "out", source=root)
     assert_prepared(tmp_path / "out", tiny)
     assert path.read_bytes() == data
 
 
-def test_one_folder_holds_one_dataset(publish: Callable[..., Tiny], tmp_path: Path) -> None:
-    write(tmp_path / "copies" / "MNIST", publish("MNIST").contents)
-    write(tmp_path / "copies" / "FMNIST", publish("FMNIST", counts=(30, 20)).contents)
-    images.prepare("MNIST", tmp_path / "out", source=tmp_path / "copies")
-    refused(lambda: images.prepare("FMNIST", tmp_path / "out", source=tmp_path / "copies"), "MNIST", "FMNIST", "out")
-    images.prepare("FMNIST", tmp_path / "other", source=tmp_path / "copies")
-    assert len(splits.load(tmp_path / "other", "train").images) == 30
+@pytest.mark.parametrize("saved", range(4))
+def test_interrupted_preparation_is_not_trusted(
+    publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: int
+) -> None:
+    def save(path: Path, array: np.ndarray) -> None:
+        nonlocal saved
+        if not saved:
+            raise KeyboardInterrupt
+        saved -= 1
+        np.lib.format.write_array(path.open("wb"), array)
+
+    old, tiny = publish("MNIST", (30, 10)), publish("MNIST")
+    images.prepare("MNIST", tmp_path / "out", source=write(tmp_path / "old", old.files), verify=False)
+    root = write(tmp_path / "root", tiny.files)
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", save)
+        with pytest.raises(KeyboardInterrupt):
+            images.prepare("MNIST", tmp_path / "out", source=root)
+    refused(lambda: splits.load(tmp_path / "out", "test"), "no dataset is prepared")
+    # What a process that was killed leaves behind.
+    write(tmp_path / "out" / ".unpacked-k1ll3d", {name: data[:99] for name, data in tiny.files.items()})
+    write(tmp_path / "out" / ".downloads", {name: data[:99] for name, data in tiny.files.items()})
+    images.prepare("MNIST", tmp_path / "out", source=root)
+    assert_prepared(tmp_path / "out", tiny)
 
 
-def test_own_files_are_used_only_when_asked(publish: Callable[..., Tiny], tmp_path: Path) -> None:
-    own = publish("MNIST", counts=(30, 20)).contents
+def test_one_folder_holds_one_dataset(publish: Publish, tmp_path: Path) -> None:
+    mnist, fmnist = publish("MNIST"), publish("FMNIST", (30, 20))
+    root = write(tmp_path / "root", mnist.files | fmnist.files)
+    images.prepare("MNIST", tmp_path / "out", source=root)
+    refused(lambda: images.prepare("FMNIST", tmp_path / "out", source=root), "MNIST", "FMNIST", "out")
+    images.prepare("FMNIST", tmp_path / "other", source=root)
+    assert_prepared(tmp_path / "other", fmnist)
+
+
+def test_own_files_are_used_only_when_asked(publish: Publish, tmp_path: Path) -> None:
+    own, others = publish("MNIST", (30, 25)), publish("MNIST", (40, 25))
     publish("MNIST")  # as published, from now on
-    copies = write(tmp_path / "copies", own)
-    refused(
-        lambda: images.prepare("MNIST", tmp_path / "out", source=copies),
-        str(copies / IDX[0]),
-        "SHA-256",
-        "images.verify: false",
-    )
-    manifest = images.prepare("MNIST", tmp_path / "out", source=copies, verify=False)
-    assert manifest["verified"] is False
-    assert manifest["splits"]["train"]["count"] == 30
-    write(copies, publish("MNIST", counts=(40, 20)).contents)
-    publish("MNIST")
-    manifest = images.prepare("MNIST", tmp_path / "out", source=copies, verify=False)
-    assert manifest["splits"]["train"]["count"] == 40  # their content may change
-    refused(lambda: images.prepare("MNIST", tmp_path / "out", source=copies), "SHA-256")
+    root = write(tmp_path / "root", own.files)
+    said = (f"{root}/MNIST/raw/{IDX[0]}", "SHA-256", "images.verify: false")
+    refused(lambda: images.prepare("MNIST", tmp_path / "out", source=root), *said)
+    for tiny in (own, others):  # their content may change
+        manifest = images.prepare("MNIST", tmp_path / "out", source=write(root, tiny.files), verify=False)
+        assert manifest["verified"] is False
+        assert_prepared(tmp_path / "out", tiny)
+    refused(lambda: images.prepare("MNIST", tmp_path / "out", source=root), "SHA-256")
 
 
 # Bad files: one line each, and nothing written
@@ -290,390 +216,163 @@ def test_own_files_are_used_only_when_asked(publish: Callable[..., Tiny], tmp_pa
 Change = Callable[[Files], Files]
 
 
-def replaced(name: str, data: bytes) -> Change:
-    return lambda files: files | {name: data}
-
-
 def edited(name: str, edit: Callable[[bytes], bytes]) -> Change:
-    return lambda files: files | {name: edit(files[name])}
+    """One file changed, named by the end of its path."""
+    return lambda files: {path: edit(data) if path.endswith(name) else data for path, data in files.items()}
 
 
 def without(name: str) -> Change:
-    return lambda files: {other: data for other, data in files.items() if other != name}
-
-
-def packed_but_cut(files: Files) -> Files:
-    return {f"{name}.gz": data[: len(data) // 2] for name, data in zipped(files).items() for name in [name[:-3]]}
+    return lambda files: {path: data for path, data in files.items() if not path.endswith(name)}
 
 
 def flipped(data: bytes) -> bytes:
     return data[:-1] + bytes([data[-1] ^ 1])
 
 
+def header(*axes: int) -> bytes:
+    return struct.pack(">BBBB", 0, 0, 8, len(axes)) + struct.pack(f">{len(axes)}I", *axes)
+
+
+def halved(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
 ZEROS = np.zeros((20, 28, 28))
-BAD_IDX: dict[str, tuple[Change, tuple[str, ...]]] = {
-    "truncated": (edited(IDX[0], lambda data: data[:-5]), (IDX[0], "truncated", "20 x 28 x 28")),
-    "only a header": (edited(IDX[0], lambda data: data[:9]), (IDX[0], "not an idx file")),
-    "three bytes": (replaced(IDX[1], b"\0\0\x08"), (IDX[1], "not an idx file")),
-    "empty": (replaced(IDX[2], b""), (IDX[2], "not an idx file")),
-    "too long": (edited(IDX[2], lambda data: data + b"x"), (IDX[2], "too long")),
-    "a web page": (replaced(IDX[0], b"<!doctype html>"), (IDX[0], "not an idx file")),
-    "other numbers": (replaced(IDX[0], b"\0\0\x0d\x01" + bytes(8)), (IDX[0], "not an idx file")),
-    "wrong shape": (replaced(IDX[0], idx_bytes(ZEROS[:, :20])), (IDX[0], "20 x 20 x 28", "N x 28 x 28")),
-    "labels for images": (replaced(IDX[0], idx_bytes(ZEROS[:, 0, 0])), (IDX[0], "N x 28 x 28")),
-    "images for labels": (replaced(IDX[1], idx_bytes(ZEROS)), (IDX[1], "labels for 20 images")),
-    "too few labels": (replaced(IDX[1], idx_bytes(np.zeros(19))), (IDX[1], "19 labels for 20 images")),
-    "one bit": (edited(IDX[2], flipped), (IDX[2], "SHA-256 differs")),
-    "missing": (without(IDX[3]), (IDX[3], "lacks")),
-    "packed and cut": (packed_but_cut, (f"{IDX[0]}.gz", "truncated or damaged")),
-    "packed is not": (lambda files: {f"{n}.gz": d for n, d in files.items()}, (f"{IDX[0]}.gz", "damaged")),
+BAD_IDX: dict[str, tuple[int, Callable[[bytes], bytes], str | None]] = {
+    "truncated": (0, lambda data: data[:-5], "its train files are damaged"),
+    "only a header": (0, lambda data: data[:9], "its train files are damaged"),
+    "three bytes": (1, lambda data: data[:3], "its train files are damaged"),
+    "empty": (2, lambda data: b"", "its test files are damaged"),
+    "too long": (2, lambda data: data + b"x", "its test files are damaged"),
+    "a web page": (0, lambda data: b"<!doctype html>", "its train files are damaged"),
+    "other numbers": (0, lambda data: b"\0\0\x0d\x01" + bytes(4), "its train files are damaged"),
+    "65 axes": (0, lambda data: header(*[1] * 65) + b"x", "its train files are damaged"),
+    "6 GB": (0, lambda data: header(8_000_000, 28, 28) + b"x", "its train files are damaged"),
+    "2^96 bytes": (0, lambda data: header(*[2**32 - 1] * 3) + b"x", "its train files are damaged"),
+    "2^64 bytes, in 64 bits none": (0, lambda data: header(2**31, 2**31, 4), "its train files are damaged"),
+    "wrong shape": (0, lambda data: idx_bytes(ZEROS[:, :20]), "[20, 20, 28], labels [20], not [N, 28, 28] and [N]"),
+    "labels for images": (0, lambda data: idx_bytes(ZEROS[:, 0, 0]), "should have 3 dimension instead of 1"),
+    "images for labels": (1, lambda data: idx_bytes(ZEROS), "should have 1 dimension instead of 3"),
+    "too few labels": (1, lambda data: idx_bytes(np.zeros(19)), "images [20, 28, 28], labels [19], not"),
+    "labels out of range": (1, lambda data: idx_bytes(np.arange(20)), "labels from 0 to 19, not 0 to 9"),
+    "no images": (2, lambda data: idx_bytes(ZEROS[:0]), "its test files are damaged"),
+    "one bit": (2, flipped, None),
 }
-
-
-@pytest.mark.parametrize("fault", BAD_IDX)
-def test_bad_idx_files(publish: Callable[..., Tiny], tmp_path: Path, fault: str) -> None:
-    change, said = BAD_IDX[fault]
-    copies = write(tmp_path / "copies", change(publish("MNIST").contents))
-    refused(lambda: images.prepare("MNIST", tmp_path / "out", source=copies), str(copies), *said)
-    assert not any((tmp_path / "out").iterdir())
-
-
-def batch(data: object, labels: object) -> bytes:
-    return pickle.dumps({"data": data, "labels": labels}, protocol=2)
-
-
-B = BATCHES[2]
-BAD_CIFAR: dict[str, tuple[Change, tuple[str, ...]]] = {
-    "truncated": (edited(B, lambda data: data[: len(data) // 2]), (B, "damaged")),
-    "empty": (replaced(B, b""), (B, "damaged")),
-    "no pickle": (replaced(B, b"<!doctype html>"), (B, "damaged")),
-    "no batch": (replaced(B, pickle.dumps([1, 2])), (B, "not a batch")),
-    "no labels": (replaced(B, pickle.dumps({"data": [1]})), (B, "not a batch")),
-    "lists for pixels": (replaced(B, batch([[0] * 3072], [0])), (B, "not a batch")),
-    "wrong shape": (replaced(B, cifar_bytes(np.zeros((4, 784), np.uint8), [0] * 4)), (B, "4 x 784", "N x 3072")),
-    "wrong type": (replaced(B, cifar_bytes(np.zeros((4, 3072), np.int16), [0] * 4)), (B, "not a batch")),
-    "too few labels": (replaced(B, cifar_bytes(np.zeros((4, 3072), np.uint8), [0])), (B, "1 labels for 4 images")),
-    "labels are text": (replaced(B, cifar_bytes(np.zeros((1, 3072), np.uint8), ["cat"])), (B, "1 labels for 1 images")),
-    "one bit": (edited(B, flipped), (B,)),
-    "missing": (without(B), (B, "lacks")),
-}
-
-
-@pytest.mark.parametrize("fault", BAD_CIFAR)
-def test_bad_cifar_batches(publish: Callable[..., Tiny], tmp_path: Path, fault: str) -> None:
-    change, said = BAD_CIFAR[fault]
-    copies = write(tmp_path / "copies", change(publish("CIFAR-10").contents))
-    refused(lambda: images.prepare("CIFAR-10", tmp_path / "out", source=copies), str(copies), *said)
-    assert not any((tmp_path / "out").iterdir())
-
-
-@pytest.mark.parametrize(
-    ("fault", "said"),
-    [
-        (lambda contents: tar_bytes(contents)[:-200], "truncated or damaged"),
-        (lambda contents: b"no archive", "truncated or damaged"),
-        (lambda contents: tar_bytes(without(B)(contents)), f"no file cifar-10-batches-py/{B}"),
-        (lambda contents: tar_bytes(contents, folder="elsewhere"), "no file cifar-10-batches-py/data_batch_1"),
-        (lambda contents: tar_bytes(edited(B, lambda data: data[:-9])(contents)), f"cifar-10-batches-py/{B}"),
-    ],
-    ids=["truncated", "no archive", "lacks a batch", "other archive", "bad batch"],
-)
-def test_bad_archives(publish: Callable[..., Tiny], tmp_path: Path, fault: Callable[[Files], bytes], said: str) -> None:
-    contents = publish("CIFAR-10").contents
-    copies = write(tmp_path / "copies", {"cifar-10-python.tar.gz": fault(contents)})
-    refused(lambda: images.prepare("CIFAR-10", tmp_path / "out", source=copies), str(copies), said)
-    assert not any((tmp_path / "out").iterdir())
+"""Which file is changed, how, and what is said of it where it need not be the published one; None: it is taken."""
 
 
 @pytest.mark.parametrize("verify", [True, False])
-def test_labels_out_of_range(publish: Callable[..., Tiny], tmp_path: Path, verify: bool) -> None:
-    contents = publish("MNIST").contents | {IDX[1]: idx_bytes(np.arange(20))}
-    copies = write(tmp_path / "copies", contents)
-    said = ("SHA-256",) if verify else ("train", "0 to 19", "0 to 9")
-    refused(lambda: images.prepare("MNIST", tmp_path / "out", source=copies, verify=verify), *said)
+@pytest.mark.parametrize("fault", BAD_IDX)
+def test_bad_idx_files(publish: Publish, tmp_path: Path, fault: str, verify: bool) -> None:
+    number, change, said = BAD_IDX[fault]
+    root, out = write(tmp_path / "root", edited(IDX[number], change)(publish("MNIST").files)), tmp_path / "out"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if verify:
+        refused(lambda: images.prepare("MNIST", out, source=root), f"{root}/MNIST/raw/{IDX[number]}: not as published")
+    elif said:
+        refused(lambda: images.prepare("MNIST", out, source=root, verify=False), f"MNIST, found in {root}: ", said)
+    else:
+        assert images.prepare("MNIST", out, source=root, verify=False)["verified"] is False
+    assert any(out.iterdir()) is (said is None and not verify)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 500_000, "kilobytes: no header is believed"
 
 
-def test_empty_split(publish: Callable[..., Tiny], tmp_path: Path) -> None:
-    contents = publish("MNIST").contents
-    contents |= {IDX[2]: idx_bytes(np.zeros((0, 28, 28))), IDX[3]: idx_bytes(np.zeros(0))}
-    copies = write(tmp_path / "copies", contents)
-    refused(lambda: images.prepare("MNIST", tmp_path / "out", source=copies, verify=False), "test split", "no images")
-
-
-def test_files_of_another_dataset(publish: Callable[..., Tiny], tmp_path: Path) -> None:
-    publish("MNIST")
-    copies = write(tmp_path / "copies", publish("FMNIST").contents)
-    for verify in (True, False):
-        refused(
-            lambda verify=verify: images.prepare("MNIST", tmp_path / "out", source=copies, verify=verify),
-            "a file of FMNIST, not of MNIST",
-        )
-
-
-def test_bad_arguments(publish: Callable[..., Tiny], tmp_path: Path) -> None:
-    publish("MNIST")
-    refused(lambda: images.prepare("FMNST", tmp_path / "out"), "FMNST", "did you mean 'FMNIST'?")
-    refused(lambda: images.prepare("MNIST", tmp_path / "out", source=tmp_path / "none"), "images.source", "none")
-    (tmp_path / "file").touch()
-    refused(lambda: images.prepare("MNIST", tmp_path / "file", offline=True), "file", "cannot write")
-
-
-# Untrusted files
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (without(IDX[3]), f"raw: lacks {IDX[3]}; put"),
+        (lambda files: edited(f"{IDX[0]}.gz", halved)(zipped(files)), f"{IDX[0]}.gz: truncated or damaged"),
+        (lambda files: {f"{path}.gz": data for path, data in files.items()}, f"{IDX[0]}.gz: truncated or damaged"),
+        (lambda files: zipped(edited(IDX[2], lambda _: bytes(10**7))(files)), f"{IDX[2]}.gz: holds more than 100,000"),
+    ],
+    ids=["missing", "packed and cut", "not packed", "packed without end"],
+)
+def test_bad_packing(
+    publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Change, said: str, verify: bool
+) -> None:
+    monkeypatch.setattr(store, "LARGEST", 100_000)
+    root = write(tmp_path / "root", change(publish("MNIST").files))
+    refused(lambda: images.prepare("MNIST", tmp_path / "out", source=root, verify=verify), str(root), said)
+    assert not any((tmp_path / "out").iterdir())
 
 
 class Evil:
-    """Runs a command where it is unpickled naively."""
+    """Makes a folder where it is unpickled."""
 
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def __reduce__(self) -> tuple[object, ...]:
-        return os.system, (f"touch {self.marker}",)
+        return os.mkdir, (str(self.folder),)
 
 
-@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
-def test_pickles_run_no_code(publish: Callable[..., Tiny], tmp_path: Path, protocol: int) -> None:
-    marker = tmp_path / "was here"
-    evil = pickle.dumps({"data": Evil(marker), "labels": []}, protocol=protocol)
-    contents = publish("CIFAR-10").contents | {"test_batch": evil}
-    copies = write(tmp_path / "copies", contents)
-    for verify in (True, False):
-        refused(
-            lambda verify=verify: images.prepare("CIFAR-10", tmp_path / "out", source=copies, verify=verify),
-            "test_batch",
-            "unsafe pickle",
-            "system",
-        )
-    assert not marker.exists()
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("fault", ["evil", "truncated", "one bit", "missing", "escaping"])
+def test_bad_cifar_files(publish: Publish, tmp_path: Path, fault: str, packed: bool, verify: bool) -> None:
+    evil = pickle.dumps({"data": Evil(tmp_path / "was here"), "labels": []}, protocol=2)
+    change, said = {
+        "evil": (edited("test_batch", lambda _: evil), "test_batch: not as published"),
+        "truncated": (edited(BATCHES[2], halved), f"{BATCHES[2]}: not as published"),
+        "one bit": (edited("batches.meta", flipped), "batches.meta: not as published"),
+        "missing": (without(BATCHES[2]), f"lacks {BATCHES[2]}"),
+        "escaping": (lambda files: {"../escaped": b"x"} if packed else {"x": b""}, "lacks all files"),
+    }[fault]
+    files = change(publish("CIFAR-10").files)
+    root = write(tmp_path / "root", {"cifar-10-python.tar.gz": tar_bytes(files)} if packed else files)
+    said = "cifar-10-python.tar.gz: not as published" if packed else said
+    refused(lambda: images.prepare("CIFAR-10", tmp_path / "out", source=root, verify=verify), str(root), said)
+    assert {path.name for path in tmp_path.iterdir()} == {"root", "out"}
+    assert not any((tmp_path / "out").iterdir())
 
 
-@pytest.mark.parametrize(
-    "call", [b"cbuiltins\neval\n", b"cnumpy\nload\n", b"cnumpy.core.multiarray\nfromfile\n", b"c_codecs\ndecode\n"]
-)
-def test_pickles_call_nothing_but_arrays(call: bytes) -> None:
-    refused(lambda: formats.unpickled(formats.Content("here", b"\x80\x02" + call + b"(S'1'\ntR.")), "here", "asks for")
+def test_files_of_another_dataset(publish: Publish, tmp_path: Path) -> None:
+    mnist, fmnist = publish("MNIST"), publish("FMNIST")
+    raw = {name.replace("FashionMNIST", "MNIST"): data for name, data in fmnist.files.items()}
+    swapped = mnist.files | {f"MNIST/raw/{IDX[1]}": mnist.files[f"MNIST/raw/{IDX[3]}"]}
+    for files, said in ((raw, f"{IDX[0]} of FMNIST, not {IDX[0]} of MNIST"), (swapped, f"{IDX[3]} of MNIST, not")):
+        root = write(tmp_path / "root", files)
+        for verify in (True, False):
+            refused(
+                lambda root=root, verify=verify: images.prepare("MNIST", tmp_path / "out", source=root, verify=verify),
+                f"this is {said}",
+            )
 
 
-def test_archives_write_nothing_and_follow_no_links(publish: Callable[..., Tiny], tmp_path: Path) -> None:
-    tiny = publish("CIFAR-10")
-    stream = io.BytesIO(tiny.downloads["cifar-10-python.tar.gz"])
-    for name in ("../escaped", str(tmp_path / "absolute"), "cifar-10-batches-py/../../escaped"):
-        extra = tar_bytes({name: b"x"} | {f"cifar-10-batches-py/{n}": d for n, d in tiny.contents.items()}, folder="")
-        copies = write(tmp_path / "a" / "b" / "copies", {"cifar-10-python.tar.gz": extra})
-        before = {path for path in tmp_path.rglob("*") if "out" not in path.parts}
-        images.prepare("CIFAR-10", tmp_path / "out", source=copies)
-        assert {path for path in tmp_path.rglob("*") if "out" not in path.parts} == before
-    assert_prepared(tmp_path / "out", tiny)
-
-    secret = write(tmp_path / "secret", {"test_batch": tiny.contents["test_batch"]}) / "test_batch"
-    stream = io.BytesIO(tar_bytes(without("test_batch")(tiny.contents)))
-    with tarfile.open(fileobj=stream) as archive:
-        members = [(member, archive.extractfile(member).read()) for member in archive]  # type: ignore[union-attr]
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
-        for member, data in members:
-            archive.addfile(member, io.BytesIO(data))
-        link = tarfile.TarInfo("cifar-10-batches-py/test_batch")
-        link.type, link.linkname = tarfile.SYMTYPE, str(secret)
-        archive.addfile(link)
-    copies = write(tmp_path / "linked", {"cifar-10-python.tar.gz": stream.getvalue()})
-    refused(
-        lambda: images.prepare("CIFAR-10", tmp_path / "new", source=copies), "no file cifar-10-batches-py/test_batch"
-    )
-
-
-# Downloads
-
-
-class Mirrors(ThreadingHTTPServer):
-    """Serves ``files`` below /good/, and with a fault below the fault's name; keeps what was asked for."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.files: Files = {}
-        self.asked: list[tuple[str, str | None]] = []
-        self.times: dict[str, int] = {}
-
-    def url(self, fault: str = "good") -> str:
-        return f"http://127.0.0.1:{self.server_port}/{fault}/"
-
-
-class Answer(BaseHTTPRequestHandler):
-    """One answer of the server."""
-
-    server: Mirrors
-
-    def do_GET(self) -> None:
-        _, fault, name = self.path.split("/")
-        wanted = self.headers.get("Range")
-        self.server.asked.append((self.path, wanted))
-        self.server.times[self.path] = self.server.times.get(self.path, 0) + 1
-        if fault == "missing" or name not in self.server.files:
-            return self.send_error(404)
-        if fault == "busy" and self.server.times[self.path] < 3:
-            return self.send_error(503)
-        data = self.server.files[name]
-        if fault == "corrupt":
-            data = flipped(data)
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
-        if fault == "rangeless":
-            start = 0
-        if start >= len(data):
-            return self.send_error(416)
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-            if fault == "muddled":
-                data = data[::-1]
-        self.send_header("Content-Length", str(len(data) - start))
-        self.end_headers()
-        end = len(data)
-        if fault == "cut" or (fault == "flaky" and self.server.times[self.path] == 1):
-            end = (start + end) // 2
-        self.wfile.write(data[start:end])
-        return None
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Keep quiet."""
-
-
-@pytest.fixture
-def mirrors(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirrors]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(download, "PAUSE", 0.0)
-    with Mirrors() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
-DATA = bytes(range(256)) * 4096
-SHA = hashlib.sha256(DATA).hexdigest()
-
-
-def fetched(server: Mirrors, path: Path, *faults: str) -> str:
-    server.files["data.bin"] = DATA
-    return download.fetch([server.url(fault) + "data.bin" for fault in faults], path, SHA, timeout=5)
-
-
-@pytest.mark.parametrize("name", ["MNIST", "FMNIST", "CIFAR-10"])
-def test_download(publish: Callable[..., Tiny], mirrors: Mirrors, tmp_path: Path, name: str) -> None:
-    tiny = publish(name, (mirrors.url(),))
-    mirrors.files = tiny.downloads
-    manifest = images.prepare(name, tmp_path / "out")
-    assert manifest["origin"] == f"downloaded from {mirrors.url()}"
-    assert [path for path, _ in mirrors.asked] == [f"/good/{file}" for file in tiny.downloads]
-    assert_prepared(tmp_path / "out", tiny)  # and the downloads are gone
-    images.prepare(name, tmp_path / "out")
-    assert len(mirrors.asked) == len(tiny.downloads)
-
-
-@pytest.mark.parametrize("fault", ["missing", "corrupt", "busy", "cut"])
-def test_another_mirror_helps(mirrors: Mirrors, tmp_path: Path, fault: str) -> None:
-    assert fetched(mirrors, tmp_path / "data.bin", fault, "good") == mirrors.url() + "data.bin"
-    assert (tmp_path / "data.bin").read_bytes() == DATA
-    assert [path.name for path in tmp_path.iterdir()] == ["data.bin"]
-
-
-def test_download_goes_on_where_it_stopped(mirrors: Mirrors, tmp_path: Path) -> None:
-    fetched(mirrors, tmp_path / "data.bin", "flaky")
-    assert (tmp_path / "data.bin").read_bytes() == DATA
-    assert mirrors.asked == [("/flaky/data.bin", None), ("/flaky/data.bin", f"bytes={len(DATA) // 2}-")]
-
-
-def test_next_run_goes_on_with_a_download(publish: Callable[..., Tiny], mirrors: Mirrors, tmp_path: Path) -> None:
-    tiny = publish("CIFAR-10", (mirrors.url("cut"),))
-    mirrors.files = tiny.downloads
-    line = refused(lambda: images.prepare("CIFAR-10", tmp_path / "out"), "the connection broke after", "by hand")
-    assert mirrors.url("cut") in line
-    part = tmp_path / "out" / "downloads" / "cifar-10-python.tar.gz.part"
-    size = part.stat().st_size
-    assert 0 < size < len(tiny.downloads["cifar-10-python.tar.gz"])
-    mirrors.asked.clear()
-    source = dataclasses.replace(tiny.entry.source, mirrors=(mirrors.url(),))
-    catalogue.DATASETS["CIFAR-10"] = dataclasses.replace(tiny.entry, source=source)
-    images.prepare("CIFAR-10", tmp_path / "out")
-    assert mirrors.asked == [("/good/cifar-10-python.tar.gz", f"bytes={size}-")]
-    assert_prepared(tmp_path / "out", tiny)
-
-
-@pytest.mark.parametrize("fault", ["rangeless", "muddled"])
-def test_mirrors_that_cannot_resume(mirrors: Mirrors, tmp_path: Path, fault: str) -> None:
-    (tmp_path / "data.bin.part").write_bytes(DATA[:1000])
-    fetched(mirrors, tmp_path / "data.bin", fault)
-    assert (tmp_path / "data.bin").read_bytes() == DATA
-
-
-@pytest.mark.parametrize("left", [DATA, DATA + b"x", b"x" * 1000, b""], ids=["whole", "too long", "other", "empty"])
-def test_whatever_a_part_holds(mirrors: Mirrors, tmp_path: Path, left: bytes) -> None:
-    (tmp_path / "data.bin.part").write_bytes(left)
-    fetched(mirrors, tmp_path / "data.bin", "good")
-    assert (tmp_path / "data.bin").read_bytes() == DATA
-    assert [path.name for path in tmp_path.iterdir()] == ["data.bin"]
-
-
-def test_busy_mirrors_are_asked_again_but_not_those_without_the_file(mirrors: Mirrors, tmp_path: Path) -> None:
-    assert fetched(mirrors, tmp_path / "data.bin", "missing", "busy") == mirrors.url("busy") + "data.bin"
-    assert mirrors.times == {"/missing/data.bin": 1, "/busy/data.bin": 3}
-
-
-def test_wrong_downloads_are_not_kept(mirrors: Mirrors, tmp_path: Path) -> None:
-    refused(
-        lambda: fetched(mirrors, tmp_path / "data.bin", "corrupt", "missing"), "data.bin", "SHA-256 differs", "HTTP 404"
-    )
-    assert mirrors.times == {"/corrupt/data.bin": 3, "/missing/data.bin": 1}
-    assert not any(tmp_path.iterdir())
-
-
-def test_pauses_grow(mirrors: Mirrors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses: list[float] = []
-    monkeypatch.setattr(download, "PAUSE", 1.0)
-    monkeypatch.setattr(download.time, "sleep", pauses.append)
-    refused(lambda: fetched(mirrors, tmp_path / "data.bin", "corrupt"))
-    assert pauses == [1.0, 2.0]
-
-
-def test_download_folder_cannot_be_written(mirrors: Mirrors, tmp_path: Path) -> None:
+def test_bad_arguments(publish: Publish, tmp_path: Path) -> None:
+    root = write(tmp_path / "root", publish("MNIST").files)
     (tmp_path / "file").touch()
-    line = refused(lambda: fetched(mirrors, tmp_path / "file" / "data.bin", "good"), "file", "cannot write")
-    assert "by hand" not in line
-    assert not mirrors.asked
+    refused(lambda: images.prepare("FMNST", tmp_path / "out"), "FMNST", "did you mean 'FMNIST'?")
+    refused(lambda: images.prepare("MNIST", tmp_path / "out", source=tmp_path / "none"), "images.source", "none")
+    refused(lambda: images.prepare("MNIST", tmp_path / "file", source=root), "file", "cannot write")
 
 
-@pytest.mark.parametrize("source", [False, True])
-def test_offline_says_what_to_do(publish: Callable[..., Tiny], mirrors: Mirrors, tmp_path: Path, source: bool) -> None:
-    tiny = publish("FMNIST", (mirrors.url(),))
-    copies = write(tmp_path / "copies", {"readme.txt": b""}) if source else None
-    refused(
-        lambda: images.prepare("FMNIST", tmp_path / "out", source=copies, offline=True),
-        "FMNIST",
-        "offline",
-        *tiny.downloads,
-        mirrors.url(),
-        "apt-get install dataset-fashion-mnist",
-        "images.source",
-        *([str(copies)] if copies else []),
-    )
-    assert not mirrors.asked
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_unreadable_file(publish: Publish, tmp_path: Path) -> None:
+    root = write(tmp_path / "root", publish("MNIST").files)
+    (root / "MNIST/raw" / IDX[1]).chmod(0)
+    refused(lambda: images.prepare("MNIST", tmp_path / "out", source=root), IDX[1], "Permission denied")
 
 
-def test_no_network_says_what_to_do(
-    publish: Callable[..., Tiny], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+# A new dataset
+
+
+def test_the_page_on_adding_a_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(download, "PAUSE", 0.0)
-    with Mirrors() as closed:
-        address = closed.url()
-    publish("MNIST", (address,))
-    refused(
-        lambda: images.prepare("MNIST", tmp_path / "out"),
-        f"127.0.0.1:{closed.server_port}: Connection refused",
-        "by hand",
-        address,
-        "images.source",
-    )
+    page = (Path(__file__).parents[1] / "docs/add-an-image-dataset.md").read_text()
+    entry, use, _ = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    tiny = published.publish(monkeypatch, eval(entry, vars(catalogue)))
+    write(tmp_path / "data", tiny.packed)
+    checksums = iter(tiny.entry.files.values())
+    added = eval(re.sub(r'"\.\.\."', lambda _: f'"{next(checksums)}"', entry), vars(catalogue))
+    assert added == tiny.entry
+    monkeypatch.chdir(tmp_path)
+    exec(use.replace('"/data"', '"data"'), {})
+    assert_prepared(tmp_path / "results/data/KMNIST", tiny)
+    assert cli.main(["prepare", "--dataset", "KMNIST", "--source", "data", "--output", "other"]) == 0
+    assert "Kuzushiji-MNIST, 20 train, 10 test; found in data" in capsys.readouterr().out
 
 
 # Stand-ins
@@ -687,7 +386,7 @@ def test_stand_ins(name: str, tmp_path: Path) -> None:
     assert f"stand-in for {entry.stand_in_for}" in manifest["title"]
     assert images.DATASETS[str(entry.stand_in_for)].shape == entry.shape
     assert "scikit-learn" in manifest["origin"]
-    for split, count in entry.counts.items():
+    for split, count in (("train", entry.train), ("test", entry.test)):
         loaded = splits.load(tmp_path, split)
         assert loaded.images.shape == (count, *entry.shape)
         share = loaded.labels.bincount(minlength=10) / count
@@ -724,7 +423,7 @@ def test_photos_share_no_pixel_between_splits(axis: int, monkeypatch: pytest.Mon
     places = {split: pixels[:, 0].astype(int) * 256 + pixels[:, 1] for split, (pixels, _) in made.items()}
     assert (places["train"].max(axis=(1, 2)) - places["train"].min(axis=(1, 2)) == 31).all()  # 32 in a row
     if axis == 1:
-        train, test = (set(places[split].flatten().tolist()) for split in formats.SPLITS)
+        train, test = (set(places[split].flatten().tolist()) for split in catalogue.SPLITS)
         assert not train & test
     else:
         for split, (_, labels) in made.items():
@@ -735,27 +434,28 @@ def test_every_dataset_is_described_fully() -> None:
     for name, entry in images.DATASETS.items():
         assert entry.name == name
         assert len(entry.classes) == len(set(entry.classes)) == 10
-        assert set(entry.counts) == set(formats.SPLITS)
-        if isinstance(entry.source, Publication):
-            assert all(mirror.endswith("/") for mirror in entry.source.mirrors)
-            assert len(entry.source.mirrors) > 1
-            for checksum in (*entry.source.files.values(), *entry.source.contents.values()):
-                assert len(bytes.fromhex(checksum)) == 32
+        if entry.stand_in_for:
+            assert callable(getattr(standins, name))
+        else:
+            reader = getattr(torchvision.datasets, entry.torchvision)
+            assert entry.archive is None or entry.archive[0] == reader.filename
+            assert all(
+                len(bytes.fromhex(digest)) == 32 for digest in [*entry.files.values(), *(entry.archive or ())[1:]]
+            )
 
 
-def test_names_and_counts_come_without_torch() -> None:
-    code = "import sys; from introprior.data.images import DATASETS, prepare; print('torch' in sys.modules)"
+def test_names_and_counts_come_without_heavy_imports() -> None:
+    code = "import sys; import introprior.data.images; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert not {"numpy", "torch", "torchvision", "sklearn"} & set(done.stdout.split())
 
 
 # Loading
 
 
 @pytest.fixture
-def prepared(publish: Callable[..., Tiny], tmp_path: Path) -> Path:
-    copies = write(tmp_path / "copies", publish("MNIST").contents)
-    images.prepare("MNIST", tmp_path / "out", source=copies)
+def prepared(publish: Publish, tmp_path: Path) -> Path:
+    images.prepare("MNIST", tmp_path / "out", source=write(tmp_path / "root", publish("MNIST").files))
     return tmp_path / "out"
 
 
@@ -808,13 +508,6 @@ def test_loading_what_is_spoilt(prepared: Path, spoil: str) -> None:
     )
 
 
-def test_checksum_on_demand(prepared: Path) -> None:
-    path = prepared / "test-images.npy"
-    path.write_bytes(flipped(path.read_bytes()))
-    splits.load(prepared, "test")
-    refused(lambda: splits.load(prepared, "test", checksum=True), str(path), "damaged", "introprior prepare")
-
-
 def test_bad_split(prepared: Path) -> None:
     refused(lambda: splits.load(prepared, "tests"), "'tests'", "did you mean 'test'?")
 
@@ -824,7 +517,7 @@ def test_bad_split(prepared: Path) -> None:
 
 @pytest.mark.parametrize(("name", "batch_size", "iterations"), [("FMNIST", 128, 469), ("CIFAR-10", 32, 1563)])
 def test_iterations_per_epoch(name: str, batch_size: int, iterations: int) -> None:
-    n = images.DATASETS[name].counts["train"]
+    n = images.DATASETS[name].train
     epochs = splits.Epochs(torch.zeros(n, 1, 1, 1, dtype=torch.uint8), batch_size)
     assert epochs.iterations == iterations
     sizes = [epochs(i, [0]).shape[1] for i in (0, iterations - 2, iterations - 1, iterations)]

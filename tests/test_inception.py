@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +14,6 @@ from pytorch_fid import fid_score
 from pytorch_fid import inception as upstream
 from torch import Tensor, nn
 
-from introprior.data.images import download
 from introprior.errors import UserError
 from introprior.metrics import inception
 from introprior.metrics.frechet import frechet_distance, statistics
@@ -223,50 +218,3 @@ def test_weights_are_looked_for_in_the_given_place_then_in_the_cache(
     mine = tmp_path / "mine.pth"
     mine.touch()
     assert inception.weights(mine) == mine
-
-
-@pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[bytes]:
-    """The content of the file that a server on this machine gives out as the weights; the cache is empty."""
-    monkeypatch.setattr(download, "PAUSE", 0.0)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("no_proxy", "*")
-    folder = tmp_path / "server"
-    folder.mkdir()
-    content = b"weights" * 1000
-    (folder / inception.WEIGHTS).write_bytes(content)
-    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        url = f"http://127.0.0.1:{server.server_address[1]}/{inception.WEIGHTS}"
-        monkeypatch.setattr(upstream, "FID_WEIGHTS_URL", url)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield content
-        server.shutdown()
-        thread.join()
-
-
-def test_download_is_checked_and_kept(served: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = tmp_path / "home" / "hub" / "checkpoints"
-    with pytest.raises(UserError, match="SHA-256 differs"):
-        inception.weights()
-    assert not list(cache.iterdir())
-    monkeypatch.setattr(inception, "SHA256", hashlib.sha256(served).hexdigest())
-    assert inception.weights() == cache / inception.WEIGHTS
-    assert (cache / inception.WEIGHTS).read_bytes() == served
-
-
-def test_offline_machine_is_told_what_to_fetch_and_where_to_put_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(upstream, "FID_WEIGHTS_URL", "http://127.0.0.1:9/weights.pth")
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(download, "PAUSE", 0.0)
-    with pytest.raises(UserError, match="cannot download") as raised:
-        inception.weights()
-    said = str(raised.value)
-    assert "\n" not in said
-    assert "http://127.0.0.1:9/weights.pth" in said
-    assert str(tmp_path / "hub" / "checkpoints" / inception.WEIGHTS) in said
-    assert "fd_classifier" in said

@@ -351,8 +351,8 @@ def test_the_making_of_stand_ins(finished):
     assert "train" not in plan
 
 
-def test_an_address_outdates_nothing(finished):
-    with finished.changed("src/introprior/data/images/catalogue.py", '"https://', '"http://'):
+def test_an_entry_of_the_catalogue_outdates_nothing(finished):
+    with finished.changed("src/introprior/data/images/catalogue.py", '"Fashion-MNIST"', '"Fashion"'):
         assert small(finished) == {}
 
 
@@ -394,6 +394,20 @@ def test_a_command_line_text_outdates_nothing(finished):
         assert small(finished) == {}
 
 
+def test_the_page_on_adding_a_dataset(fresh):
+    page = (ROOT / "docs/add-an-image-dataset.md").read_text()
+    entry, changes = (re.search(rf"^```{kind}\n(.*?)^```", page, re.M | re.S)[1] for kind in ("python", "yaml"))
+    (fresh.folder / "kmnist.yaml").write_text(changes)
+    with fresh.changed("src/introprior/data/images/catalogue.py", "_ENTRIES = (", f"_ENTRIES = (\n{entry.rstrip()},"):
+        plan = fresh.plan("images", "--configfile", "kmnist.yaml")
+        assert (plan["prepare"], plan["game"], plan["table2"], plan["table5"], plan["figure2"]) == (1, 99, 1, 1, 1)
+        for target in ("results/data/KMNIST/manifest.json", "results/paper/images/KMNIST/classifier.pt"):
+            code, printed = fresh.snakemake("--dry-run", target)
+            assert code == 1
+            assert "introprior: results: KMNIST has no section; give it one in images.by_dataset\n" in printed
+            assert "Traceback" not in printed
+
+
 # ---- Mistakes ----
 
 
@@ -433,7 +447,7 @@ def test_a_mistake_ends_snakemake_with_one_line(fresh, arguments, environment, s
 # ---- Sources ----
 
 ELSEWHERE = {"cli", "commands", "errors", "experiment", "operations", "reporting.job", "data.images"}
-ELSEWHERE |= {f"data.images.{name}" for name in ("catalogue", "download", "formats", "standins", "store")}
+ELSEWHERE |= {f"data.images.{name}" for name in ("catalogue", "standins", "store")}
 """What bears on results by options or prepared data alone, or not at all: names, checks, messages, addresses."""
 
 

@@ -82,7 +82,7 @@ def _paths(given: argparse.Namespace, names: Sequence[str]) -> list[Path]:
     for name in names:
         value = getattr(given, name, None)
         if name == "folder" or (name == "data" and value is not None):
-            from introprior.data.images import FILES  # late: it brings numpy
+            from introprior.data.images import FILES
 
             paths += [given.output / file for file in FILES] if name == "folder" else [given.data / FILES[0]]
         elif value is not None:
@@ -150,9 +150,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     prepare.add_argument("--dataset", required=True, help="MNIST, FMNIST, CIFAR-10, or a stand-in: digits, photos")
     prepare.add_argument("--output", type=Path, required=True, help="folder for the converted files")
-    prepare.add_argument("--source", type=Path, help="folder with local copies of the published files")
+    prepare.add_argument(
+        "--source", type=Path, help="torchvision's root, only read; without it Debian's package, or a download"
+    )
     prepare.add_argument("--offline", action="store_true", help="download nothing")
-    prepare.add_argument("--no-verify", action="store_true", help="also take other files than the published ones")
+    prepare.add_argument("--no-verify", action="store_true", help="also take other idx files than the published ones")
 
     inception = command(_images("weights"), "weights", "find or download the Inception weights of FID, and check them")
     inception.add_argument("--source", type=Path, help="local copy (default: PyTorch's cache, else a download into it)")

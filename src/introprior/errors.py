@@ -10,6 +10,12 @@ class UserError(Exception):
     """Something that the person at the keyboard can mend; commands print it as one line and exit with 2."""
 
 
+def one_line(error: BaseException) -> str:
+    """What an error of a library says, in one line as users want it."""
+    said = getattr(error, "strerror", None) or str(error)
+    return " ".join(said.split()).strip(" :") or type(error).__name__
+
+
 def unknown(kind: str, name: object, known: Iterable[str], where: str = "") -> UserError:
     """An error for a name that is not among the known ones, with the nearest known name as a suggestion."""
     known = list(known)

@@ -130,11 +130,6 @@ def given(flag, path):
     return f" {flag} {quote(path)}".replace("{", "{{").replace("}", "}}") if path else ""
 
 
-def stand_in(dataset):
-    """Whether a dataset is made here, not published."""
-    return dataset in image_configuration.DATASETS and image_configuration.DATASETS[dataset].stand_in
-
-
 def extractor(wildcards):
     """The network behind some features."""
     return CLASSIFIER if wildcards.features in image_configuration.FEATURES["classifier"] else INCEPTION
@@ -182,14 +177,12 @@ def options(resolve):
 
 
 # ---- Sources: which change of the code outdates which results ----
-def sources(*modules, data=(), script=None, only=False):
+def sources(*modules, data=(), script=None):
     """Files that a job depends on, relative to the working directory.
 
-    Of the package the modules and what they import (or these only), data files of its own, and the job's script.
+    Of the package the modules and what they import, data files of its own, and the job's script.
     """
-    package = Path(introprior.__file__).parent
-    files = [package / f"{name.replace('.', '/')}.py" for name in modules] if only else closure(*modules)
-    files += [package / name for name in data]
+    files = closure(*modules) + [Path(introprior.__file__).parent / name for name in data]
     if script:
         files.append(Path(workflow.snakefile).parents[1] / "scripts" / script)
     return [os.path.relpath(path) for path in files]

@@ -1,16 +1,21 @@
 # Image datasets and what is known of each before any model: prepared arrays, features and their statistics.
+from introprior.data.images import DATASETS
+
+
+def preparing(wildcards):
+    """The sources that make a dataset: stand-ins are computed, published files are as they are."""
+    entry = DATASETS.get(wildcards.dataset)
+    return sources("data.images.store", *["data.images.standins"] * bool(entry and entry.stand_in_for))
 
 
 rule prepare:
     input:
-        lambda wildcards: sources(
-            "data.images.store", f"data.images.{'standins' if stand_in(wildcards.dataset) else 'formats'}", only=True
-        ),
+        preparing,
     output:
         prepared("train", "test"),
     log:
         f"{LOGS}/data/{{dataset}}.log",
-    retries: 2  # mirrors fail, and a download goes on where it broke off
+    retries: 2  # servers fail, and files that are whole are not downloaded again
     conda:
         ENVIRONMENT
     resources:

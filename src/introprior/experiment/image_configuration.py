@@ -9,40 +9,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from introprior.errors import UserError, unknown
+from introprior.data.images import DATASETS, ImageDataset
+from introprior.data.images import dataset as image_dataset
+from introprior.errors import UserError
 from introprior.experiment import protocols
 from introprior.experiment.cells import Cell, parse
 
 Config = Mapping[str, Any]
 
-
-@dataclass(frozen=True)
-class Facts:
-    """What has to be known of a dataset before it is there.
-
-    Attributes:
-        shape: channels, height, width.
-        train, test: number of images of the splits.
-        stand_in: it stands in for one of the paper's.
-    """
-
-    shape: tuple[int, int, int]
-    train: int
-    test: int
-    stand_in: bool = False
-
-
-DATASETS = {
-    "MNIST": Facts((1, 28, 28), 60_000, 10_000),
-    "FMNIST": Facts((1, 28, 28), 60_000, 10_000),
-    "CIFAR-10": Facts((3, 32, 32), 50_000, 10_000),
-    "digits": Facts((1, 28, 28), 1_501, 296, stand_in=True),
-    "photos": Facts((3, 32, 32), 4_500, 900, stand_in=True),
-}
-"""Kept equal (by a test) to what `introprior.data.images` registers, which cannot be asked without importing numpy."""
 
 FEATURES = {"inception": ("fid_authors", "fid"), "classifier": ("fd_classifier",)}
 """The distances that each kind of features gives."""
@@ -72,8 +48,7 @@ def check(config: Config) -> None:
     """
     images = config["images"]
     for name in images["by_dataset"]:
-        if name not in DATASETS:
-            raise unknown("image dataset", name, DATASETS, "configuration: images.by_dataset")
+        image_dataset(name, "configuration: images.by_dataset")
     for i, name in enumerate(images["datasets"]):
         _known(name, images, f"configuration: images.datasets[{i}]")
     _check_epochs(images["training"], images["evaluation"])
@@ -89,12 +64,11 @@ def _wrong(path: str, problem: str) -> UserError:
     return UserError(f"configuration: {path}: {problem}")
 
 
-def _known(name: str, images: Config, where: str) -> Facts:
-    if name not in DATASETS:
-        raise unknown("image dataset", name, DATASETS, where)
+def _known(name: str, images: Config, where: str) -> ImageDataset:
+    entry = image_dataset(name, where)
     if name not in images["by_dataset"]:
         raise UserError(f"{where}: {name} has no section; give it one in images.by_dataset")
-    return DATASETS[name]
+    return entry
 
 
 def _rising(path: str, values: Sequence[float]) -> None:
@@ -429,8 +403,8 @@ def comparable(config: Config, datasets: Sequence[str]) -> dict[str, Any]:
         **{key: images[key] for key in ("seeds", "r_entropy", "training")},
         "evaluation": evaluation,
         "probes": images["probes"],
-        "by_dataset": {name: images["by_dataset"][name] for name in datasets},
-        "stand_ins": [name for name in datasets if DATASETS[name].stand_in and name in images["datasets"]],
+        "by_dataset": {name: images["by_dataset"][name] for name in datasets if name in images["by_dataset"]},
+        "stand_ins": [name for name in datasets if DATASETS[name].stand_in_for and name in images["datasets"]],
     }
 
 

@@ -24,8 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from introprior.data.images.download import Unreachable, fetch, sha256_of
 from introprior.errors import UserError
+from introprior.operations.downloads import downloading
+from introprior.operations.files import checksum
 
 DIMENSIONS = 2048
 WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
@@ -141,7 +142,7 @@ def check(path: Path, sha256: str = SHA256) -> None:
     Raises:
         UserError: they are others.
     """
-    found = sha256_of(path)
+    found = checksum(path)
     if found != sha256:
         raise UserError(
             f"{path}: not the weights of FID (SHA-256 {found[:8]}…, not {sha256[:8]}…); give the file {WEIGHTS} of "
@@ -152,8 +153,7 @@ def check(path: Path, sha256: str = SHA256) -> None:
 def weights(path: str | os.PathLike[str] | None = None) -> Path:
     """The file of Inception's weights: the given one, else that in PyTorch's cache, else a checked download into it.
 
-    The cache is where pytorch-fid itself keeps them: ``hub/checkpoints`` below ``TORCH_HOME``. A download that was
-    interrupted is gone on with.
+    The cache is where pytorch-fid itself keeps them: ``hub/checkpoints`` below ``TORCH_HOME``.
 
     Raises:
         UserError: no file there; no way to download it; a cache that cannot be written.
@@ -166,13 +166,13 @@ def weights(path: str | os.PathLike[str] | None = None) -> Path:
     if not cached.is_file():
         from pytorch_fid.inception import FID_WEIGHTS_URL
 
-        try:
-            fetch([FID_WEIGHTS_URL], cached, SHA256)
-        except Unreachable as error:
-            raise UserError(
-                f"{error}; download {FID_WEIGHTS_URL} where there is a network, and put it at {cached} or give its "
-                "path in the configuration; or use fd_classifier, which needs no weights"
-            ) from error
+        remedy = (
+            f"download {FID_WEIGHTS_URL} where there is a network, and put it at {cached} or give its path in the "
+            "configuration; or use fd_classifier, which needs no weights"
+        )
+        with downloading(WEIGHTS, remedy):
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(FID_WEIGHTS_URL, str(cached), hash_prefix=SHA256)
     return cached
 
 

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from introprior.data.images import DATASETS
 from introprior.experiment import cells, planning
-from introprior.experiment.image_configuration import DATASETS
 
 Config = Mapping[str, Any]
 

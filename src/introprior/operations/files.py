@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import glob
+import hashlib
 import io
 import json
 import os
@@ -87,6 +88,12 @@ def check_writable(*paths: str | os.PathLike[str]) -> None:
         probe = Path(path).with_suffix(".probe")
         write_text(probe, "")
         probe.unlink()
+
+
+def checksum(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

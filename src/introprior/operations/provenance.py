@@ -19,6 +19,7 @@ from typing import Any
 import introprior
 from introprior.errors import UserError
 from introprior.operations import files
+from introprior.operations.files import checksum
 
 FORMAT = 1
 SUFFIX = ".provenance.json"
@@ -32,12 +33,6 @@ PACKAGE = Path(introprior.__file__).parent
 def path_of(output: str | os.PathLike[str]) -> Path:
     """Where the record of a job lies whose first output is ``output``."""
     return Path(output).with_suffix(SUFFIX)
-
-
-def checksum(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @cache

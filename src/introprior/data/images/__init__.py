@@ -1,7 +1,7 @@
 """The image datasets of the paper, and stand-ins for where they cannot be had.
 
 `prepare` finds or downloads a dataset, checks it and converts it once; `introprior.data.images.splits` loads the result
-and feeds it to training. This module is light: it brings no torch, so the workflow may ask it for names and counts.
+and feeds it to training. This module is light: importing it brings neither torch nor numpy.
 """
 
 from introprior.data.images.catalogue import DATASETS, ImageDataset, dataset

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from introprior.data.images.formats import SPLITS, first_line
-from introprior.data.images.store import check_file, read_manifest
-from introprior.errors import UserError, unknown
+from introprior.data.images.catalogue import SPLITS
+from introprior.data.images.store import read_manifest
+from introprior.errors import UserError, one_line, unknown
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,12 @@ class ImageSplit:
     manifest: dict[str, Any]
 
 
-def load(folder: str | os.PathLike[str], split: str, *, checksum: bool = False) -> ImageSplit:
+def load(folder: str | os.PathLike[str], split: str) -> ImageSplit:
     """Open a split of the dataset that `introprior.data.images.prepare` wrote into ``folder``.
 
     Args:
         folder: the dataset's.
         split: train or test.
-        checksum: also compare the files with the manifest's checksums, which reads them whole.
 
     Raises:
         UserError: nothing prepared there, or files that are missing, truncated, damaged or not as the manifest says.
@@ -49,8 +48,8 @@ def load(folder: str | os.PathLike[str], split: str, *, checksum: bool = False) 
     manifest = read_manifest(folder)
     try:
         described, shape = manifest["splits"][split], manifest["shape"]
-        images = _open(folder, described["images"], (described["count"], *shape), np.uint8, checksum)
-        labels = _open(folder, described["labels"], (described["count"],), np.int64, checksum)
+        images = _open(folder, described["images"], (described["count"], *shape), np.uint8)
+        labels = _open(folder, described["labels"], (described["count"],), np.int64)
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{folder / 'manifest.json'}: incomplete (no {error}); delete it and run `introprior prepare` again"
@@ -58,15 +57,13 @@ def load(folder: str | os.PathLike[str], split: str, *, checksum: bool = False) 
     return ImageSplit(images, labels, manifest)
 
 
-def _open(folder: Path, file: dict[str, str], shape: tuple[int, ...], dtype: type, checksum: bool) -> Tensor:
+def _open(folder: Path, file: dict[str, str], shape: tuple[int, ...], dtype: type) -> Tensor:
     path = folder / file["file"]
-    if checksum:
-        check_file(folder, file)
     try:
         # Copy on write: torch wants memory that it may write to, and the file must stay as it is.
         array = np.load(path, mmap_mode="c")
     except (OSError, ValueError, EOFError) as error:
-        what = "missing" if isinstance(error, FileNotFoundError) else f"truncated or damaged ({first_line(error)})"
+        what = "missing" if isinstance(error, FileNotFoundError) else f"truncated or damaged ({one_line(error)})"
         raise UserError(f"{path}: {what}; run `introprior prepare` to make it anew") from error
     if array.shape != shape or array.dtype != dtype:
         raise UserError(

@@ -6,12 +6,10 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from introprior.data.images.formats import Splits
+from introprior.data.images.catalogue import BANDS, PHOTOS
 
-_PHOTOS = ("china", "flower")
-_BANDS = 5
-PHOTO_CLASSES = tuple(f"{photo}, band {band + 1} of {_BANDS}" for photo in _PHOTOS for band in range(_BANDS))
-"""The classes of `photos`; bands are counted from the top."""
+Splits = dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]
+"""Images ``[N, C, H, W]`` and labels ``[N]`` of each of the catalogue's `SPLITS`."""
 
 
 def digits() -> Splits:
@@ -60,8 +58,8 @@ def photos() -> Splits:
     for split, spans in columns.items():
         classes = [
             np.concatenate([_patches(photograph[85 * band : 85 * (band + 1), start:end]) for start, end in spans])
-            for photograph in (load_sample_image(f"{name}.jpg") for name in _PHOTOS)
-            for band in range(_BANDS)
+            for photograph in (load_sample_image(f"{name}.jpg") for name in PHOTOS)
+            for band in range(BANDS)
         ]
         labels = np.arange(len(classes)).repeat([len(patches) for patches in classes])
         # Mixed, once and for all, as the published sets are: batches of a single class would mislead some metrics.

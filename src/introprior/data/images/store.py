@@ -1,31 +1,34 @@
-"""From published files to prepared ones: one memory-mappable array of images per split, its labels, and a manifest."""
+"""From published files to prepared ones: one memory-mappable array of images per split, its labels, and a manifest.
+
+torchvision downloads and reads. In between each file is unpacked to a place apart and compared with the catalogue's
+checksum: of what is there already torchvision checks CIFAR-10 by MD5 and MNIST not at all, and pickles can run code.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import gzip
 import os
 import shutil
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from introprior.data.images.catalogue import DATASETS, Embedded, ImageDataset, Publication, dataset
-from introprior.data.images.download import Unreachable, fetch, sha256_of
-from introprior.data.images.formats import SPLITS, Content, Splits, open_archive, open_file
-from introprior.errors import UserError
+from introprior.data.images.catalogue import DATASETS, SPLITS, ImageDataset, dataset
+from introprior.errors import UserError, one_line
 from introprior.operations import files
+from introprior.operations.downloads import downloading
 
-SOURCE_KEY = "images.source"
-"""The configuration's key for a folder with local copies (on the command line: ``--source``)."""
-
-VERIFY_KEY = "images.verify"
-"""The configuration's key that allows other files than the published ones."""
+if TYPE_CHECKING:
+    from introprior.data.images.standins import Splits
 
 MANIFEST = "manifest.json"
 FILES = (MANIFEST, *(f"{split}-{kind}.npy" for split in SPLITS for kind in ("images", "labels")))
 """What `prepare` writes into a folder."""
+
+LARGEST = 1 << 30
+"""Bytes of the largest file that is unpacked: a few kilobytes of gzip can hold as much as a disk."""
 
 _FORMAT = {"format": "introprior-images", "version": 1}
 _AGAIN = "run `introprior prepare` to make it anew"
@@ -47,11 +50,11 @@ def prepare(
 
     Args:
         name: a key of `DATASETS`.
-        folder: where to write. An interrupted download waits there, too, for the next attempt.
-        source: folder with local copies: the published files, packed or not, there or in a folder of the dataset's
-            name (or where torchvision puts them). Looked into first, then the folders of the Linux distribution.
+        folder: where to write. What a download that failed has got waits there, too, for the next attempt.
+        source: torchvision's root, e.g. with MNIST's files in ``MNIST/raw``. It is only read, and nothing is looked for
+            elsewhere. None: the folder of Debian's package, else a download.
         offline: download nothing.
-        verify: refuse files that differ from the published ones.
+        verify: refuse files that differ from the published ones. Only those of MNIST and its kin may differ.
 
     Returns:
         The manifest.
@@ -65,17 +68,21 @@ def prepare(
     if present is not None and present["verified"]:  # a user's own files may have changed
         return present
     files.check_writable(folder / MANIFEST)
-    if isinstance(entry.source, Embedded):
-        splits, origin, verified = entry.source.make(), entry.source.origin, True
+    if entry.stand_in_for:
+        from introprior.data.images import standins
+
+        splits, about = getattr(standins, name)(), {"origin": entry.origin, "verified": True}
     else:
-        contents, origin = _obtain(entry, entry.source, folder, source, offline)
-        splits = entry.source.read(contents, entry.shape)
-        verified = _verified(entry, entry.source, contents, verify)
-    _check_labels(entry, splits)
+        try:
+            splits, about = _published(entry, folder, source, offline, verify)
+        except OSError as error:
+            place, reason = error.filename or folder, one_line(error)
+            raise UserError(f"{place}: cannot read or write ({reason}); make it accessible, or free space") from error
     (folder / MANIFEST).unlink(missing_ok=True)  # it must not describe a mixture of old and new files
-    manifest = _written(entry, splits, folder) | {"origin": origin, "verified": verified}
+    manifest = _written(entry, splits, folder) | about
     files.write_json(folder / MANIFEST, manifest)
-    shutil.rmtree(_downloads(folder), ignore_errors=True)
+    for leftover in (folder / ".downloads", *folder.glob(".unpacked-*")):
+        shutil.rmtree(leftover, ignore_errors=True)
     return manifest
 
 
@@ -94,141 +101,153 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     return manifest
 
 
-def check_file(folder: Path, file: Mapping[str, str]) -> None:
-    """Compare a file with the checksum that the manifest has for it.
-
-    Raises:
-        UserError: it is missing or differs.
-    """
-    path = folder / file["file"]
-    if not path.exists():
-        raise UserError(f"{path}: missing; {_AGAIN}")
-    if sha256_of(path) != file["sha256"]:
-        raise UserError(f"{path}: damaged (its SHA-256 is not the manifest's); {_AGAIN}")
-
-
 def _intact(folder: Path, entry: ImageDataset) -> Manifest | None:
     """The manifest in ``folder`` if it is this dataset's and all files are as it says."""
     try:
         manifest = read_manifest(folder)
         holds, _ = manifest["dataset"], manifest["verified"]
-        for split in SPLITS:
-            for kind in ("images", "labels"):
-                check_file(folder, manifest["splits"][split][kind])
-    except (UserError, KeyError, TypeError):
+        for file in (manifest["splits"][split][kind] for split in SPLITS for kind in ("images", "labels")):
+            if files.checksum(folder / file["file"]) != file["sha256"]:
+                return None
+    except (UserError, OSError, KeyError, TypeError):
         return None
     if holds != entry.name:
         raise UserError(f"{folder}: holds {holds}, not {entry.name}; give each dataset its own folder")
     return manifest
 
 
-# Finding
-
-
-def _obtain(
-    entry: ImageDataset, published: Publication, folder: Path, source: str | os.PathLike[str] | None, offline: bool
-) -> tuple[dict[str, Content], str]:
-    """The contents of the published files, and where they are from."""
-    places = [*published.system]
+def _published(
+    entry: ImageDataset, folder: Path, source: str | os.PathLike[str] | None, offline: bool, verify: bool
+) -> tuple[Splits, dict[str, Any]]:
+    """The arrays of published files; where these were found, and whether they are as published."""
+    root, place, origin = folder / ".downloads", folder / ".downloads" / entry.folder, "downloaded by torchvision"
     if source is not None:
-        root = Path(source)
+        root, place, origin = Path(source), Path(source, entry.folder), f"found in {source}"
         if not root.is_dir():
-            raise UserError(f"{SOURCE_KEY}: {root} is not a folder; name the folder that holds copies of the files")
-        places = [*(root / below for below in published.folders), root, *published.system]
-    for place in places:
-        if contents := _found(published, place):
-            return contents, f"found in {place}"
-    looked = f"not found in {source}" if source is not None else "no local copy is named"
-    advice = (
-        f"download {', '.join(published.files)} from {published.mirrors[0]} by hand into a folder"
-        f"{f', or {published.hint}' if published.hint else ''}, and name that folder in {SOURCE_KEY} (or --source)"
+            raise UserError(f"images.source: {root} is not a folder; name torchvision's root, or none to have it found")
+    elif entry.debian and Path(entry.debian[1]).is_dir():
+        root = place = Path(entry.debian[1])
+        origin = f"found in {place}"
+    elif offline:
+        raise UserError(f"{entry.name}: nothing may be downloaded (offline); {_advice(entry)}")
+    else:
+        with downloading(entry.name, _advice(entry)):
+            for name in entry.files:  # unpacked by a process that was killed, perhaps in part: they would be trusted
+                (place / name).unlink(missing_ok=True)
+            reader = _reader(entry).__new__(_reader(entry))  # its constructor would read what is not checked yet
+            reader.root = root
+            reader.download()
+    found = _found(entry, root, place)
+    with TemporaryDirectory(prefix=".unpacked-", dir=folder) as unpacked:
+        _unpack(entry, found, Path(unpacked))
+        verified = _verified(entry, found, Path(unpacked), verify)
+        return _read(entry, Path(unpacked), origin), {"origin": origin, "verified": verified}
+
+
+def _advice(entry: ImageDataset) -> str:
+    """Which files to put where."""
+    wanted = f"{entry.archive[0]} into ROOT" if entry.archive else f"{', '.join(entry.files)} into ROOT/{entry.folder}"
+    package = f", or apt-get install {entry.debian[0]} and name no source" if entry.debian else ""
+    return (
+        f"put {wanted} (with a network torchvision.datasets.{entry.torchvision}('ROOT', download=True) does) "
+        f"and name ROOT in images.source (or --source){package}"
     )
-    if offline:
-        raise UserError(f"{entry.name}: {looked}, and nothing may be downloaded (offline); {advice}")
-    store, origins = _downloads(folder), set()
-    try:
-        for file, sha256 in published.files.items():
-            if not (store / file).exists():
-                address = fetch([mirror + file for mirror in published.mirrors], store / file, sha256)
-                origins.add(address.removesuffix(file))
-    except Unreachable as error:
-        raise UserError(f"{entry.name}: {looked}; {error}; {advice}") from error
-    contents = _found(published, store)
-    assert contents, "the downloaded files hold the contents"
-    return contents, f"downloaded from {', '.join(sorted(origins)) or 'a mirror'}"
 
 
-def _downloads(folder: Path) -> Path:
-    return folder / "downloads"
+def _reader(entry: ImageDataset) -> Any:
+    """torchvision's class."""
+    import torchvision.datasets  # late: it takes seconds
+
+    return getattr(torchvision.datasets, entry.torchvision)
 
 
-def _found(published: Publication, place: Path) -> dict[str, Content] | None:
-    """The contents that lie in ``place``; None where there is none of them.
+def _found(entry: ImageDataset, root: Path, folder: Path) -> dict[str, Path]:
+    """The files in ``folder``, by name, or the archive in ``root``."""
+    places = [(name, folder / f"{name}{suffix}") for suffix in (".gz", "") for name in entry.files]
+    there = {name: path for name, path in places if path.is_file()}  # of both the open one, which torchvision reads
+    missing = [name for name in entry.files if name not in there]
+    if missing and entry.archive and (root / entry.archive[0]).is_file():
+        return {entry.archive[0]: root / entry.archive[0]}
+    if missing:
+        lacking = ", ".join(missing) if there else f"all files of {entry.name}"
+        raise UserError(f"{folder}: lacks {lacking}; {_advice(entry)}")
+    return there
+
+
+def _unpack(entry: ImageDataset, found: Mapping[str, Path], root: Path) -> None:
+    """Copy the files to where torchvision reads them below ``root``."""
+    from torchvision.datasets.utils import extract_archive
+
+    (root / entry.folder).mkdir(parents=True)
+    for name, path in found.items():
+        if entry.archive and name == entry.archive[0]:
+            if files.checksum(path) != entry.archive[1]:
+                raise UserError(f"{path}: not as published (SHA-256 differs): damaged, or another archive; replace it")
+            extract_archive(path, root)
+            continue
+        try:
+            with (
+                gzip.open(path) if path.suffix == ".gz" else path.open("rb") as packed,
+                (root / entry.folder / name).open("wb") as file,
+            ):
+                while piece := packed.read(1 << 20):
+                    if file.tell() + len(piece) > LARGEST:
+                        raise UserError(f"{path}: holds more than {LARGEST:,} bytes; replace it by an intact copy")
+                    file.write(piece)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise UserError(f"{path}: truncated or damaged ({one_line(error)}); replace it") from error
+
+
+def _verified(entry: ImageDataset, found: Mapping[str, Path], root: Path, demanded: bool) -> bool:
+    """Whether the unpacked files are the published ones. Only idx files may be others: pickles can run code."""
+    owners = {digest: (name, other.name) for other in DATASETS.values() for name, digest in other.files.items()}
+    harmless = issubclass(_reader(entry), _reader(DATASETS["MNIST"]))
+    verified = True
+    for name, published in entry.files.items():
+        path, digest = found.get(name) or next(iter(found.values())), files.checksum(root / entry.folder / name)
+        if digest == published:
+            continue
+        if digest in owners:
+            file, owner = owners[digest]
+            raise UserError(f"{path}: this is {file} of {owner}, not {name} of {entry.name}; replace it")
+        if demanded or not harmless:
+            remedy = ", or set images.verify: false to use it as it is" if harmless else "; it could run code"
+            raise UserError(f"{path}: not as published (SHA-256 differs): damaged, or another file; replace it{remedy}")
+        verified = False
+    return verified
+
+
+def _read(entry: ImageDataset, root: Path, origin: str) -> Splits:
+    """Both splits as torchvision reads them.
 
     Raises:
-        UserError: some are missing, or cannot be read.
+        UserError: they are not as the catalogue says; only files that nobody published can be so.
     """
-    paths = {}
-    for name in published.contents:
-        for path in (place / name, place / f"{name}.gz"):
-            if path.is_file():
-                paths[name] = path
-                break
-    if len(paths) == len(published.contents):
-        return {name: open_file(path) for name, path in paths.items()}
-    if published.archive and (place / published.archive[0]).is_file():
-        return open_archive(place / published.archive[0], published.archive[1], published.contents)
-    if paths:
-        missing = ", ".join(name for name in published.contents if name not in paths)
-        raise UserError(f"{place}: lacks {missing} (packed or not); copy what is missing there, or move the rest away")
-    return None
+    import numpy as np
 
-
-# Checking
-
-
-def _verified(entry: ImageDataset, published: Publication, contents: Mapping[str, Content], demanded: bool) -> bool:
-    """Whether these are the published bytes."""
-    for name, content in contents.items():
-        digest = hashlib.sha256(content.data).hexdigest()
-        if digest == published.contents[name]:
-            continue
-        if owner := _owner(name, digest):
-            raise UserError(
-                f"{content.place}: this is a file of {owner}, not of {entry.name}; "
-                f"give each dataset a folder of its name below {SOURCE_KEY}"
-            )
-        if demanded:
-            raise UserError(
-                f"{content.place}: not as published (SHA-256 differs): damaged, or of another dataset; replace it, "
-                f"or set {VERIFY_KEY}: false to use it as it is"
-            )
-        return False
-    return True
-
-
-def _owner(name: str, digest: str) -> str | None:
-    """The dataset that published this."""
-    published = ((entry.name, entry.source) for entry in DATASETS.values() if isinstance(entry.source, Publication))
-    return next((owner for owner, source in published if source.contents.get(name) == digest), None)
-
-
-def _check_labels(entry: ImageDataset, splits: Splits) -> None:
-    for split, (images, labels) in splits.items():
-        if not len(images):
-            raise UserError(f"{entry.name}: its {split} split holds no images; replace the files by the published ones")
-        if labels.min() < 0 or labels.max() >= len(entry.classes):
-            raise UserError(
-                f"{entry.name}: labels of its {split} split run from {labels.min()} to {labels.max()}, expected "
-                f"0 to {len(entry.classes) - 1}; replace the files by the published ones"
-            )
-
-
-# Writing
+    channels, *size = entry.shape
+    splits: Splits = {}
+    for split in SPLITS:
+        try:
+            read = _reader(entry)(root, train=split == "train")
+            images, labels = np.asarray(read.data), np.asarray(read.targets, np.int64)
+            wanted = [*size, channels] if channels > 1 else size
+            if list(images.shape) != [len(labels), *wanted] or labels.ndim != 1:
+                shapes = f"images {list(images.shape)}, labels {list(labels.shape)}"
+                raise ValueError(f"{shapes}, not [N, {', '.join(map(str, wanted))}] and [N]")
+            if labels.min() < 0 or labels.max() >= len(entry.classes):
+                raise ValueError(f"labels from {labels.min()} to {labels.max()}, not 0 to {len(entry.classes) - 1}")
+        except Exception as error:  # torchvision trusts what it reads, and may fail anywhere
+            problem = f"its {split} files are damaged, or others ({one_line(error)})"
+            raise UserError(f"{entry.name}, {origin}: {problem}; replace them by the published ones") from error
+        splits[split] = images.reshape(-1, *size, channels).transpose(0, 3, 1, 2), labels
+    return splits
 
 
 def _written(entry: ImageDataset, splits: Splits, folder: Path) -> Manifest:
     """Write the arrays; what the manifest says of them."""
+    import numpy as np
+
     described: dict[str, dict[str, Any]] = {}
     for split in SPLITS:
         images, labels = splits[split]
@@ -237,13 +256,6 @@ def _written(entry: ImageDataset, splits: Splits, folder: Path) -> Manifest:
             path = folder / f"{split}-{kind}.npy"
             with files.written(path) as temporary:
                 np.save(temporary, np.ascontiguousarray(array))
-            described[split][kind] = {"file": path.name, "sha256": sha256_of(path)}
-    return {
-        **_FORMAT,
-        "dataset": entry.name,
-        "title": entry.title,
-        "stand_in_for": entry.stand_in_for,
-        "shape": list(entry.shape),
-        "classes": list(entry.classes),
-        "splits": described,
-    }
+            described[split][kind] = {"file": path.name, "sha256": files.checksum(path)}
+    shown = {"dataset": entry.name, "title": entry.title, "stand_in_for": entry.stand_in_for}
+    return {**_FORMAT, **shown, "shape": list(entry.shape), "classes": list(entry.classes), "splits": described}

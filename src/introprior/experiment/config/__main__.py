@@ -42,11 +42,17 @@ def _section(field: FieldInfo) -> type[BaseModel] | None:
     return field.annotation if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) else None
 
 
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of a model, its own before those that it shares with others."""
+    own = [name for name in model.model_fields if name in model.__annotations__]
+    return {name: model.model_fields[name] for name in dict.fromkeys([*own, *model.model_fields])}
+
+
 def _yaml(model: type[BaseModel], values: BaseModel, depth: int) -> Iterator[str]:
     indent = "  " * depth
-    for name, field in model.model_fields.items():
+    for name, field in _fields(model).items():
         value, section = getattr(values, name), _section(field)
-        if depth == 0 and (section is None or section.model_fields) and name != "protocol_overrides":
+        if depth == 0 and ((section and name != "protocol_overrides") or name in ("protocol", "device")):
             yield ""
         about = field.description or (section.__doc__ or "").partition("\n")[0] if section else field.description or ""
         if section and name != "protocol_overrides":
@@ -75,7 +81,7 @@ def _value(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else repr(value) if "e" not in repr(value) else f"{value:.1e}"
+        return str(int(value)) if value.is_integer() else repr(value) if "e" not in repr(value) else f"{value:.1e}".replace("e-0", "e-")
     return str(value)
 
 
@@ -84,7 +90,7 @@ def _table() -> str:
     lines = ["| key | default | |", "| --- | --- | --- |"]
 
     def add(path: str, model: type[BaseModel], values: BaseModel | None) -> None:
-        for name, field in model.model_fields.items():
+        for name, field in _fields(model).items():
             key, section = f"{path}.{name}".lstrip("."), _section(field)
             value = getattr(values, name) if values is not None else None
             listing = isinstance(value, dict)

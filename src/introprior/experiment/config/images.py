@@ -41,9 +41,7 @@ class ImageSchedule(GameNumbers):
     beta_rec: Positive = option(1.0, "Weight of the reconstruction error.")
     beta_kl: Positive = option(1.0, "Weight of the KL divergence.")
     precision: Precision = option(
-        "tf32",
-        "What the networks compute in: tf32 (convolutions, where the GPU has it: PyTorch's default), float32, or bf16 "
-        "(autocast). Losses are float32 always.",
+        "tf32", "What networks compute in; tf32: convolutions, where the GPU has it; bf16: autocast. Losses: float32."
     )
 
     @model_validator(mode="after")
@@ -77,7 +75,7 @@ class ImageEvaluation(Model):
     """How a run is measured."""
 
     epochs: Annotated[Rising[Natural], Field(min_length=1)] = option(
-        (0, 80, 120, 160, 200, 219), "After how many epochs a run is kept and measured; the best one enters the tables."
+        (0, 80, 120, 160, 200, 219), "Epochs after which a run is measured; the best one enters the tables."
     )
     features: Literal["inception", "classifier"] = option(
         "inception", "What distances compare, Inception's features (FID) or those of a small classifier."
