@@ -81,7 +81,13 @@ def _value(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else repr(value) if "e" not in repr(value) else f"{value:.1e}".replace("e-0", "e-")
+        return (
+            str(int(value))
+            if value.is_integer()
+            else repr(value)
+            if "e" not in repr(value)
+            else f"{value:.1e}".replace("e-0", "e-")
+        )
     return str(value)
 
 

@@ -1,0 +1,465 @@
+"""What jobs are told: the options of each command as a model, and what the configuration makes of a rule's wildcards.
+
+A rule hands its options on as JSON (:func:`told`), a command reads them once (:meth:`Model.read`). All that a result
+depends on is among them, and nothing else: Snakemake compares the text to tell whether a result is outdated. Resolvers
+take the whole configuration and the rule's wildcards by name.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from introprior.data import catalogue
+from introprior.data.images import catalogue as image_catalogue
+from introprior.errors import UserError
+from introprior.experiment import cells
+from introprior.experiment.config import Configuration, image_cell
+from introprior.experiment.config.density import DensityEvaluation, Fraction, beta_neg
+from introprior.experiment.config.images import FewAndMany, OfDataset, text
+from introprior.experiment.fields import AllOrCount, Count, Listed, Model, Natural, Positive, Rising, Seed, Some
+from introprior.experiment.protocol import TrainingProtocol
+from introprior.experiment.run import DensityTraining, ImageTraining
+
+FEATURES = {"inception": ("fid_authors", "fid"), "classifier": ("fd_classifier",)}
+"""The distances that each kind of features gives."""
+
+Betas = Annotated[Listed[Positive | None], Field(min_length=2, max_length=3)]
+"""beta_rec, beta_kl, beta_neg; the last is None, or left out, for a VAE, which has no fakes."""
+
+Features = Literal["fid_authors", "fid", "fd_classifier"]
+
+# ---- The options of each command; defaults are as in the paper ----
+
+
+class Halving(Model):
+    """Successive halving."""
+
+    keep: Fraction
+    at: Annotated[Rising[Fraction], Field(min_length=1)]
+
+
+class Search(Model):
+    """Options of ``introprior search``: one slice of a cell's grid."""
+
+    dataset: str
+    cell: str
+    protocol: TrainingProtocol = TrainingProtocol()
+    training: DensityTraining = DensityTraining()
+    seed: Seed = 0
+    betas: Annotated[Listed[Betas], Field(min_length=1)]
+    samples: Count = 5000
+    halving: Halving | None = None
+
+
+class Train(Model):
+    """Options of ``introprior train`` in 2D: all seeds of a cell."""
+
+    dataset: str
+    cell: str
+    protocol: TrainingProtocol = TrainingProtocol()
+    training: DensityTraining = DensityTraining()
+    seeds: Some[Seed] = (0, 1, 2, 3, 4)
+
+
+class Evaluate(DensityEvaluation):
+    """Options of ``introprior evaluate`` in 2D; what is named is only compared with the model."""
+
+    dataset: str | None = None
+    cell: str | None = None
+    panel_grid: Annotated[Count, Field(ge=2)] = 200
+    panel_points: Count = 2000
+    panel_seed: Seed | None = None
+
+
+class TrainImages(Model):
+    """Options of ``introprior warmup`` and, on images, ``introprior train``: one run."""
+
+    dataset: str
+    cell: str
+    protocol: TrainingProtocol = TrainingProtocol()
+    training: ImageTraining
+    seeds: Annotated[Some[Seed], Field(max_length=1)] = (0,)
+    betas: Betas | None = None
+    iterations_per_epoch: Count | None = None
+    snapshots: Listed[Natural] | None = None
+
+
+class Classifier(Model):
+    """Options of ``introprior classifier``."""
+
+    epochs: Count = 10
+    seed: Seed = 0
+
+
+class Reference(Model):
+    """Options of ``introprior reference``."""
+
+    features: Features = "fid_authors"
+    samples: Count = 50_000
+    batch_size: Count = 128
+
+
+class Distances(Model):
+    """Options of ``introprior distances``; ``batch_size`` is only compared with the model."""
+
+    features: Some[Features] = ("fid_authors", "fid")
+    samples: Count = 50_000
+    sampling: Literal["batch", "running"] = "batch"
+    allow_few: bool = False
+    batch_size: Count | None = None
+
+
+class EvaluateImages(Distances):
+    """Options of ``introprior evaluate`` on images; the first of the features chooses, names are only compared."""
+
+    dataset: str | None = None
+    cell: str | None = None
+    checkpoint: Literal["best", "last"] = "best"
+    monte_carlo_samples: Count = 100
+    grid_images: Count = 64
+    latent_points: Count = 2000
+    train_images: AllOrCount = "all"
+
+
+class Probe(Model):
+    """Options of ``introprior probe``; dataset, cell, r_entropy and seed name the rows."""
+
+    dataset: str = ""
+    cell: str = ""
+    r_entropy: str = ""
+    seed: Seed = 0
+    svm_iterations: FewAndMany = (2000, 10_000)
+    neighbours: FewAndMany = (5, 100)
+
+
+class Overfit(Model):
+    """Options of ``introprior overfit``: the weights come with the model, beside 1 only beta_neg is told."""
+
+    dataset: str | None = None
+    iterations: Count = 2000
+    beta_neg: Positive = 256.0
+    checkpoint: Literal["best", "last"] = "best"
+
+
+# ---- Resolving: two dimensions ----
+
+
+def told(options: Model | Mapping[str, Any]) -> str:
+    """Options as JSON, the same text for the same options."""
+    plain = options.model_dump(mode="json") if isinstance(options, Model) else dict(options)
+    return json.dumps(plain, sort_keys=True, allow_nan=False)
+
+
+def searched(config: Configuration) -> str:
+    """A regular expression for the names of the cells whose grid is searched; wildcards of the workflow need one."""
+    search = config.density.search
+    if not search.enabled:
+        return "(?!)"  # none
+    return "(?![^/]*-dt)[^/]+" if search.cells == "all" else "|".join(map(re.escape, search.cells))
+
+
+def grid(config: Configuration, cell: str) -> list[list[list[float | None]]]:
+    """The settings to search for a cell, in groups that differ only in beta_neg."""
+    search = config.density.search
+    if not cells.parse(cell, "results").adversarial:
+        return [[[rec, kl, None]] for rec in search.vae.beta_rec for kl in search.vae.beta_kl]
+    return [
+        [[rec, kl, beta_neg(kl, multiple)] for multiple in search.beta_neg_multiples]
+        for rec in search.beta_rec
+        for kl in search.beta_kl
+    ]
+
+
+def slices(config: Configuration, cell: str) -> list[list[list[float | None]]]:
+    """The settings to search for a cell, cut into jobs of at most ``members_per_job`` (at least one group each).
+
+    Groups stay whole, since the settings that differ only in beta_neg share their warm-up inside a job.
+    """
+    most = config.density.search.members_per_job
+    jobs: list[list[list[float | None]]] = []
+    for group in grid(config, cell):
+        if jobs and len(jobs[-1]) + len(group) <= most:
+            jobs[-1].extend(group)
+        else:
+            jobs.append(list(group))
+    return jobs
+
+
+def search(config: Configuration, dataset: str, cell: str, slice: int | str) -> dict[str, Any]:
+    """Options of one slice of a cell's grid.
+
+    Raises:
+        UserError: no such dataset, cell or slice; the workflow is asked for results by their paths, too.
+    """
+    chosen, jobs = config.density.search, slices(config, cell)
+    if int(slice) >= len(jobs):
+        raise UserError(f"results: the grid of {cell} has no slice {slice}, its last is {len(jobs) - 1}")
+    halving = {"keep": chosen.halving.keep, "at": list(chosen.halving.at)} if chosen.halving.enabled else None
+    return {
+        **_density_run(config, dataset, cell),
+        "seed": chosen.seed,
+        "betas": jobs[int(slice)],
+        "samples": chosen.samples,
+        "halving": halving,
+    }
+
+
+def hyperparameters(config: Configuration, dataset: str, cell: str) -> dict[str, Any]:
+    """The content of ``hyperparameters.json`` for a cell that is not searched: published values.
+
+    The paper prints S-IntroVAE's with the standard Gaussian prior only (Table 3); mixtures take the same. A VAE has
+    weights of its own, which stand in the authors' code, credited to Daniel and Tamar (protocol note 2.7).
+
+    Raises:
+        UserError: nothing is published for this dataset.
+    """
+    known = cells.parse(cell, "results")
+    betas: dict[str, float | None]
+    if known.adversarial:
+        source = "daniel-tamar" if known.published_betas else config.density.search.published
+        column = {"table3": "grid_search_optimum", "daniel-tamar": "daniel_tamar_2021"}[source]
+        rows = _paper("table3.csv", dataset)
+        betas = {row["hyperparameter"]: float(row[column]) for row in rows}
+    else:
+        source = "vae"
+        rows = _paper("vae.csv", dataset)
+        betas = {name: float(row[name]) for row in rows for name in ("beta_rec", "beta_kl")} | {"beta_neg": None}
+    if not rows:
+        raise UserError(f"{dataset}, {cell}: no published hyperparameters; let density.search.cells include this cell")
+    return {"dataset": dataset, "cell": cell, **betas, "source": source, "settings": None, "diverged": None, "KL": None}
+
+
+def _paper(name: str, dataset: str) -> list[dict[str, str]]:
+    """The rows of a dataset in a file of published numbers; introprior.paper itself would bring pandas."""
+    lines = (resources.files("introprior") / "paper" / name).read_text(encoding="utf-8").splitlines()
+    return [row for row in csv.DictReader(lines) if row["dataset"] == dataset]
+
+
+def train(config: Configuration, dataset: str, cell: str) -> dict[str, Any]:
+    """Options of the training of all seeds of a cell."""
+    return {**_density_run(config, dataset, cell), "seeds": list(config.density.seeds)}
+
+
+def evaluate(config: Configuration, dataset: str, cell: str) -> dict[str, Any]:
+    """Options of the evaluation of a cell."""
+    figure = config.figure3
+    panel = {"panel_grid": figure.grid, "panel_points": figure.points, "panel_seed": figure.seed}
+    return {"dataset": dataset, "cell": cell, **config.density.evaluation.dump(), **panel}
+
+
+def _density_run(config: Configuration, dataset: str, cell: str) -> dict[str, Any]:
+    """What a run depends on, apart from its seed and betas."""
+    catalogue.dataset(dataset, "results")
+    cells.parse(cell, "results")
+    protocol = config.resolved_protocol.training.dump(half="density")
+    return {"dataset": dataset, "cell": cell, "protocol": protocol, "training": config.density.training.dump()}
+
+
+# ---- Resolving: images ----
+
+
+def features(config: Configuration) -> list[str]:
+    """The distances that are computed, the one that chooses checkpoints and r_entropy first."""
+    names = FEATURES[config.images.evaluation.features]
+    first = config.resolved_protocol.evaluation.fid == "training-mode"
+    return sorted(names, key=lambda name: name == "fid_authors", reverse=first)
+
+
+def family(cell: str) -> str:
+    """The prior family of an image cell, with size and LC, which shares its warm-ups.
+
+    Raises:
+        UserError: no cell, or none for images.
+    """
+    return image_cell(cell, "results").warmup
+
+
+def unverified(config: Configuration, dataset: str) -> str:
+    """Where files come from that need not be the published ones: another place outdates what was made of them."""
+    _section(config, dataset)
+    return "" if config.images.verify else config.images.source or ""
+
+
+def classifier(config: Configuration, dataset: str) -> dict[str, Any]:
+    """Options of the classifier of a dataset; one serves all runs, whatever their seeds."""
+    _section(config, dataset)
+    return {"epochs": config.images.evaluation.classifier_epochs, "seed": 0}
+
+
+def reference(config: Configuration, dataset: str, features: str) -> dict[str, Any]:
+    """Options of the statistics of a training set: the kind of features, how many images, in batches of which size."""
+    batch = _section(config, dataset).batch_size
+    return {"features": features, "samples": config.images.evaluation.samples, "batch_size": batch}
+
+
+def warmup(config: Configuration, dataset: str, family: str, seed: int | str) -> dict[str, Any]:
+    """Options of a warm-up; nothing of the game is among them."""
+    if (known := image_cell(family, "results").warmup) != family:
+        raise UserError(f"results: {family} is no prior family; {known} is")
+    images = config.images
+    training = _image_training(config, dataset, images.training.warmup_epochs + 1).dump(stage="warmup")
+    return {
+        **_image_run(config, dataset, family, seed),
+        "protocol": config.resolved_protocol.training.dump(half="images", stage="warmup"),
+        "training": training,
+        "betas": _image_betas(config, dataset)[:2],
+        "snapshots": [epoch for epoch in images.evaluation.epochs if epoch < images.training.warmup_epochs],
+    }
+
+
+def game(config: Configuration, dataset: str, cell: str, r_entropy: str, seed: int | str) -> dict[str, Any]:
+    """Options of a run.
+
+    Raises:
+        UserError: no such dataset or cell, or a weight that the cell cannot have; results are asked for by path, too.
+    """
+    images = config.images
+    epochs, snapshots = (
+        images.training.epochs,
+        {e for e in images.evaluation.epochs if e >= images.training.warmup_epochs},
+    )
+    if config.resolved_protocol.evaluation.checkpoint == "last":
+        snapshots.add(epochs)
+    return _game(config, dataset, cell, r_entropy, seed, epochs, snapshots)
+
+
+def clipping(config: Configuration, dataset: str, cell: str, r_entropy: str, seed: int | str) -> dict[str, Any]:
+    """Options of a run of Figure 2; errors as :func:`game`."""
+    figure, warmup = config.figure2, config.images.training.warmup_epochs
+    steps = range(0, figure.epochs + 1, figure.every)
+    return _game(config, dataset, cell, r_entropy, seed, figure.epochs, {e for e in steps if e >= warmup})
+
+
+def distances(config: Configuration, dataset: str, **_: str) -> dict[str, Any]:
+    """Options of the distances of a run or warm-up."""
+    evaluation = config.images.evaluation
+    return {
+        "samples": evaluation.samples,
+        "batch_size": _section(config, dataset).batch_size,
+        "sampling": config.resolved_protocol.evaluation.sampling_batchnorm,
+        "allow_few": evaluation.allow_few,
+        "features": features(config),
+    }
+
+
+def evaluate_images(config: Configuration, dataset: str, cell: str, **_: str) -> dict[str, Any]:
+    """Options of the evaluation of a run."""
+    evaluation = config.images.evaluation
+    return {
+        **distances(config, dataset),
+        "dataset": dataset,
+        "cell": cell,
+        "checkpoint": config.resolved_protocol.evaluation.checkpoint,
+        "train_images": config.images.probes.train_images,
+        **{key: getattr(evaluation, key) for key in ("monte_carlo_samples", "grid_images", "latent_points")},
+    }
+
+
+def probe(config: Configuration, dataset: str, cell: str, r_entropy: str, seed: int | str) -> dict[str, Any]:
+    """Options of the probes of a run."""
+    probes = config.images.probes
+    return {
+        "dataset": dataset,
+        "cell": cell,
+        "r_entropy": r_entropy,
+        "seed": int(seed),
+        "svm_iterations": list(probes.svm_iterations),
+        "neighbours": list(probes.neighbours),
+    }
+
+
+def overfit(config: Configuration, dataset: str) -> dict[str, Any]:
+    """Options of the encoder study."""
+    return {
+        "dataset": dataset,
+        "iterations": config.figureS2.iterations,
+        "beta_neg": _image_betas(config, dataset)[2],
+        "checkpoint": config.resolved_protocol.evaluation.checkpoint,
+    }
+
+
+def _section(config: Configuration, dataset: str) -> OfDataset:
+    image_catalogue.dataset(dataset, "results")
+    if dataset not in config.images.by_dataset:
+        raise UserError(f"results: {dataset} has no section; give it one in images.by_dataset")
+    return config.images.by_dataset[dataset]
+
+
+def _image_betas(config: Configuration, dataset: str) -> list[float]:
+    """beta_rec, beta_kl, beta_neg."""
+    training = config.images.training
+    return [training.beta_rec, training.beta_kl, _section(config, dataset).beta_neg]
+
+
+def _per_epoch(config: Configuration, dataset: str) -> int:
+    """Batches that an epoch has; the last may be short."""
+    return math.ceil(image_catalogue.DATASETS[dataset].train / _section(config, dataset).batch_size)
+
+
+def _image_run(config: Configuration, dataset: str, cell: str, seed: int | str) -> dict[str, Any]:
+    per_epoch = _per_epoch(config, dataset)
+    return {"dataset": dataset, "cell": cell, "seeds": [int(seed)], "iterations_per_epoch": per_epoch}
+
+
+def _image_training(config: Configuration, dataset: str, epochs: int, r_entropy: float = 0.0) -> ImageTraining:
+    """The numbers of a run of so many epochs, counted in iterations."""
+    section, given = _section(config, dataset), config.images.training
+    per_epoch = _per_epoch(config, dataset)
+    shared = set(type(given).model_fields) & set(ImageTraining.model_fields)
+    return ImageTraining(
+        iterations=epochs * per_epoch,
+        warmup_iterations=given.warmup_epochs * per_epoch,
+        mixture_warmup_iterations=given.mixture_warmup_epochs * per_epoch,
+        batch_size=section.batch_size,
+        latent_dim=section.latent_dim,
+        shape=image_catalogue.DATASETS[dataset].shape,
+        widths=section.widths,
+        r_entropy=r_entropy,
+        **{key: getattr(given, key) for key in shared},
+    )
+
+
+def _game(
+    config: Configuration,
+    dataset: str,
+    cell: str,
+    r_entropy: str,
+    seed: int | str,
+    epochs: int,
+    snapshots: Iterable[int],
+) -> dict[str, Any]:
+    weight = _weight(image_cell(cell, "results"), r_entropy)
+    return {
+        **_image_run(config, dataset, cell, seed),
+        "protocol": config.resolved_protocol.training.dump(half="images"),
+        "training": _image_training(config, dataset, epochs, weight).dump(),
+        "betas": _image_betas(config, dataset),
+        "snapshots": sorted(snapshots),
+    }
+
+
+def _weight(cell: cells.Cell, r_entropy: str) -> float:
+    """The weight that a path names.
+
+    Raises:
+        UserError: it is no number, or written otherwise, or the cell has no components to weigh.
+    """
+    try:
+        weight = float(r_entropy)
+    except ValueError:
+        weight = math.nan
+    if not (math.isfinite(weight) and weight >= 0):
+        raise UserError(f"results: r{r_entropy} is no weight of the responsibility entropy; an example is r10")
+    if text(weight) != r_entropy:
+        raise UserError(f"results: r{r_entropy} is called r{text(weight)}")
+    if weight and not cell.family.components:
+        raise UserError(f"results: {cell.name} has no components that r_entropy could bear on; ask for r0")
+    return weight
