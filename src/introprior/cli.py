@@ -14,14 +14,13 @@ from typing import Any, NoReturn
 from introprior import __version__
 from introprior.commands import density, planning, results
 from introprior.commands import options as told
-from introprior.commands.density import EVALUATE_KEYS, SEARCH_KEYS, TRAIN_KEYS
 from introprior.errors import UserError
-from introprior.experiment import cells, protocols
+from introprior.experiment import cells, jobs
+from introprior.experiment.fields import Model
+from introprior.experiment.protocol import PRESETS
 from introprior.operations import provenance
 
 CHECKPOINT_SECONDS = "INTROPRIOR_CHECKPOINT_SECONDS"
-
-__all__ = ["EVALUATE_KEYS", "SEARCH_KEYS", "TRAIN_KEYS", "main"]
 
 DESCRIPTION = """\
 Train and evaluate Soft-IntroVAE with the prior as a third player.
@@ -131,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     search = command(
         density.search, "search", "train the settings of a grid as one ensemble and score each by histogram KL"
     )
-    _add_run(search)
+    _add_run(search, jobs.Search)
     search.add_argument("--output", type=Path, required=True, help="CSV with one row per setting")
 
     select = command(density.select, "select", "choose the searched setting with the lowest KL", reads=["slices"])
@@ -164,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
         _images("classifier"), "classifier", "train the small classifier behind fd_classifier", reads=["data"]
     )
     _add_data(classifier)
-    _add_options(classifier, "epochs, seed")
+    _add_options(classifier, jobs.Classifier)
     classifier.add_argument("--output", type=Path, required=True, help="checkpoint of the classifier")
 
     reference = command(
@@ -174,14 +173,14 @@ def _parser() -> argparse.ArgumentParser:
         reads=["data", "weights", "classifier"],
     )
     _add_data(reference)
-    _add_options(reference, "features, samples, batch_size")
+    _add_options(reference, jobs.Reference)
     _add_features(reference)
     reference.add_argument("--output", type=Path, required=True, help="NPZ of mean and covariance")
 
     warmup = command(
         _images("warmup"), "warmup", "train the warm-up on images that runs of one prior family share", reads=["data"]
     )
-    _add_run(warmup, "seeds (one), betas, iterations_per_epoch, snapshots (epochs)")
+    _add_run(warmup, jobs.TrainImages)
     _add_data(warmup)
     warmup.add_argument("--betas", type=float, nargs="+", metavar="BETA", help="beta_rec beta_kl (default: 1 1)")
     warmup.add_argument("--seeds", type=int, nargs="+", help="one seed (default: 0)")
@@ -194,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
         reads=["hyperparameters", "data", "warmup"],
         writes=["output", "history"],
     )
-    _add_run(train, "seeds; for images also betas, iterations_per_epoch, snapshots (epochs)")
+    _add_run(train, jobs.Train, jobs.TrainImages)
     weights = train.add_mutually_exclusive_group()
     weights.add_argument("--hyperparameters", type=Path, help="JSON with beta_rec, beta_kl and beta_neg (2D)")
     weights.add_argument(
@@ -215,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     distances.add_argument("--model", type=Path, required=True, help="what `introprior warmup` or `train` wrote")
     _add_data(distances)
-    _add_options(distances, "features, samples, sampling, allow_few, batch_size")
+    _add_options(distances, jobs.Distances)
     _add_features(distances, references=True)
     distances.add_argument("--earlier", type=Path, help="CSV with the distances of the warm-up's snapshots, taken over")
     distances.add_argument("--output", type=Path, required=True, help="CSV with one row per epoch and metric")
@@ -228,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
         writes=["metrics", "panels", "codes"],
     )
     evaluate.add_argument("--model", type=Path, required=True, help="what `introprior train` wrote")
-    _add_options(evaluate, f"{', '.join(EVALUATE_KEYS)}; for images see the configuration's images.evaluation")
+    _add_options(evaluate, jobs.Evaluate, jobs.EvaluateImages)
     evaluate.add_argument("--metrics", type=Path, required=True, help="tidy CSV, one row per seed and metric")
     evaluate.add_argument("--panels", type=Path, required=True, help="NPZ with the arrays that figures show")
     images = evaluate.add_argument_group("images")
@@ -244,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
         reads=["codes"],
     )
     probe.add_argument("--codes", type=Path, required=True, help="what `introprior evaluate` wrote")
-    _add_options(probe, "svm_iterations, neighbours; dataset, cell, r_entropy, seed name the rows", device=False)
+    _add_options(probe, jobs.Probe, device=False)
     probe.add_argument("--output", type=Path, required=True, help="CSV with one row per accuracy")
 
     choose = command(
@@ -267,7 +266,7 @@ def _parser() -> argparse.ArgumentParser:
     overfit.add_argument("--model", type=Path, required=True, help="what `introprior train` wrote")
     overfit.add_argument("--distances", type=Path, required=True, help="of the run; they choose the snapshot")
     _add_data(overfit)
-    _add_options(overfit, "iterations, beta_neg, checkpoint, dataset")
+    _add_options(overfit, jobs.Overfit)
     overfit.add_argument("--output", type=Path, required=True, help="NPZ with curves and images")
 
     planning.add_parsers(command)
@@ -302,7 +301,8 @@ def _evaluate(given: argparse.Namespace) -> Any:
 _Part = argparse.ArgumentParser | argparse._ArgumentGroup
 
 
-def _add_options(parser: _Part, keys: str, device: bool = True) -> None:
+def _add_options(parser: _Part, *models: type[Model], device: bool = True) -> None:
+    keys = "; on images ".join(", ".join(model.model_fields) for model in models)
     parser.add_argument(
         "--options", default="{}", metavar="JSON", help=f"options as JSON text or the name of a file: {keys}"
     )
@@ -328,15 +328,15 @@ def _add_features(parser: _Part, references: bool = False, required: bool = True
     parser.add_argument("--classifier", type=Path, help="what `introprior classifier` wrote, for fd_classifier")
 
 
-def _add_run(parser: argparse.ArgumentParser, more: str = "seed, betas, samples, halving") -> None:
-    _add_options(parser, f"dataset, cell, training, protocol, {more}")
+def _add_run(parser: argparse.ArgumentParser, *models: type[Model]) -> None:
+    _add_options(parser, *models)
     parser.add_argument(
         "--dataset", help="8Gaussian, 2Spirals, Checkerboard, Rings; MNIST, FMNIST, CIFAR-10, digits, photos"
     )
     parser.add_argument("--cell", help=f"for example {', '.join(cells.TABLE1_CELLS)}")
     parser.add_argument(
         "--protocol",
-        choices=list(protocols.PRESETS),
+        choices=list(PRESETS),
         default="authors",
         help="what the options' protocol changes single options of (default: authors)",
     )
@@ -351,6 +351,6 @@ def _add_run(parser: argparse.ArgumentParser, more: str = "seed, betas, samples,
     parser.add_argument(
         "--checkpoint-seconds",
         type=float,
-        default=os.environ.get("INTROPRIOR_CHECKPOINT_SECONDS", 300.0),
+        default=os.environ.get(CHECKPOINT_SECONDS, 300.0),
         help="how often it is written (default: the environment's INTROPRIOR_CHECKPOINT_SECONDS, else 300)",
     )

@@ -7,50 +7,52 @@ import json
 import time
 from typing import Any
 
+from pydantic import ConfigDict
+
 from introprior.commands import options as told
-from introprior.errors import UserError, unknown
+from introprior.commands import running
+from introprior.commands.running import Facts
+from introprior.data.catalogue import check_size, dataset
+from introprior.errors import UserError
 from introprior.evaluation import selection
-from introprior.experiment import cells
-from introprior.experiment.configuration import DATASETS
+from introprior.experiment import cells, jobs
+from introprior.experiment.fields import Model, Positive
+from introprior.experiment.run import DensityRun
 from introprior.operations import files, provenance
 from introprior.operations.progress import Progress
 
-Facts = told.Facts
 
-EVALUATION: dict[str, Any] = {
-    "samples": 5000,
-    "grid": 1024,
-    "data_points": 12800,
-    "monte_carlo_samples": 100,
-    "panel_grid": 200,
-    "panel_points": 2000,
-}
+class Hyperparameters(Model):
+    """What ``hyperparameters.json`` holds beside the story of its choice."""
 
-SEARCH_KEYS = {**told.RUN_KEYS, "seed": int, "betas": list, "samples": int, "halving": dict}
-TRAIN_KEYS = {**told.RUN_KEYS, "seeds": list}
-EVALUATE_KEYS = {"dataset": str, "cell": str, **dict.fromkeys(EVALUATION, int), "panel_seed": int}
-"""What the options of each command may hold."""
+    model_config = ConfigDict(extra="ignore")
+
+    beta_rec: Positive
+    beta_kl: Positive
+    beta_neg: Positive | None
+
+    @property
+    def betas(self) -> tuple[float | None, ...]:
+        """All three."""
+        return self.beta_rec, self.beta_kl, self.beta_neg
 
 
 def search(given: argparse.Namespace) -> Facts:
     """Train the settings of a slice of the grid, and score each."""
-    options = told.read(given, SEARCH_KEYS)
+    options = told.read(given, jobs.Search)
     files.check_writable(given.output)
     from introprior.evaluation import search
     from introprior.operations.devices import borrowed
     from introprior.training import density
 
-    if not options.get("betas"):
-        raise UserError("betas: no setting to search; give at least one [beta_rec, beta_kl, beta_neg]")
-    _check_dataset(options)
-    run = told.run(given, options, [(options.get("seed", 0), betas) for betas in options["betas"]])
-    samples, halving = options.get("samples", EVALUATION["samples"]), options.get("halving")
-    _check_size(run.dataset, samples, "samples")
-    with told.claimed(run, given.state, "search"), borrowed(given.device) as device:
+    run = _run(options, told.members(options.cell, [options.seed], options.betas))
+    check_size(run.dataset, options.samples, "--options: samples")
+    with running.claimed(run, given.state, "search"), borrowed(given.device) as device:
         training = density.begin(run, device)
-        state, resumed = told.resumed(training, given.state, "search")
-        progress = Progress(given.output, told.label(run), run.training.iterations)
-        for end in [*search.rungs(halving, run.training.iterations, training.game_start), run.training.iterations]:
+        state, resumed = running.resumed(training, given.state, "search")
+        progress = Progress(given.output, running.label(run), run.training.iterations)
+        rungs = search.rungs(options.halving, run.training.iterations, training.game_start)
+        for end in [*rungs, run.training.iterations]:
             # At `end` itself a rung is still to be judged: that is where a signal may have stopped the run.
             if training.iteration > end or not training.watch.alive():
                 continue
@@ -58,21 +60,21 @@ def search(given: argparse.Namespace) -> Facts:
                 end,
                 state=state,
                 checkpoint_seconds=given.checkpoint_seconds,
-                log_every=told.log_every(run),
-                label=told.label(run),
+                log_every=running.log_every(run),
+                label=running.label(run),
                 progress=progress,
             )
-            if halving and end < run.training.iterations and training.watch.alive():
-                search.drop_losers(training, halving["keep"], samples)
-        rows = search.finished(training, samples) + training.notes.get("dropped", [])
+            if options.halving and end < run.training.iterations and training.watch.alive():
+                search.drop_losers(training, options.halving.keep, options.samples)
+        rows = search.finished(training, options.samples) + training.notes.get("dropped", [])
         files.write_csv(given.output, search.in_order(rows, run.members), search.COLUMNS)
-        told.finish(state, progress)
-    return told.facts(run, device) | {"iterations": training.iteration, "resumed": resumed}
+        running.finish(state, progress)
+    return running.facts(run, device) | {"iterations": training.iteration, "resumed": resumed}
 
 
 def select(given: argparse.Namespace) -> Facts:
     """Choose among the settings that searches tried, or take over published ones."""
-    _check_dataset({"dataset": given.dataset})
+    dataset(given.dataset, "--dataset")
     cells.parse(given.cell, "--cell")
     named = {"dataset": given.dataset, "cell": given.cell}
     if given.slices:
@@ -82,37 +84,39 @@ def select(given: argparse.Namespace) -> Facts:
             chosen = json.loads(given.published)
         except json.JSONDecodeError as error:
             raise UserError(f"--published: not valid JSON ({error})") from error
-        _betas(chosen, "--published")
+        Hyperparameters.read(chosen, "--published")
     files.write_json(given.output, named | chosen)
     return {}
 
 
 def train(given: argparse.Namespace) -> Facts | None:
     """Train all seeds of a cell as one ensemble."""
-    options = told.read(given, TRAIN_KEYS)
+    options = told.read(given, jobs.Train)
     files.check_writable(given.output, given.history)
-    if given.betas is None and given.hyperparameters is None:
+    if options.betas is None and given.hyperparameters is None:
         raise UserError("--hyperparameters or --betas is required; see introprior train --help")
     from introprior.operations.devices import borrowed
     from introprior.training import checkpoints, density
 
-    _check_dataset(options)
-    betas = given.betas or _betas(files.read_json(given.hyperparameters), given.hyperparameters)
-    settings = [(seed, betas) for seed in options.get("seeds", [0, 1, 2, 3, 4])]
-    run = told.run(given, options, settings, given.hyperparameters or "--betas")
+    betas = options.betas
+    if given.hyperparameters is not None:
+        content = files.read_json(given.hyperparameters)
+        betas = Hyperparameters.read(content, str(given.hyperparameters)).betas
+    assert betas is not None
+    run = _run(options, told.members(options.cell, options.seeds, [betas]))
     started = time.time()
-    with told.claimed(run, given.state, "train") as waited, borrowed(given.device) as device:
-        if waited and told.finished_meanwhile(run, given.output, given.history):
+    with running.claimed(run, given.state, "train") as waited, borrowed(given.device) as device:
+        if waited and running.finished_meanwhile(run, given.output, given.history):
             return None
         training = density.begin(run, device)
-        state, resumed = told.resumed(training, given.state, "train")
-        progress = Progress(given.output, told.label(run), run.training.iterations)
+        state, resumed = running.resumed(training, given.state, "train")
+        progress = Progress(given.output, running.label(run), run.training.iterations)
         training.advance(
             run.training.iterations,
             state=state,
             checkpoint_seconds=given.checkpoint_seconds,
-            log_every=told.log_every(run),
-            label=told.label(run),
+            log_every=running.log_every(run),
+            label=running.label(run),
             progress=progress,
         )
         checkpoints.save(
@@ -121,23 +125,19 @@ def train(given: argparse.Namespace) -> Facts | None:
                 "run": run.as_dict(),
                 "records": training.records(),
                 "model": checkpoints.model_state(training.model),
-                "provenance": provenance.origin(told.device_name(device), started),
+                "provenance": provenance.origin(running.device_name(device), started),
             },
         )
         rows = [{"seed": run.members[row.pop("member")].seed, **row} for row in training.history.tidy()]
         files.write_csv(given.history, rows, ("iteration", "seed", "quantity", "value"))
-        told.finish(state, progress)
-    told.tell_divergence(run, training.records())
-    return told.facts(run, device, training, resumed)
+        running.finish(state, progress)
+    running.tell_divergence(run, training.records())
+    return running.facts(run, device, training, resumed)
 
 
 def evaluate(given: argparse.Namespace) -> Facts:
     """Measure a trained ensemble."""
-    options = EVALUATION | told.read(given, EVALUATE_KEYS)
-    for key in EVALUATION:
-        least = 2 if key in ("grid", "panel_grid") else 1
-        if options[key] < least:
-            raise UserError(f"--options: {key}: must be at least {least}, is {options[key]}")
+    options = told.read(given, jobs.Evaluate)
     files.check_writable(given.metrics, given.panels)
     import numpy as np
 
@@ -148,37 +148,31 @@ def evaluate(given: argparse.Namespace) -> Facts:
         ensemble = density.Ensemble.read(given.model, device)
         run = ensemble.run
         for key, trained in (("dataset", run.dataset), ("cell", run.cell.name)):
-            if options.get(key, trained) != trained:
+            if getattr(options, key) not in (None, trained):
                 raise UserError(
-                    f"{given.model}: trained for the {key} {trained}, not {options[key]}; give another --model"
+                    f"{given.model}: trained for the {key} {trained}, not {getattr(options, key)}; give another --model"
                 )
         for key in ("samples", "data_points", "panel_points"):
-            _check_size(run.dataset, options[key], key)
-        options.setdefault("panel_seed", run.members[0].seed)
+            check_size(run.dataset, getattr(options, key), f"--options: {key}")
         panels = density.panels(ensemble, options, device)
         rows = density.measure(ensemble, options, device)
     with files.written(given.panels) as temporary:
         np.savez_compressed(temporary, **panels)
     columns = ("dataset", "cell", "seed", "metric", "value", "status", "detail")
     files.write_csv(given.metrics, rows, columns)
-    return told.facts(run, device)
+    return running.facts(run, device)
 
 
-def _check_dataset(options: dict[str, Any]) -> None:
-    if "dataset" in options and options["dataset"] not in DATASETS:
-        raise unknown("dataset", options["dataset"], DATASETS, "--dataset")
-
-
-def _betas(content: Any, where: object) -> list[Any]:
-    try:
-        return [content["beta_rec"], content["beta_kl"], content["beta_neg"]]
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{where}: beta_rec, beta_kl and beta_neg are not all there; delete it and run again"
-        ) from error
-
-
-def _check_size(dataset: str, size: int, key: str) -> None:
-    from introprior.data.density import check_size
-
-    check_size(dataset, size, f"--options: {key}")
+def _run(options: jobs.Search | jobs.Train, members: list[Any]) -> DensityRun:
+    dataset(options.dataset, "--dataset")
+    check_size(options.dataset, options.training.batch_size, "--options: training.batch_size")
+    return DensityRun.read(
+        {
+            "dataset": options.dataset,
+            "cell": options.cell,
+            "members": members,
+            "training": options.training,
+            "protocol": options.protocol,
+        },
+        "--options",
+    )

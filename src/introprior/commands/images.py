@@ -6,13 +6,18 @@ import argparse
 import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from introprior.commands import options as told
+from introprior.commands import running
+from introprior.commands.running import Facts
 from introprior.data import images as data
-from introprior.errors import UserError, unknown
+from introprior.errors import UserError
+from introprior.experiment import jobs
+from introprior.experiment.config.images import ImageSchedule
+from introprior.experiment.run import ImageRun, ImageTraining
 from introprior.operations import files, provenance
 from introprior.operations.progress import Progress
 
@@ -22,38 +27,6 @@ if TYPE_CHECKING:
     from introprior.evaluation.images import Extractor, Snapshots
     from introprior.metrics.frechet import Statistics
     from introprior.training.loop import Training
-
-Facts = told.Facts
-
-CLASSIFIER = {"epochs": 10, "seed": 0}
-REFERENCE = {"features": "fid_authors", "samples": 50_000, "batch_size": 128}
-DISTANCES: dict[str, Any] = {
-    "features": ["fid_authors", "fid"],
-    "samples": 50_000,
-    "sampling": "batch",
-    "allow_few": False,
-}
-EVALUATION = {
-    **DISTANCES,
-    "checkpoint": "best",
-    "monte_carlo_samples": 100,
-    "grid_images": 64,
-    "latent_points": 2000,
-    "train_images": "all",
-}
-PROBES: dict[str, Any] = {"svm_iterations": [2000, 10_000], "neighbours": [5, 100]}
-OVERFIT: dict[str, Any] = {"iterations": 2000, "beta_neg": 256.0, "checkpoint": "best"}
-"""What the options of each command may hold, and what they are when not given: as in the paper."""
-
-TRAIN_KEYS: dict[str, type] = {
-    **told.RUN_KEYS,
-    "seeds": list,
-    "betas": list,
-    "iterations_per_epoch": int,
-    "snapshots": list,
-}
-_EPOCHS = {"iterations": 220, "warmup_iterations": 20, "mixture_warmup_iterations": 5}
-_CHOICES = {"sampling": ("batch", "running"), "checkpoint": ("best", "last")}
 
 
 def prepare(given: argparse.Namespace) -> Facts:
@@ -80,7 +53,7 @@ def weights(given: argparse.Namespace) -> Facts:
 
 def classifier(given: argparse.Namespace) -> Facts:
     """Train the classifier behind fd_classifier."""
-    options = _read(given, CLASSIFIER)
+    options = told.read(given, jobs.Classifier)
     files.check_writable(given.output)
     from introprior.data.images.splits import load
     from introprior.metrics import classifier
@@ -89,16 +62,16 @@ def classifier(given: argparse.Namespace) -> Facts:
     train, test = load(given.data, "train"), load(given.data, "test")
     with borrowed(given.device) as device:
         trained = classifier.train_classifier(
-            train.images, train.labels, test=(test.images, test.labels), **options, device=device
+            train.images, train.labels, test=(test.images, test.labels), epochs=options.epochs, seed=options.seed, device=device
         )
         classifier.save(given.output, trained)
     print(f"{given.output}: test accuracy {trained.test_accuracy:.3f}")
-    return {"device": told.device_name(device), "seeds": [options["seed"]]}
+    return {"device": running.device_name(device), "seeds": [options.seed]}
 
 
 def reference(given: argparse.Namespace) -> Facts:
     """Take the training set's feature statistics."""
-    options = _read(given, REFERENCE)
+    options = told.read(given, jobs.Reference)
     files.check_writable(given.output)
     from tqdm import tqdm
 
@@ -106,68 +79,69 @@ def reference(given: argparse.Namespace) -> Facts:
     from introprior.evaluation import images as evaluation
     from introprior.operations.devices import borrowed
 
-    train, name = load(given.data, "train"), options["features"]
+    train, name = load(given.data, "train"), options.features
     with borrowed(given.device) as device:
         extractor = _extractor(given, [name], device)
-        batches = evaluation.real_batches(train, options["samples"], options["batch_size"])
-        total = math.ceil(options["samples"] / options["batch_size"])
+        batches = evaluation.real_batches(train, options.samples, options.batch_size)
+        total = math.ceil(options.samples / options.batch_size)
         extractor.gather(tqdm(batches, total=total, desc=f"{name} of the training set"))[name].save(given.output)
-    return {"device": told.device_name(device)}
+    return {"device": running.device_name(device)}
 
 
 def warmup(given: argparse.Namespace) -> Facts | None:
     """Train what the runs of a prior family share."""
-    options = told.read(given, TRAIN_KEYS)
     files.check_writable(given.output)
-    # What the game would be does not matter: it is not played.
-    betas = given.betas or options.get("betas", [1.0, 1.0])
-    options["betas"] = [*betas[:2], 1.0]
-    return _train(given, options, None)
+    return _train(given, None)
 
 
 def train(given: argparse.Namespace) -> Facts | None:
     """Train one run, from its warm-up or from the beginning."""
-    options = told.read(given, TRAIN_KEYS)
     files.check_writable(given.output, given.history)
-    if given.betas is not None:
-        options["betas"] = given.betas
-    elif given.hyperparameters is not None:
+    if given.hyperparameters is not None:
         raise UserError("--hyperparameters: of no use for images; give --betas beta_rec beta_kl beta_neg")
-    if "betas" not in options:
-        raise UserError("--betas is missing; give beta_rec beta_kl beta_neg (1 1 256 in the paper, MNIST 1 1 128)")
-    return _train(given, options, given.warmup)
+    return _train(given, given.warmup)
 
 
-def _train(given: argparse.Namespace, options: dict[str, Any], shared: Path | None) -> Facts | None:
+def _train(given: argparse.Namespace, shared: Path | None) -> Facts | None:
     from introprior.data.images.splits import load
     from introprior.operations.devices import borrowed
     from introprior.training import checkpoints, images
-    from introprior.training.options import ImageTrainingOptions
 
     only_warmup = given.name == "warmup"
     if given.data is None:
         raise UserError("--data is missing; give the folder that `introprior prepare` wrote")
-    if options.get("dataset") not in data.DATASETS:
-        raise unknown("image dataset", str(options.get("dataset")), data.DATASETS, "--dataset")
+    stated = told.stated(given)
+    data.dataset(str(stated.get("dataset")), "--dataset")
     count = len(load(given.data, "train").images)
-    _fill_in(options, count, only_warmup)
-    seeds = options.get("seeds", [0])
-    run = told.run(given, options, [(seed, options["betas"]) for seed in seeds], kind=ImageTrainingOptions)
+    options = told.checked(_filled_in(stated, count, only_warmup), jobs.TrainImages)
+    betas = options.betas
+    if betas is None:
+        raise UserError("--betas is missing; give beta_rec beta_kl beta_neg (1 1 256 in the paper, MNIST 1 1 128)")
+    run = ImageRun.read(
+        {
+            "dataset": options.dataset,
+            "cell": options.cell,
+            "members": told.members(options.cell, options.seeds, [betas]),
+            "training": options.training,
+            "protocol": options.protocol,
+        },
+        "--options",
+    )
     per_epoch = math.ceil(count / run.training.batch_size)
-    if options.get("iterations_per_epoch", per_epoch) != per_epoch:
+    if options.iterations_per_epoch not in (None, per_epoch):
         raise UserError(
             f"{given.data}: has {per_epoch} batches of {run.training.batch_size}, not the "
-            f"{options['iterations_per_epoch']} that were planned; is this the whole {run.dataset}?"
+            f"{options.iterations_per_epoch} that were planned; is this the whole {run.dataset}?"
         )
     started, histories = time.time(), [] if only_warmup else [given.history]
-    with told.claimed(run, given.state, given.name) as waited, borrowed(given.device) as device:
-        if waited and told.finished_meanwhile(run, given.output, *histories):
+    with running.claimed(run, given.state, given.name) as waited, borrowed(given.device) as device:
+        if waited and running.finished_meanwhile(run, given.output, *histories):
             return None
         training = images.begin(run, device, given.data)
         end = training.game_start if only_warmup else run.training.iterations
-        epochs = _snapshot_epochs(options.get("snapshots", [end // per_epoch]), end // per_epoch)
-        state, resumed = told.resumed(training, given.state, given.name)
-        progress = Progress(given.output, told.label(run), end)
+        epochs = _snapshot_epochs(options.snapshots, end // per_epoch)
+        state, resumed = running.resumed(training, given.state, given.name)
+        progress = Progress(given.output, running.label(run), end)
         if shared is not None and training.iteration == 0:
             content = checkpoints.load(shared, device)
             if "state" not in content:
@@ -175,47 +149,69 @@ def _train(given: argparse.Namespace, options: dict[str, Any], shared: Path | No
             training.adopt(content["state"], shared)
             training.notes["snapshots"] = content["snapshots"]
         _advance(given, training, state, progress, end, epochs, per_epoch)
-        content = {
-            "run": run.as_dict(),
-            "records": training.records(),
-            "snapshots": training.notes["snapshots"],
-            "provenance": provenance.origin(told.device_name(device), started),
-        }
-        if only_warmup:
-            training.notes = {}
-            content["state"] = training.state()
-        checkpoints.save(given.output, content)
-        if not only_warmup:
-            rows = [
-                {"seed": seeds[row.pop("member")], "epoch": round(row["iteration"] / per_epoch, 4), **row}
-                for row in training.history.tidy()
-            ]
-            files.write_csv(given.history, rows, ("iteration", "epoch", "seed", "quantity", "value"))
-        told.finish(state, progress)
-    told.tell_divergence(run, training.records())
-    return told.facts(run, device, training, resumed)
+        _write(given, training, started, per_epoch)
+        running.finish(state, progress)
+    running.tell_divergence(run, training.records())
+    return running.facts(run, device, training, resumed)
 
 
-def _fill_in(options: dict[str, Any], images: int, only_warmup: bool) -> None:
-    """Give the training what is not told: the dataset's shape, and the paper's epochs in iterations of this dataset."""
-    from introprior.training.options import ImageTrainingOptions
+def _write(given: argparse.Namespace, training: Training, started: float, per_epoch: int) -> None:
+    """The snapshots, with the whole state if this is a warm-up, and otherwise the history."""
+    from introprior.training import checkpoints
 
-    training = options.setdefault("training", {})
-    training.setdefault("shape", list(data.DATASETS[options["dataset"]].shape))
-    batch = training.get("batch_size", ImageTrainingOptions.batch_size)
-    per_epoch = (
-        math.ceil(images / batch) if type(batch) is int and batch > 0 else 1
-    )  # what is wrong with it comes later
-    for key, epochs in _EPOCHS.items():
-        training.setdefault(key, epochs * per_epoch)
+    content = {
+        "run": training.run.as_dict(),
+        "records": training.records(),
+        "snapshots": training.notes["snapshots"],
+        "provenance": provenance.origin(running.device_name(training.device), started),
+    }
+    only_warmup = given.name == "warmup"
+    if only_warmup:
+        training.notes = {}
+        content["state"] = training.state()
+    checkpoints.save(given.output, content)
+    if not only_warmup:
+        seeds = [member.seed for member in training.run.members]
+        rows = [
+            {"seed": seeds[row.pop("member")], "epoch": round(row["iteration"] / per_epoch, 4), **row}
+            for row in training.history.tidy()
+        ]
+        files.write_csv(given.history, rows, ("iteration", "epoch", "seed", "quantity", "value"))
+
+
+def _filled_in(stated: dict[str, Any], images: int, only_warmup: bool) -> dict[str, Any]:
+    """The options with what is not told of the training: the dataset's shape, and the paper's epochs in iterations.
+
+    What is wrong with those that are told, their model says.
+    """
+    if only_warmup:  # what the game would be does not matter: it is not played
+        betas = stated.get("betas") or [1.0, 1.0]
+        stated = {**stated, "betas": [*betas[:2], 1.0] if isinstance(betas, list) else betas}
+    training = stated.get("training", {})
+    if not isinstance(training, dict):
+        return stated
+    batch = training.get("batch_size")
+    if type(batch) is not int or batch < 1:
+        batch = ImageTraining.model_fields["batch_size"].default
+    per_epoch, usual = math.ceil(images / batch), ImageSchedule()
+    training = {
+        "shape": list(data.DATASETS[stated["dataset"]].shape),
+        "iterations": usual.epochs * per_epoch,
+        "warmup_iterations": usual.warmup_epochs * per_epoch,
+        "mixture_warmup_iterations": usual.mixture_warmup_epochs * per_epoch,
+        **training,
+    }
     if only_warmup and type(training["warmup_iterations"]) is int:
         training["iterations"] = training["warmup_iterations"] + 1
+    return {**stated, "training": training}
 
 
-def _snapshot_epochs(wanted: list[Any], end: int) -> list[int]:
-    """The epochs to keep the model of, rising."""
-    if not all(type(epoch) is int and 0 <= epoch <= end for epoch in wanted):
-        raise UserError(f"--options: snapshots: must be whole numbers from 0 to {end}, are {wanted}")
+def _snapshot_epochs(wanted: Sequence[int] | None, end: int) -> list[int]:
+    """The epochs to keep the model of, rising; by default the last."""
+    if wanted is None:
+        return [end]
+    if not all(epoch <= end for epoch in wanted):
+        raise UserError(f"--options: snapshots: must be whole numbers from 0 to {end}, are {list(wanted)}")
     return sorted(set(wanted))
 
 
@@ -240,8 +236,8 @@ def _advance(
                 until,
                 state=state,
                 checkpoint_seconds=given.checkpoint_seconds,
-                log_every=told.log_every(training.run),
-                label=told.label(training.run),
+                log_every=running.log_every(training.run),
+                label=running.label(training.run),
                 progress=progress,
             )
         if epoch is not None and epoch not in kept and training.iteration == until and training.watch.alive():
@@ -250,7 +246,7 @@ def _advance(
 
 def distances(given: argparse.Namespace) -> Facts:
     """Measure what a run generates at each of its snapshots."""
-    options = _read(given, {**DISTANCES, "batch_size": 0})
+    options = told.read(given, jobs.Distances)
     files.check_writable(given.output)
     from introprior.data.images.splits import load
     from introprior.evaluation import images as evaluation
@@ -260,20 +256,20 @@ def distances(given: argparse.Namespace) -> Facts:
     with borrowed(given.device) as device:
         snapshots = evaluation.Snapshots.read(given.model, device)
         _check_run(given.model, snapshots, options)
-        extractor = _extractor(given, options["features"], device)
-        references = _references(given.reference, options["features"])
+        extractor = _extractor(given, options.features, device)
+        references = _references(given.reference, options.features)
         train = load(given.data, "train")
         skip = {row["epoch"] for row in known}
         rows = evaluation.distances(snapshots, train, references, extractor, options, device, skip)
     # What was measured of a shared warm-up is this run's, too.
     rows = [{**row, **snapshots.describe()} for row in known] + rows
     files.write_csv(given.output, rows, evaluation.DISTANCE_COLUMNS)
-    return told.facts(snapshots.run, device)
+    return running.facts(snapshots.run, device)
 
 
 def evaluate(given: argparse.Namespace) -> Facts:
     """Measure a run at the checkpoint that its distances choose."""
-    options = _read(given, {**EVALUATION, "dataset": "", "cell": "", "batch_size": 0})
+    options = told.read(given, jobs.EvaluateImages)
     for flag in ("distances", "codes", "reference"):
         if getattr(given, flag) is None:
             raise UserError(f"--{flag} is missing; images need it, see introprior evaluate --help")
@@ -292,8 +288,8 @@ def evaluate(given: argparse.Namespace) -> Facts:
             evaluation.read_distances(given.distances),
             load(given.data, "train"),
             load(given.data, "test"),
-            _references(given.reference, options["features"]),
-            _extractor(given, options["features"], device),
+            _references(given.reference, options.features),
+            _extractor(given, options.features, device),
             options,
             device,
         )
@@ -301,20 +297,20 @@ def evaluate(given: argparse.Namespace) -> Facts:
         with files.written(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, **arrays)
     files.write_csv(given.metrics, rows, evaluation.METRIC_COLUMNS)
-    return told.facts(snapshots.run, device)
+    return running.facts(snapshots.run, device)
 
 
 def probe(given: argparse.Namespace) -> Facts:
     """Read labels off a run's codes with simple classifiers."""
-    names = {"dataset": "", "cell": "", "r_entropy": "", "seed": 0}
-    options = _read(given, {**PROBES, **names})
+    options = told.read(given, jobs.Probe)
     files.check_writable(given.output)
     from introprior.evaluation import probes
 
-    rows = probes.probe(given.codes, options["svm_iterations"], options["neighbours"])
-    described = {name: options[name] for name in names}
+    rows = probes.probe(given.codes, options.svm_iterations, options.neighbours)
+    names = ("dataset", "cell", "r_entropy", "seed")
+    described = {name: getattr(options, name) for name in names}
     files.write_csv(given.output, [{**described, **row} for row in rows], (*names, *probes.COLUMNS))
-    return {"seeds": [options["seed"]]}
+    return {"seeds": [options.seed]}
 
 
 def choose(given: argparse.Namespace) -> Facts:
@@ -327,7 +323,7 @@ def choose(given: argparse.Namespace) -> Facts:
 
 def overfit(given: argparse.Namespace) -> Facts:
     """Overfit the encoder of a trained run, its decoder and prior fixed (Figure S2)."""
-    options = _read(given, {**OVERFIT, "dataset": ""})
+    options = told.read(given, jobs.Overfit)
     files.check_writable(given.output)
     import numpy as np
 
@@ -341,42 +337,24 @@ def overfit(given: argparse.Namespace) -> Facts:
         _check_run(given.model, snapshots, options)
         known = evaluation.read_distances(given.distances)
         metric = known[0]["metric"] if known else "distance"  # the first kind of features decides, as in `evaluate`
-        epoch = evaluation.choose_checkpoint(known, metric, options["checkpoint"])
+        epoch = evaluation.choose_checkpoint(known, metric, options.checkpoint)
         train = load(given.data, "train")
         arrays = encoder_study.study(
             snapshots.model(epoch, device),
             snapshots.run,
             encoder_study.one_per_class(train.images, train.labels),
-            iterations=options["iterations"],
-            beta_negs=(1.0, options["beta_neg"]),
+            iterations=options.iterations,
+            beta_negs=(1.0, options.beta_neg),
             device=device,
             label=f"{snapshots.run.dataset} {snapshots.run.cell.name}: encoder alone",
         )
     described: dict[str, Any] = {**snapshots.describe(), "title": train.manifest["title"], "epoch": epoch}
     with files.written(given.output) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, **(described | arrays))
-    return told.facts(snapshots.run, device)
+    return running.facts(snapshots.run, device)
 
 
-def _read(given: argparse.Namespace, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a command, each of its default's type and within its choices, the defaults filled in."""
-    options = {key: value for key, value in told.stated(given).items() if value is not None}
-    mixed = ("train_images", "r_entropy")
-    told.check(
-        options, {key: type(options.get(key, value) if key in mixed else value) for key, value in defaults.items()}
-    )
-    options = {**defaults, **options}
-    for key, choices in _CHOICES.items():
-        if key in options and options[key] not in choices:
-            raise unknown(key, options[key], choices, f"--options: {key}")
-    for key in ("samples", "grid_images", "latent_points", "monte_carlo_samples", "iterations", "train_images"):
-        value = options.get(key, 1)
-        if (key, value) != ("train_images", "all") and (type(value) is not int or value < 1):
-            raise UserError(f"--options: {key}: must be a whole number of at least 1, is {value!r}")
-    return options
-
-
-def _extractor(given: argparse.Namespace, names: list[str], device: torch.device) -> Extractor:
+def _extractor(given: argparse.Namespace, names: Sequence[str], device: torch.device) -> Extractor:
     from introprior.evaluation.images import Extractor
     from introprior.metrics import classifier, inception
 
@@ -387,7 +365,7 @@ def _extractor(given: argparse.Namespace, names: list[str], device: torch.device
     )
 
 
-def _references(paths: list[Path], names: list[str]) -> dict[str, Statistics]:
+def _references(paths: list[Path], names: Sequence[str]) -> dict[str, Statistics]:
     """Statistics by the kind of features, which their files are named after."""
     from introprior.metrics.frechet import Statistics
 
@@ -398,10 +376,10 @@ def _references(paths: list[Path], names: list[str]) -> dict[str, Statistics]:
     return {name: Statistics.load(found[name]) for name in names}
 
 
-def _check_run(path: Path, snapshots: Snapshots, options: Mapping[str, Any]) -> None:
+def _check_run(path: Path, snapshots: Snapshots, options: jobs.Distances | jobs.Overfit) -> None:
     """The file has to be of the run that is named, if one is."""
     run = snapshots.run
     trained = {"dataset": run.dataset, "cell": run.cell.name, "batch_size": run.training.batch_size}
     for key, value in trained.items():
-        if options.get(key) not in (None, "", 0, value):
-            raise UserError(f"{path}: trained with {key} {value}, not {options[key]}; give another --model")
+        if (asked := getattr(options, key, None)) not in (None, value):
+            raise UserError(f"{path}: trained with {key} {value}, not {asked}; give another --model")

@@ -15,8 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from introprior.data import catalogue
 from introprior.data import density as data
 from introprior.errors import UserError
+from introprior.experiment.jobs import Evaluate
+from introprior.experiment.run import DensityRun, Run
 from introprior.game.distributions import Posterior, Samples
 from introprior.game.divergences import kl_monte_carlo
 from introprior.game.losses import reconstruction_error
@@ -25,7 +28,6 @@ from introprior.game.randomness import MemberStreams
 from introprior.metrics import density as metrics
 from introprior.training import checkpoints
 from introprior.training.density import networks
-from introprior.training.options import Run
 
 METRICS = ("gnELBO", "KL", "JSD", "JSD_nats")
 _POINTS = {"cpu": 1024, "cuda": 8192}  # points of the plane at once; on a CPU, of all members together
@@ -36,7 +38,7 @@ class Ensemble:
     """A trained ensemble as read from its file: model, run, and one record per member (status, detail)."""
 
     model: IntroVAE
-    run: Run
+    run: DensityRun
     records: list[dict[str, Any]]
 
     @classmethod
@@ -48,6 +50,7 @@ class Ensemble:
         if "records" not in content:
             raise UserError(f"{path}: not a trained ensemble; give the ensemble.pt that `introprior train` wrote")
         run = Run.from_dict(content["run"])
+        assert isinstance(run, DensityRun)
         model = checkpoints.restored(networks(run), content["model"], device)
         return cls(model.eval().requires_grad_(False), run, content["records"])
 
@@ -90,7 +93,7 @@ def plane(limit: float, side: int, device: torch.device) -> Tensor:
 
 def histogram_metrics(dataset: str, model: IntroVAE, streams: MemberStreams, samples: int) -> dict[str, list[float]]:
     """KL, JSD and JSD in nats of every member; the JSDs with real and generated samples of their own."""
-    limit, values = data.limit(dataset), {"KL": [], "JSD": [], "JSD_nats": []}  # type: ignore[var-annotated]
+    limit, values = catalogue.dataset(dataset).limit, {"KL": [], "JSD": [], "JSD_nats": []}  # type: ignore[var-annotated]
 
     def pairs() -> list[tuple[np.ndarray, np.ndarray]]:
         real = streams.draw(lambda generators: data.sample_members(dataset, samples, generators))
@@ -105,7 +108,7 @@ def histogram_metrics(dataset: str, model: IntroVAE, streams: MemberStreams, sam
 
 
 @torch.no_grad()
-def measure(ensemble: Ensemble, options: dict[str, Any], device: torch.device) -> list[dict[str, Any]]:
+def measure(ensemble: Ensemble, options: Evaluate, device: torch.device) -> list[dict[str, Any]]:
     """Every metric of every member, and each metric's floor.
 
     Args:
@@ -115,15 +118,15 @@ def measure(ensemble: Ensemble, options: dict[str, Any], device: torch.device) -
         tidy rows: dataset, cell, seed, metric, value (None where diverged), status, detail.
     """
     run, model = ensemble.run, ensemble.model
-    limit = data.limit(run.dataset)
+    limit = catalogue.dataset(run.dataset).limit
     streams = MemberStreams([member.seed + run.training.iterations - 1 for member in run.members], device)
-    values = histogram_metrics(run.dataset, model, streams, options["samples"])
-    noise = streams.normal(options["monte_carlo_samples"], model.latent_dim)
-    grid = negative_elbo(model, plane(limit, options["grid"], device), noise).cpu().numpy()
-    real = streams.draw(lambda generators: data.sample_members(run.dataset, options["data_points"], generators))
+    values = histogram_metrics(run.dataset, model, streams, options.samples)
+    noise = streams.normal(options.monte_carlo_samples, model.latent_dim)
+    grid = negative_elbo(model, plane(limit, options.grid, device), noise).cpu().numpy()
+    real = streams.draw(lambda generators: data.sample_members(run.dataset, options.data_points, generators))
     energies = negative_elbo(model, real, noise).cpu().numpy()
     values["gnELBO"] = [metrics.gnelbo(*pair) for pair in zip(grid, energies, strict=True)]
-    floors = metrics.floors(run.dataset, options["samples"], limit, repeats=20, seed=0)
+    floors = metrics.floors(run.dataset, options.samples, limit, repeats=20, seed=0)
     rows = []
     for e, (member, record) in enumerate(zip(run.members, ensemble.records, strict=True)):
         common = {"dataset": run.dataset, "cell": run.cell.name, "seed": member.seed}
@@ -149,7 +152,7 @@ def measure(ensemble: Ensemble, options: dict[str, Any], device: torch.device) -
 
 
 @torch.no_grad()
-def panels(ensemble: Ensemble, options: dict[str, Any], device: torch.device) -> dict[str, Any]:
+def panels(ensemble: Ensemble, options: Evaluate, device: torch.device) -> dict[str, Any]:
     """What Figure 3 shows of one member: data, samples, density exp(ELBO), latent space and prior.
 
     Args:
@@ -160,15 +163,15 @@ def panels(ensemble: Ensemble, options: dict[str, Any], device: torch.device) ->
     """
     run, model = ensemble.run, ensemble.model
     seeds = [member.seed for member in run.members]
-    if options["panel_seed"] not in seeds:
+    if options.panel_seed not in seeds:
         raise UserError(
             f"figure3.seed: {options['panel_seed']} is not among the trained seeds {seeds}; choose one of them"
         )
-    e = seeds.index(options["panel_seed"])
+    e = seeds.index(options.panel_seed)
     streams = MemberStreams([member.seed + run.training.iterations for member in run.members], device)
-    limit, side, points = data.limit(run.dataset), options["panel_grid"], options["panel_points"]
+    limit, side, points = catalogue.dataset(run.dataset).limit, options.panel_grid, options.panel_points
     real = streams.draw(lambda generators: data.sample_members(run.dataset, points, generators))
-    noise = streams.normal(options["monte_carlo_samples"], model.latent_dim)
+    noise = streams.normal(options.monte_carlo_samples, model.latent_dim)
     energy = negative_elbo(model, plane(limit, side, device), noise)[e].double()
     density = torch.softmax(-energy, 0) / (2 * limit / (side - 1)) ** 2
     latent = model.encode(real).mean[e]
@@ -199,7 +202,7 @@ def panels(ensemble: Ensemble, options: dict[str, Any], device: torch.device) ->
         "latent_limit": latent_limit,
         "cell": run.cell.name,
         "dataset": run.dataset,
-        "seed": options["panel_seed"],
+        "seed": options.panel_seed,
         "status": ensemble.records[e]["status"],
         "detail": ensemble.records[e]["detail"],
     }

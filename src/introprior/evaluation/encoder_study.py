@@ -17,13 +17,14 @@ from tqdm import tqdm
 
 from introprior.data.images.splits import to_unit
 from introprior.errors import UserError
+from introprior.experiment.run import Run
 from introprior.game import losses
 from introprior.game.distributions import Distribution
 from introprior.game.losses import Betas, Rules, Terms, reconstruction_error
 from introprior.game.model import IntroVAE
 from introprior.game.randomness import MemberStreams
+from introprior.training import loop
 from introprior.training.adam import Adam
-from introprior.training.options import Run
 
 SINGLE = 0
 """Which of the images makes up a distribution of one."""
@@ -145,7 +146,7 @@ def study(
     bar = tqdm(total=len(beta_negs) * len(pairs) * iterations, desc=label, unit="it", mininterval=2.0)
     with bar:
         for b, beta_neg in enumerate(beta_negs):
-            betas = run.members[0].betas._replace(neg=beta_neg)
+            betas = loop.betas(run.members[0])._replace(neg=beta_neg)
             for c, pair in enumerate(pairs):
                 bar.set_postfix(beta_neg=f"{beta_neg:g}", configuration="i" * (c + 1), refresh=False)
                 last: Tensor | None = None
@@ -182,7 +183,7 @@ class _Overfitting:
         seed: int,
     ):
         self.model = copy.deepcopy(model).to(device).train()
-        self.rules, self.betas, self.pixels, self.seed = run.rules, betas, pixels, seed
+        self.rules, self.betas, self.pixels, self.seed = loop.rules(run), betas, pixels, seed
         with torch.no_grad():
             self.target = self.model.distribution()
         self.pair = [torch.tensor(chosen, device=device) for chosen in pair]

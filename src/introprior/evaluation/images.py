@@ -22,6 +22,8 @@ from tqdm import tqdm
 
 from introprior.data.images.splits import Epochs, ImageSplit, to_unit
 from introprior.errors import UserError, unknown
+from introprior.experiment.jobs import Distances, EvaluateImages
+from introprior.experiment.run import ImageRun, Run
 from introprior.game.distributions import GaussianMixture, Posterior
 from introprior.game.model import IntroVAE
 from introprior.metrics import classifier as classifiers
@@ -30,7 +32,6 @@ from introprior.metrics.frechet import Gathering, Statistics, check_count, frech
 from introprior.metrics.responsibilities import normalised_entropy
 from introprior.training import checkpoints
 from introprior.training.images import networks
-from introprior.training.options import Run
 
 FD_CLASSIFIER = "fd_classifier"
 FEATURES = (*inception.PROTOCOLS, FD_CLASSIFIER)
@@ -54,7 +55,7 @@ class Snapshots:
         states: by the number of epochs behind them.
     """
 
-    run: Run
+    run: ImageRun
     record: dict[str, Any]
     states: dict[int, dict[str, Any]]
 
@@ -68,7 +69,9 @@ class Snapshots:
         content = checkpoints.load(path, device)
         if "snapshots" not in content:
             raise UserError(f"{path}: holds no snapshots; give what `introprior warmup` or `train` wrote for images")
-        return cls(Run.from_dict(content["run"]), content["records"][0], content["snapshots"])
+        run = Run.from_dict(content["run"])
+        assert isinstance(run, ImageRun)
+        return cls(run, content["records"][0], content["snapshots"])
 
     def model(self, epoch: int, device: torch.device | str) -> IntroVAE:
         """The model after ``epoch`` epochs, in training mode, its parameters frozen.
@@ -217,10 +220,10 @@ def posteriors(model: IntroVAE, images: Tensor, device: torch.device) -> Posteri
 
 
 def _prepared(
-    model: IntroVAE, run: Run, epoch: int, train: ImageSplit, options: Mapping[str, Any], device: Any
+    model: IntroVAE, run: Run, epoch: int, train: ImageSplit, options: Distances, device: Any
 ) -> None:
     """Bring a model into the mode in which it is to generate."""
-    if options["sampling"] == "running":
+    if options.sampling == "running":
         estimate_running_statistics(model, train, run.training.batch_size, stream(run, epoch, 3, device))
     else:
         model.train()
@@ -234,7 +237,7 @@ def distances(
     train: ImageSplit,
     references: Mapping[str, Statistics],
     extractor: Extractor,
-    options: Mapping[str, Any],
+    options: Distances,
     device: torch.device,
     skip: Iterable[int] = (),
 ) -> list[dict[str, Any]]:
@@ -258,23 +261,23 @@ def distances(
     for epoch in tqdm(epochs, desc=f"{run.dataset} {run.cell.name}", unit="snapshot"):
         model = snapshots.model(epoch, device)
         _prepared(model, run, epoch, train, options, device)
-        batches = generated(model, options["samples"], run.training.batch_size, stream(run, epoch, 0, device))
+        batches = generated(model, options.samples, run.training.batch_size, stream(run, epoch, 0, device))
         for name, value in _compared(extractor.gather(batches), references, options).items():
             rows.append({**snapshots.describe(), "epoch": epoch, "metric": f"{name}_gen", **_measured(value)})
     return rows
 
 
-def _check_counts(references: Mapping[str, Statistics], options: Mapping[str, Any]) -> None:
-    if not options["allow_few"]:
+def _check_counts(references: Mapping[str, Statistics], options: Distances) -> None:
+    if not options.allow_few:
         for statistics in references.values():
-            check_count(options["samples"], len(statistics.mean))
+            check_count(options.samples, len(statistics.mean))
 
 
 def _compared(
-    found: Mapping[str, Statistics], references: Mapping[str, Statistics], options: Mapping[str, Any]
+    found: Mapping[str, Statistics], references: Mapping[str, Statistics], options: Distances
 ) -> dict[str, float]:
     return {
-        name: frechet_distance(statistics, references[name], allow_few=options["allow_few"])
+        name: frechet_distance(statistics, references[name], allow_few=options.allow_few)
         for name, statistics in found.items()
     }
 
@@ -340,7 +343,7 @@ def evaluate(
     test: ImageSplit,
     references: Mapping[str, Statistics],
     extractor: Extractor,
-    options: Mapping[str, Any],
+    options: EvaluateImages,
     device: torch.device,
 ) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
     """What is told of one run, at the checkpoint that its distances choose.
@@ -360,7 +363,7 @@ def evaluate(
     run, record = snapshots.run, snapshots.record
     _check_counts(references, options)
     primary = f"{extractor.names[0]}_gen"
-    epoch = choose_checkpoint(known, primary, options["checkpoint"])
+    epoch = choose_checkpoint(known, primary, options.checkpoint)
     values: dict[str, float] = {"checkpoint_epoch": float(epoch)}
     for row in known:
         if row["epoch"] == epoch:  # the number that chose it is the one that is reported, as in the authors' code
@@ -368,22 +371,22 @@ def evaluate(
     model = snapshots.model(epoch, device)
     _prepared(model, run, epoch, train, options, device)
     size = run.training.batch_size
-    real_ones = real_batches(train, options["samples"], size, cut=False)
-    batches = reconstructed(model, real_ones, stream(run, epoch, 1, device), options["samples"])
+    real_ones = real_batches(train, options.samples, size, cut=False)
+    batches = reconstructed(model, real_ones, stream(run, epoch, 1, device), options.samples)
     for name, value in _compared(extractor.gather(batches), references, options).items():
         values[f"{name}_rec"] = value
-    shown = generated(model, max(size, options["grid_images"]), size, stream(run, epoch, 0, device))
-    samples = torch.cat(list(shown))[: options["grid_images"]]
+    shown = generated(model, max(size, options.grid_images), size, stream(run, epoch, 0, device))
+    samples = torch.cat(list(shown))[: options.grid_images]
     if model.training:
         estimate_running_statistics(model, train, size, stream(run, epoch, 3, device))
 
     mixture, noise = model.distribution().member(0).components(), stream(run, epoch, 2, device)
-    count = len(train.images) if options["train_images"] == "all" else min(options["train_images"], len(train.images))
+    count = len(train.images) if options.train_images == "all" else min(options.train_images, len(train.images))
     coded = posteriors(model, test.images, device)
     entropies = (0.0, 0.0)
     if mixture is not None:
         entropies = normalised_entropy(
-            *coded, mixture, batch_size=size, generator=noise, monte_carlo_samples=options["monte_carlo_samples"]
+            *coded, mixture, batch_size=size, generator=noise, monte_carlo_samples=options.monte_carlo_samples
         )
     values |= dict(zip(("entropy_per_batch", "entropy_pooled"), entropies, strict=True))
 
@@ -398,9 +401,9 @@ def evaluate(
         "test_labels": test.labels.numpy(),
         **status,
     }
-    real = test.images[: options["grid_images"] // 2]
+    real = test.images[: options.grid_images // 2]
     (reconstructions,) = reconstructed(model, [real], noise)
-    points = slice(options["latent_points"])
+    points = slice(options.latent_points)
     panels = {
         **snapshots.describe(),
         "r_entropy": run.training.r_entropy,

@@ -29,11 +29,8 @@ def probe(path: Path, svm_iterations: Sequence[int], neighbours: Sequence[int]) 
         they have no value.
 
     Raises:
-        UserError: a file that is missing or damaged; not two numbers each; as the probes themselves.
+        UserError: a file that is missing or damaged; as the probes themselves.
     """
-    for name, pair in (("svm_iterations", svm_iterations), ("neighbours", neighbours)):
-        if len(pair) != 2 or not all(type(number) is int for number in pair):
-            raise UserError(f"{name}: must be two whole numbers, few and many, are {list(pair)}")
     try:
         with np.load(path, allow_pickle=False) as content:
             arrays = [content[name] for name in _ARRAYS]

@@ -8,36 +8,26 @@ from typing import Any
 
 import torch
 
-from introprior.errors import UserError
 from introprior.evaluation.density import histogram_metrics
+from introprior.experiment.jobs import Halving
+from introprior.experiment.run import Member
 from introprior.game.randomness import MemberStreams
 from introprior.training.loop import Training
-from introprior.training.options import Member
 
 COLUMNS = ("beta_rec", "beta_kl", "beta_neg", "seed", "KL", "JSD", "status", "detail")
 
 
-def rungs(halving: dict[str, Any] | None, iterations: int, game_start: int) -> list[int]:
+def rungs(halving: Halving | None, iterations: int, game_start: int) -> list[int]:
     """Iterations, in rising order, at which successive halving drops settings: those within the game.
 
     Args:
-        halving: ``at``, fractions of the run, and ``keep``, which part goes on; None for no halving.
+        halving: None for no halving.
         iterations: of the run.
         game_start: the game's first.
-
-    Raises:
-        UserError: halving with other keys, or with numbers that are no fractions.
     """
     if halving is None:
         return []
-    keep, at = halving.get("keep"), halving.get("at")
-    fractions = [keep, *at] if isinstance(at, list) else []
-    right = fractions and all(isinstance(part, int | float) and 0 < part <= 1 for part in fractions)
-    if not right or len(halving) > 2:
-        raise UserError(f"halving: must be like {{'keep': 0.5, 'at': [0.25, 0.5]}}, all from 0 to 1, is {halving}")
-    return sorted(
-        {rung for rung in (int(part * iterations) for part in fractions[1:]) if game_start < rung < iterations}
-    )
+    return sorted({rung for rung in (int(part * iterations) for part in halving.at) if game_start < rung < iterations})
 
 
 def finished(training: Training, samples: int) -> list[dict[str, Any]]:

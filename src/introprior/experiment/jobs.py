@@ -24,7 +24,7 @@ from introprior.experiment import cells
 from introprior.experiment.config import Configuration, image_cell
 from introprior.experiment.config.density import DensityEvaluation, Fraction, beta_neg
 from introprior.experiment.config.images import FewAndMany, OfDataset, text
-from introprior.experiment.fields import AllOrCount, Count, Listed, Model, Natural, Positive, Rising, Seed, Some
+from introprior.experiment.fields import AllOrCount, Cell, Count, Listed, Model, Natural, Positive, Rising, Seed, Some
 from introprior.experiment.protocol import TrainingProtocol
 from introprior.experiment.run import DensityTraining, ImageTraining
 
@@ -50,7 +50,7 @@ class Search(Model):
     """Options of ``introprior search``: one slice of a cell's grid."""
 
     dataset: str
-    cell: str
+    cell: Cell
     protocol: TrainingProtocol = TrainingProtocol()
     training: DensityTraining = DensityTraining()
     seed: Seed = 0
@@ -63,10 +63,11 @@ class Train(Model):
     """Options of ``introprior train`` in 2D: all seeds of a cell."""
 
     dataset: str
-    cell: str
+    cell: Cell
     protocol: TrainingProtocol = TrainingProtocol()
     training: DensityTraining = DensityTraining()
     seeds: Some[Seed] = (0, 1, 2, 3, 4)
+    betas: Betas | None = None
 
 
 class Evaluate(DensityEvaluation):
@@ -83,7 +84,7 @@ class TrainImages(Model):
     """Options of ``introprior warmup`` and, on images, ``introprior train``: one run."""
 
     dataset: str
-    cell: str
+    cell: Cell
     protocol: TrainingProtocol = TrainingProtocol()
     training: ImageTraining
     seeds: Annotated[Some[Seed], Field(max_length=1)] = (0,)

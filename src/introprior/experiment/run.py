@@ -40,7 +40,7 @@ class GameNumbers(Model):
     clip_steepness: Positive = option(10.0, "Steepness K of the soft clipping of the components' log-variances.")
 
 
-class Training(GameNumbers):
+class AnyTraining(GameNumbers):
     """A training counted in iterations, the warm-up included."""
 
     iterations: Count
@@ -69,7 +69,7 @@ class Training(GameNumbers):
         raise NotImplementedError
 
 
-class DensityTraining(Training):
+class DensityTraining(AnyTraining):
     """How a 2D cell is trained."""
 
     iterations: Count = option(30_000, "Iterations in all, warm-up included.", stage="game")
@@ -94,7 +94,7 @@ class DensityTraining(Training):
         return 2
 
 
-class ImageTraining(Training):
+class ImageTraining(AnyTraining):
     """How a run on images is trained, counted in iterations like all others; the defaults are Fashion-MNIST's.
 
     An epoch of 60,000 images in batches of 128 has 469 iterations; the paper's runs have 220 epochs, the first 20 as a
@@ -142,7 +142,7 @@ class Run(Model):
     dataset: str
     cell: Annotated[InstanceOf[cells.Cell], BeforeValidator(_cell), PlainSerializer(lambda cell: cell.name)]
     members: Annotated[Listed[Member], Field(min_length=1)]
-    training: Any
+    training: AnyTraining
     protocol: TrainingProtocol = TrainingProtocol()
 
     @model_validator(mode="after")

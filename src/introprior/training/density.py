@@ -8,22 +8,23 @@ import torch
 from torch import Tensor
 
 from introprior.data import density as data
+from introprior.data.catalogue import check_size
+from introprior.experiment.run import DensityRun
 from introprior.game.model import IntroVAE
 from introprior.game.networks import MLPDecoder, MLPEncoder
 from introprior.game.priors import Start
 from introprior.training.loop import Training, warmups
-from introprior.training.options import Run
 
 DATA_DIM = 2
 
 
-def begin(run: Run, device: torch.device) -> Training:
+def begin(run: DensityRun, device: torch.device) -> Training:
     """A 2D run at its beginning: networks, prior and data for every distinct warm-up.
 
     The members' networks, and what their prior starts from, depend on their seeds alone and are drawn on the CPU, so
     that a member begins alike in any company and on any device.
     """
-    data.check_size(run.dataset, run.training.batch_size, "training.batch_size")
+    check_size(run.dataset, run.training.batch_size, "training.batch_size")
     generators = [torch.Generator().manual_seed(member.seed) for member in warmups(run)]
     encoder, decoder = _networks(run, generators)
     start = Start(
@@ -41,18 +42,18 @@ def begin(run: Run, device: torch.device) -> Training:
     )
 
 
-def networks(run: Run) -> tuple[MLPEncoder, MLPDecoder]:
+def networks(run: DensityRun) -> tuple[MLPEncoder, MLPDecoder]:
     """Encoder and decoder of the run's shapes, to be filled from a checkpoint."""
     return _networks(run, [torch.Generator().manual_seed(member.seed) for member in run.members])
 
 
-def _networks(run: Run, generators: list[torch.Generator]) -> tuple[MLPEncoder, MLPDecoder]:
+def _networks(run: DensityRun, generators: list[torch.Generator]) -> tuple[MLPEncoder, MLPDecoder]:
     options = run.training
     sizes = (DATA_DIM, options.latent_dim, options.hidden_width, options.hidden_layers)
     return MLPEncoder(*sizes, generators), MLPDecoder(*sizes, generators)
 
 
-def _points(run: Run, count: int, generator: torch.Generator) -> Tensor:
+def _points(run: DensityRun, count: int, generator: torch.Generator) -> Tensor:
     """Data for a prior to start from: the first rows ``[count, 2]`` of a shuffled batch of the training's size.
 
     Not a batch of ``count``: Rings and 2Spirals lay out a batch by its size (protocol note 2.2), and as many points

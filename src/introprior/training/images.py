@@ -9,17 +9,17 @@ from torch import Tensor
 
 from introprior.data.images.splits import Epochs, ImageSplit, load, to_unit
 from introprior.errors import UserError
+from introprior.experiment.run import ImageRun
 from introprior.game.model import IntroVAE
 from introprior.game.networks import ConvDecoder, ConvEncoder
 from introprior.game.priors import Start
 from introprior.training.loop import Training
-from introprior.training.options import ImageTrainingOptions, Run
 
 PIXELS = (0.0, 1.0)
 """The range that pseudo-inputs are clamped to, as in the authors' code (where those at a bound never move)."""
 
 
-def begin(run: Run, device: torch.device, folder: Path) -> Training:
+def begin(run: ImageRun, device: torch.device, folder: Path) -> Training:
     """An image run at its beginning.
 
     The seed decides on the networks' weights and on which images the pseudo-inputs start as. Batches come in an order
@@ -34,7 +34,6 @@ def begin(run: Run, device: torch.device, folder: Path) -> Training:
         UserError: several members; a dataset of another shape; more components than images.
     """
     options = run.training
-    assert isinstance(options, ImageTrainingOptions)
     if len(run.members) > 1:
         raise UserError(f"{run.dataset}/{run.cell.name}: image runs have one member each; start one run a seed")
     split = load(folder, "train")
@@ -56,15 +55,14 @@ def begin(run: Run, device: torch.device, folder: Path) -> Training:
     return training
 
 
-def networks(run: Run) -> tuple[ConvEncoder, ConvDecoder]:
+def networks(run: ImageRun) -> tuple[ConvEncoder, ConvDecoder]:
     """Encoder and decoder of the run's shapes, to be filled from a checkpoint."""
     options = run.training
-    assert isinstance(options, ImageTrainingOptions)
     sizes = (options.shape, options.latent_dim, options.widths)
     return ConvEncoder(*sizes), ConvDecoder(*sizes)
 
 
-def _model(run: Run, split: ImageSplit) -> IntroVAE:
+def _model(run: ImageRun, split: ImageSplit) -> IntroVAE:
     """Drawn with the run's seed: the networks, and what the prior starts from, images of the split for example."""
     seed = run.members[0].seed
 

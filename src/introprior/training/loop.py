@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,14 +15,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from introprior.errors import UserError
+from introprior.experiment.run import Member, Run
 from introprior.game import losses
 from introprior.game.distributions import Posterior
-from introprior.game.losses import Betas
+from introprior.game.losses import Betas, Rules
 from introprior.game.model import IntroVAE
+from introprior.game.priors import Conversion
 from introprior.game.randomness import MemberStreams
 from introprior.training import checkpoints
 from introprior.training.adam import Adam
-from introprior.training.options import Member, Run
 from introprior.training.watch import Watch
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Training:
 
     def __init__(self, run: Run, model: IntroVAE, batch: Callable[[int, MemberStreams], Tensor], device: torch.device):
         self.run, self.model, self.batch, self.device = run, model.to(device), batch, device
-        self.rules = run.rules
+        self.rules = rules(run)
         self.iteration = 0
         self.members: list[Member] = warmups(run)
         self.history = History([])
@@ -154,7 +154,7 @@ class Training:
 
     def _convert(self) -> None:
         before = self.model.prior
-        self.model.prior = before.convert(self.model.encode, self.run.conversion)
+        self.model.prior = before.convert(self.model.encode, conversion(self.run))
         if self.model.prior is not before:
             anew = PLAYERS if self.run.protocol.conversion_resets_optimizers else ("prior",)
             self.optimizers.update({player: self._adam(player) for player in anew})
@@ -278,7 +278,7 @@ class Training:
         return {
             "run": self.run.as_dict(),
             "iteration": self.iteration,
-            "members": [dataclasses.asdict(member) for member in self.members],
+            "members": [member.dump() for member in self.members],
             "model": checkpoints.model_state(self.model),
             "optimizers": {player: optimizer.state() for player, optimizer in self.optimizers.items()},
             "streams": self.streams.state(),
@@ -310,7 +310,7 @@ class Training:
             raise UserError(f"{where}: the warm-up of another run (it differs in {names}); give this run's own")
         if (there := state["iteration"]) > self.game_start:
             raise UserError(f"{where}: went beyond the warm-up, to iteration {there}; give a warm-up's end")
-        self._take_over({**state, "members": [dataclasses.asdict(member) for member in warmups(self.run)]})
+        self._take_over({**state, "members": [member.dump() for member in warmups(self.run)]})
 
     def _take_over(self, state: dict[str, Any]) -> None:
         checkpoints.restore(self.model, state["model"], self.device)
@@ -329,8 +329,35 @@ def warmups(run: Run) -> list[Member]:
     return list(dict.fromkeys(member.warmup for member in run.members))
 
 
+def rules(run: Run) -> Rules:
+    """The game's numbers and choices; a loss scale per element is 1/2 in 2D, 1/(CHW) for images."""
+    training, protocol = run.training, run.protocol
+    return Rules(
+        scale=1 / training.data_elements if protocol.loss_scale == "per-element" else 1.0,
+        alpha=training.alpha,
+        gamma=training.gamma,
+        gamma_r=training.gamma_r,
+        r_entropy=training.r_entropy,
+        monte_carlo_samples=0 if run.cell.closed_form_kl else training.monte_carlo_samples,
+        reconstructions_are_fakes=protocol.fake_terms == "generated-and-reconstructed",
+        fresh_noise=protocol.decoder_noise == "fresh",
+        gamma_r_terms=protocol.gamma_r_terms == "compute",
+        normalised_entropy=protocol.responsibility_weight == "normalised-scaled",
+    )
+
+
+def conversion(run: Run) -> Conversion:
+    """How the prior changes before the game."""
+    return Conversion(run.protocol.conversion_logits, run.protocol.component_variance, run.training.clip_steepness)
+
+
+def betas(member: Member) -> Betas:
+    """As the losses take them."""
+    return Betas(member.beta_rec, member.beta_kl, member.beta_neg or 0.0)
+
+
 def _betas(members: Sequence[Member], device: torch.device) -> Betas:
-    columns = zip(*(member.betas for member in members), strict=True)
+    columns = zip(*map(betas, members), strict=True)
     return Betas(*(torch.tensor(column, device=device).unsqueeze(-1) for column in columns))
 
 
