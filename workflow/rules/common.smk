@@ -8,12 +8,13 @@ from shlex import quote
 from snakemake.logging import logger
 
 import introprior
-from introprior import configuration, costs, files, image_configuration
-from introprior.experiment.cells import TABLE4_SETTINGS
 from introprior.errors import UserError
-from introprior.experiment.sources import closure
+from introprior.experiment import configuration, image_configuration
+from introprior.experiment.cells import TABLE4_SETTINGS
 from introprior.experiment.paths import NAMED, Paths
-from introprior.reporting import captions
+from introprior.experiment.sources import closure
+from introprior.operations import costs, files
+from introprior.reporting.tables import captions
 
 SCHEMA = workflow.source_path("../schemas/config.schema.yaml")
 
