@@ -14,6 +14,7 @@ from introprior.experiment import cells
 from introprior.experiment.configuration import DATASETS
 from introprior.operations import files, provenance
 from introprior.operations.progress import Progress
+from introprior.reporting import read
 
 Facts = told.Facts
 
@@ -65,7 +66,9 @@ def search(given: argparse.Namespace) -> Facts:
             if halving and end < run.training.iterations and training.watch.alive():
                 search.drop_losers(training, halving["keep"], samples)
         rows = search.finished(training, samples) + training.notes.get("dropped", [])
-        files.write_csv(given.output, search.in_order(rows, run.members), search.COLUMNS)
+        named = {"dataset": run.dataset, "cell": run.cell.name}
+        rows = [{**named, **row} for row in search.in_order(rows, run.members)]
+        files.write_csv(given.output, rows, (*named, *search.COLUMNS))
         told.finish(state, progress)
     return told.facts(run, device) | {"iterations": training.iteration, "resumed": resumed}
 
@@ -76,7 +79,8 @@ def select(given: argparse.Namespace) -> Facts:
     cells.parse(given.cell, "--cell")
     named = {"dataset": given.dataset, "cell": given.cell}
     if given.slices:
-        chosen = {"source": "search", **selection.choose(selection.read_slices(given.slices))}
+        tried = read.slices(given.slices)
+        chosen = {"source": "search", **selection.choose(tried, given.dataset, given.cell)}
     else:
         try:
             chosen = json.loads(given.published)
@@ -124,8 +128,9 @@ def train(given: argparse.Namespace) -> Facts | None:
                 "provenance": provenance.origin(told.device_name(device), started),
             },
         )
-        rows = [{"seed": run.members[row.pop("member")].seed, **row} for row in training.history.tidy()]
-        files.write_csv(given.history, rows, ("iteration", "seed", "quantity", "value"))
+        named = {"dataset": run.dataset, "cell": run.cell.name}
+        rows = [{**named, "seed": run.members[row.pop("member")].seed, **row} for row in training.history.tidy()]
+        files.write_csv(given.history, rows, ("dataset", "cell", "iteration", "seed", "quantity", "value"))
         told.finish(state, progress)
     told.tell_divergence(run, training.records())
     return told.facts(run, device, training, resumed)

@@ -26,7 +26,6 @@ from introprior.training import checkpoints
 from introprior.training.density import empty
 from introprior.training.options import Run
 
-METRICS = ("gnELBO", "KL", "JSD", "JSD_nats")
 _POINTS = {"cpu": 1024, "cuda": 8192}  # points of the plane at once; on a CPU, of all members together
 
 
@@ -117,18 +116,18 @@ def measure(ensemble: Ensemble, options: dict[str, Any], device: torch.device) -
     run, model = ensemble.run, ensemble.model
     limit = data.limit(run.dataset)
     streams = MemberStreams([member.seed + run.training.iterations - 1 for member in run.members], device)
-    values = histogram_metrics(run.dataset, model, streams, options["samples"])
+    histograms = histogram_metrics(run.dataset, model, streams, options["samples"])
     noise = streams.normal(options["monte_carlo_samples"], run.training.latent_dim)
     grid = negative_elbo(model, plane(limit, options["grid"], device), noise).cpu().numpy()
     real = streams.draw(lambda generators: data.sample_members(run.dataset, options["data_points"], generators))
     energies = negative_elbo(model, real, noise).cpu().numpy()
-    values["gnELBO"] = [metrics.gnelbo(*pair) for pair in zip(grid, energies, strict=True)]
+    values = {"gnELBO": [metrics.gnelbo(*pair) for pair in zip(grid, energies, strict=True)], **histograms}
     floors = metrics.floors(run.dataset, options["samples"], limit, repeats=20, seed=0)
     rows = []
     for e, (member, record) in enumerate(zip(run.members, ensemble.records, strict=True)):
         common = {"dataset": run.dataset, "cell": run.cell.name, "seed": member.seed}
-        for metric in METRICS:
-            value, status, detail = float(values[metric][e]), record["status"], record["detail"]
+        for metric, of_members in values.items():
+            value, status, detail = float(of_members[e]), record["status"], record["detail"]
             if status == "ok" and not math.isfinite(value):
                 status, detail = "diverged", f"{metric} is not finite"
                 if metric != "gnELBO":

@@ -1,9 +1,13 @@
-"""What a table must say of itself: its scale and its plus-minus sign. Plain Python, cheap to import."""
+"""What a table must say of itself: its scale, its plus-minus sign, how far it met the paper. Cheap to import."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from introprior.reporting.tables.layout import CROSS, TICK
+
+DIVERGED = "Seeds that diverged are left out of the mean and counted beside it; “diverged” stands where all did."
 
 PAPER_SCALE = "Settings as in the paper."
 
@@ -44,6 +48,7 @@ _IMAGE_PHRASES = {
     "evaluation.classifier_epochs": "a classifier of {} epochs",
 }
 _IMAGES = ("stand_ins", "r_entropy", "by_dataset.", "probes.", "training.epochs", "evaluation.features")
+_STD, _SEM = "standard deviation (ddof = 0)", "standard error of the mean"
 # They choose what is shown or how work is cut up: no number changes with them.
 _IGNORED = frozenset({"datasets", "cells", "search.members_per_job"})
 # The scale: with other values the numbers are of another kind. What else differs is worth comparing.
@@ -96,11 +101,40 @@ def spread_sentence(spread: str, seeds: int) -> str:
     """What follows the sign ± in a table of ``seeds`` seeds; ``spread`` is ``std`` or ``sem``."""
     if seeds < 2:
         return "One seed, hence no spread."
-    kinds = {
-        "std": "standard deviation (ddof = 0)",
-        "sem": "standard error of the mean (standard deviation with ddof = 0, divided by √n)",
-    }
+    kinds = {"std": _STD, "sem": f"{_SEM} (standard deviation with ddof = 0, divided by √n)"}
     return f"Mean ± {kinds[spread]} over {seeds} seeds."
+
+
+def comparison_sentence(spread: str, notes: Sequence[str], answers: Sequence[str], images: bool, scale: str) -> str:
+    """What a table beside the paper's says of itself.
+
+    Args:
+        spread: what follows the sign ± of ours, ``std`` or ``sem``.
+        notes: sentences on what has no counterpart in the paper.
+        answers: of each published value, see :func:`tally`.
+        images: whether it is a table of images.
+        scale: a sentence on the scale.
+    """
+    spreads = {"std": _STD, "sem": _SEM}
+    sentences = [f"Ours is the mean over all seeds that finished, never the best one, ± {spreads[spread]}.", *notes]
+    if answers:
+        sentences += [
+            f"{TICK}: the difference is at most twice the combined standard error √(sem² of ours + sem² of the paper), "
+            f"{CROSS}: it is larger; unmarked: fewer than two seeds gave a number"
+            f"{', or the paper prints no spread' if images else ''}. The paper's ± is read as the standard deviation "
+            f"over {'three seeds; it may be the standard error, which would widen the tolerance' * images}"
+            f"{'five seeds' * (not images)}.",
+            tally(answers),
+        ]
+    return " ".join(filter(None, [*sentences, scale]))
+
+
+def tally(answers: Sequence[str]) -> str:
+    """``Of 72 published values 60 can be judged; 41 of these are met.``; an answer is ``yes``, ``no`` or ``NA``."""
+    judged = [answer for answer in answers if answer != "NA"]
+    if not judged:
+        return f"None of {len(answers)} published values can be judged."
+    return f"Of {len(answers)} published values {len(judged)} can be judged; {judged.count('yes')} of these are met."
 
 
 def _of_any_dataset(key: str) -> tuple[str, str]:
