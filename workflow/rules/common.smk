@@ -205,23 +205,26 @@ def figure(name):
     return [f"{FIGURES}/{name}.{suffix}" for suffix in ("pdf", "png")]
 
 
-def reported(files, suffix, caption, result, category="Density estimation in 2D"):
-    """The files; those with the suffix go into Snakemake's report."""
-    place = {"caption": f"../report/{caption}.rst", "category": category}
-    labels = [{"result": result, "file": Path(path).name} for path in files]
-    return [
-        path if not path.endswith(suffix) else report(path, **place, labels=label) for path, label in zip(files, labels)
-    ]
+def reported(path, caption, result, category):
+    """A file that goes into Snakemake's report.
+
+    It has one label: of two whose values alternate the report makes a switch, and fails where a file has no counterpart.
+    """
+    return report(path, caption=f"../report/{caption}.rst", category=category, labels={"result": result})
 
 
-def scale(*keys):
-    """How the given keys of the density section differ from the paper's: a sentence for captions."""
-    return scale_sentence(lambda c: configuration.comparable(c, keys))
-
-
-def image_scale():
-    """How the images section differs from the paper's: a sentence for captions."""
-    return scale_sentence(lambda c: image_configuration.comparable(c, IMAGE_DATASETS))
+def request(number, cells):
+    """What a table is asked to show."""
+    if number in IMAGE_TABLES:
+        section, scale = config["images"], lambda c: image_configuration.comparable(c, IMAGE_DATASETS)
+        told = {key: section["probes"][key] for key in ("svm_iterations", "neighbours")}
+        told |= {"primary": PRIMARY, "entropy": image_configuration.entropy(config)}
+    else:
+        keys = ("training", "search") if number == 3 else ("seeds", "training", "search", "evaluation")
+        section, scale, told = config["density"], lambda c: configuration.comparable(c, keys), {}
+    if number != 3:  # of the hyperparameters there is one run per setting
+        told |= {"seeds": section["seeds"], "spread": configuration.spread(config)}
+    return {"datasets": section["datasets"], "cells": cells, "scale": scale_sentence(scale), **told}
 
 
 def scale_sentence(comparable):
@@ -230,22 +233,9 @@ def scale_sentence(comparable):
     return captions.scale_sentence(config["experiment"], ours, paper)
 
 
-def image_results(cells):
-    """All that was measured of all runs of the cells."""
-    return [*runs(f"{RUN}/metrics.csv", cells), *runs(f"{RUN}/probes.csv", cells)]
-
-
-def image_table(number):
-    """What a table of image runs is told."""
-    return {
-        "number": number,
-        "datasets": IMAGE_DATASETS,
-        "cells": config["tables"][f"table{number}"],
-        "seeds": config["images"]["seeds"],
-        "spread": configuration.spread(config),
-        "scale": image_scale(),
-        "primary": PRIMARY,
-        "entropy": image_configuration.entropy(config),
-        "svm_iterations": config["images"]["probes"]["svm_iterations"],
-        "neighbours": config["images"]["probes"]["neighbours"],
-    }
+def measured(number, cells):
+    """The results that a table shows."""
+    if number not in IMAGE_TABLES:
+        return {"results": each(HYPERPARAMETERS if number == 3 else CELL_METRICS, cells)}
+    choices = expand(CHOSEN_TABLE2 if number == 2 else CHOSEN, dataset=IMAGE_DATASETS)
+    return {"results": [*runs(f"{RUN}/metrics.csv", cells), *runs(f"{RUN}/probes.csv", cells)], "chosen": choices}
