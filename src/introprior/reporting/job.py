@@ -17,9 +17,8 @@ from introprior.operations import provenance
 def job(snakemake: Any) -> Iterator[None]:
     """The work of a script, logged and recorded.
 
-    Args:
-        snakemake: what Snakemake hands to its scripts. Sources of the package and the script itself, which are among
-            the inputs so that their changes outdate the outputs, are not recorded one by one.
+    Sources of the package and the script itself, which are among the inputs so that their changes outdate the outputs,
+    are not recorded one by one.
     """
     with logged(snakemake.log):
         sources = (provenance.PACKAGE, Path(snakemake.scriptdir))

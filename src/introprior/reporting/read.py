@@ -60,7 +60,8 @@ _BETAS: Columns = {"beta_rec": _number, "beta_kl": _number, "beta_neg": _measure
 
 def metrics(paths: Paths) -> Rows:
     """``metrics.csv``, ``probes.csv``: dataset, cell, r_entropy (images only), seed, metric, value, status, detail."""
-    rows, origin = [], {}
+    rows: Rows = []
+    origin: dict[tuple[str, str], str] = {}
     for where, row in _records(paths, {**_CELL, "seed": int, "metric": str, **_FATE}, {"r_entropy": _number}):
         metric(row["metric"], where)
         r_entropy = f", r_entropy {row['r_entropy']:g}" if "r_entropy" in row else ""
@@ -74,7 +75,7 @@ def metrics(paths: Paths) -> Rows:
 
 def slices(paths: Paths) -> Rows:
     """Slices of searches: dataset, cell, beta_rec, beta_kl, beta_neg (NaN for a VAE), seed, KL, status, detail."""
-    columns = {**_CELL, **_BETAS, "seed": int, "KL": _measured, "status": str, "detail": str}
+    columns: Columns = {**_CELL, **_BETAS, "seed": int, "KL": _measured, "status": str, "detail": str}
     return [row for _, row in _records(paths, columns)]
 
 

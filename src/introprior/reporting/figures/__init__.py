@@ -1,5 +1,7 @@
-"""The figures, a module each, named after it. Its function ``draw`` takes the data by name, see :data:`READERS`, and the
-parameters of the workflow's rule, and depends on nothing else: neither on a notebook's nor on a user's settings.
+"""The figures, a module each, named after it.
+
+Its function ``draw`` takes data by name, see :data:`READERS`, and the parameters of the workflow's rule. A figure
+depends on nothing else: neither on a notebook's nor on a user's settings of Matplotlib.
 """
 
 from __future__ import annotations
@@ -17,10 +19,7 @@ from introprior.reporting import read
 
 os.environ["MPLBACKEND"] = "agg"  # seaborn imports pyplot, which would look for the backend of a notebook
 
-FIGURES = (
-    *("figure2", "figure3", "figure4", "figure5", "figure6", "figureS2", "figureS3"),
-    *("search", "samples"),
-)
+FIGURES = ("figure2", "figure3", "figure4", "figure5", "figure6", "figureS2", "figureS3", "search", "samples")
 
 READERS = {
     "histories": lambda paths: pd.DataFrame(read.histories(paths)),

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 
 from introprior.errors import UserError
 from introprior.metrics.registry import metric as registered
+from introprior.reporting.figures.style import say
 
 RUN = ["dataset", "cell", "r_entropy", "seed"]
+POINT = [*RUN, "panel", "epoch", "value"]
 
 MOST_POINTS = 200
 """Points of a curve; more are averaged with their neighbours."""
 
-_COLUMNS = ("epoch", "metric", "value", "status")
 _LOSSES = ("vae_loss", "encoder_loss", "decoder_loss")
 
 
@@ -31,27 +34,26 @@ def courses(
         metric: of the distances.
 
     Returns:
-        The runs: :data:`RUN`, game (epoch of the first adversarial iteration) and diverged (epoch at which that was first
-        noted), NaN where neither came. The finite values: :data:`RUN`, panel (0: the quantity, 1: the distance), epoch,
-        value.
+        The runs: :data:`RUN`, and the epochs at which the game began and at which divergence was first noted, game and
+        diverged, NaN where they didn't. Their finite values: :data:`POINT`, panel 0 the quantity, 1 the distance.
 
     Raises:
         UserError: an unknown metric, or distances of a run without its history.
     """
     registered(metric, "figures")
-    distances = distances[distances["metric"] == metric] if len(distances) else pd.DataFrame(columns=[*RUN, *_COLUMNS])
+    distances = distances.reindex(columns=[*RUN, "epoch", "metric", "value", "status"]).query("metric == @metric")
     end = histories.groupby(RUN)["epoch"].max()
-    for run in set(map(tuple, distances[RUN].to_numpy())) - set(end.index):
-        raise UserError(f"figures: distances.csv of {run[0]}/{run[1]} comes without the run's history.csv; give both")
+    for dataset, cell, *_ in set(distances.groupby(RUN).groups) - set(end.index):
+        raise UserError(f"figures: distances.csv of {dataset}, {cell} comes without the run's history.csv; give both")
     fatal = histories[histories["quantity"].isin(_LOSSES) & ~np.isfinite(histories["value"])]
     missed = distances[distances["status"] == "diverged"].groupby(RUN)["epoch"].min()
-    noted = [fatal.groupby(RUN)["epoch"].min(), missed.clip(upper=end)]  # an epoch that was not reached has a row too
+    # A distance that was missed has the epoch for which it was planned, though the run may have ended before.
+    noted = pd.concat([fatal.groupby(RUN)["epoch"].min(), missed.clip(upper=end)], axis=1).min(axis=1)
     game = histories[histories["quantity"] == "encoder_loss"].groupby(RUN)["epoch"].min()
-    runs = pd.DataFrame({"game": game, "diverged": pd.concat(noted, axis=1).min(axis=1)}, index=end.index)
+    runs = pd.DataFrame({"game": game, "diverged": noted}, index=end.index).reset_index()
     parts = [histories[histories["quantity"] == quantity].assign(panel=0), distances.assign(panel=1)]
-    values = pd.concat([part[[*RUN, "panel", "epoch", "value"]] for part in parts if len(part)], ignore_index=True)
-    values = values[np.isfinite(values["value"])].groupby([*RUN, "panel", "epoch"], as_index=False)["value"].mean()
-    return runs.reset_index(), values
+    values = pd.concat([part[POINT] for part in parts if len(part)], ignore_index=True)
+    return runs, values[np.isfinite(values["value"])].groupby(POINT[:-1], as_index=False)["value"].mean()
 
 
 def thinned(values: pd.DataFrame, points: int = MOST_POINTS) -> pd.DataFrame:
@@ -60,19 +62,28 @@ def thinned(values: pd.DataFrame, points: int = MOST_POINTS) -> pd.DataFrame:
     if len(epochs) <= points:
         return values
     block = np.arange(len(epochs)) * points // len(epochs)
-    middle = pd.Series(epochs).groupby(block).transform("mean").to_numpy()
-    epoch = values["epoch"].map(dict(zip(epochs, middle, strict=True)))
+    middle = pd.Series(epochs, epochs).groupby(block).transform("mean")
     others = [name for name in values if name not in ("epoch", "value")]
-    return values.assign(epoch=epoch).groupby([*others, "epoch"], as_index=False)["value"].mean()
+    thin = values.assign(epoch=values["epoch"].map(middle))
+    return thin.groupby([*others, "epoch"], as_index=False)["value"].mean()
 
 
-def cross(axis: Axes, runs: pd.DataFrame, values: pd.DataFrame, by: str, palette: Mapping[object, str]) -> None:
-    """Mark where runs diverged, on the level of their last finite value; dotted is what was not measured."""
+def draw_curves(
+    axis: Axes, runs: pd.DataFrame, values: pd.DataFrame, by: str, palette: Mapping[Any, str], **style: Any
+) -> None:
+    """Means over seeds, bands of their range; a cross where a run diverged, on the level of its last finite value."""
+    points = {"marker": "o", "mew": 0} if values["panel"].any() else {}
+    sns.lineplot(
+        thinned(values), x="epoch", y="value", hue=by, palette=palette, errorbar=("pi", 100), legend=False, ax=axis,
+        err_kws={"alpha": 0.15, "lw": 0, "zorder": 0}, **points, **style,
+    )  # fmt: skip
     for run in runs[runs["diverged"].notna()].to_dict("records"):
-        curve = values[(values[RUN] == pd.Series(run)[RUN]).all(axis=1)]
-        if curve.empty:
-            continue
-        last, colour = curve.loc[curve["epoch"].idxmax()], palette[run[by]]
-        span, level = [last["epoch"], max(run["diverged"], last["epoch"])], last["value"]
-        axis.plot(span, [level, level], color=colour, lw=0.7, ls=(0, (1, 1.5)))
-        axis.plot(run["diverged"], level, marker="x", ms=5, mew=1.2, color=colour, ls="", clip_on=False)
+        curve = values[(values[RUN] == pd.Series(run)[RUN]).all(axis=1)].sort_values("epoch")
+        if len(curve):
+            (last, level), end = curve[["epoch", "value"]].to_numpy()[-1], run["diverged"]
+            axis.plot([last, max(end, last)], [level] * 2, color=palette[run[by]], lw=0.7, ls=(0, (1, 1.5)))
+            axis.plot(end, level, marker="x", ms=5, mew=1.2, color=palette[run[by]], ls="", clip_on=False)
+    if values.empty:
+        say(axis, "no run" if runs.empty else "diverged")
+    axis.set(xlabel="", ylabel="")
+    sns.despine(ax=axis)

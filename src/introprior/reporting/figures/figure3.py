@@ -26,8 +26,8 @@ def draw(density_panels: Iterable[Mapping[str, Any]], datasets: Sequence[str], c
     """The figure.
 
     Args:
-        density_panels: of the datasets and cells, in any order, see :func:`introprior.reporting.read.density_panels`. Where
-            one is not given the panels stay empty and say so; where the run diverged they say that.
+        density_panels: of the datasets and cells, in any order. Where one is not given the panels stay empty and say
+            so; where the run diverged they say that.
         datasets: the rows.
         cells: the groups of columns.
     """

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
@@ -18,11 +16,11 @@ from introprior.data.images import dataset as catalogue
 from introprior.errors import UserError
 from introprior.experiment import cells as naming
 from introprior.metrics.registry import METRICS
-from introprior.reporting.figures.curves import courses, cross, thinned
-from introprior.reporting.figures.style import CYCLE, DATA, INK, MUTED, TEXT_WIDTH, fit_scale, key, say
+from introprior.reporting.figures.curves import courses, draw_curves
+from introprior.reporting.figures.style import CYCLE, DATA, INK, MUTED, TEXT_WIDTH, fit_scale, key
 
-DASHES: dict[bool, tuple[float, ...] | str] = {False: (1, 1.65), True: ""}
-"""Lines by whether contributions are learnable: dotted and solid."""
+LINES = {False: (":", (1, 1.65), "without LC"), True: ("-", "", "with LC")}
+"""By whether contributions are learnable: the line in the key, its dashes, and what it is called."""
 
 
 def draw(
@@ -34,7 +32,7 @@ def draw(
     seeds: Sequence[int],
     metric: str,
 ) -> Figure:
-    """The figure: lines are means over the seeds that got so far, bands their extremes, a cross where a seed diverged.
+    """The figure: lines are means over the seeds that got so far, bands their range, a cross where a seed diverged.
 
     Args:
         histories, distances: of the runs. Where a panel has no run it says so.
@@ -52,10 +50,9 @@ def draw(
     palette = {r: DATA if r == 0 else next(further) for r in r_entropy}
     learnable = {cell.name: cell.learnable_contributions for cell in mixtures}
     runs, values = (
-        part[part["cell"].isin(learnable) & part["r_entropy"].isin(palette) & part["seed"].isin(seeds)]
+        part[part["r_entropy"].isin(palette) & part["seed"].isin(seeds)].assign(learnable=part["cell"].map(learnable))
         for part in courses(histories, distances, "responsibility_entropy", metric)
     )
-    values = values.assign(learnable=values["cell"].map(learnable))
     figure = Figure(figsize=(TEXT_WIDTH, 2.1 * len(datasets) + 0.5), layout="constrained")
     blocks = np.ravel(figure.subfigures(len(datasets), 1, squeeze=False))
     for block, dataset in zip(blocks, datasets, strict=True):
@@ -63,9 +60,10 @@ def draw(
         panels = block.subplots(2, len(columns), sharex=True, sharey="row", squeeze=False)
         for column, (components, intro_prior) in zip(panels.T, columns, strict=True):
             group = [c.name for c in mixtures if (c.components, c.intro_prior) == (components, intro_prior)]
-            shown = [part[(part["dataset"] == dataset) & part["cell"].isin(group)] for part in (runs, values)]
+            there, points = (part[(part["dataset"] == dataset) & part["cell"].isin(group)] for part in (runs, values))
             for panel, axis in enumerate(column):
-                _curves(axis, shown[0], shown[1][shown[1]["panel"] == panel], palette, {"marker": "o"} if panel else {})
+                shown, dashes = points[points["panel"] == panel], {lc: line[1] for lc, line in LINES.items()}
+                draw_curves(axis, there, shown, "r_entropy", palette, style="learnable", dashes=dashes, lw=1, ms=2)
             column[0].set_title(f"MoG({components}), {'IP' if intro_prior else 'fixed'}")
             column[1].set_xlabel("epoch")
         panels[0, 0].set(ylim=(-0.03, 1.03), ylabel="normalised\nentropy")
@@ -73,27 +71,9 @@ def draw(
         fit_scale(panels[1, 0], *(line.get_ydata() for axis in panels[1] for line in axis.lines))
         panels[1, 0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
     handles = [key(rf"r$_\mathrm{{entropy}}$ = {r:g}", color=colour, lw=1.2) for r, colour in palette.items()]
-    words = {False: "without LC", True: "with LC"}
-    lines = {False: ":", True: "-"}
-    handles += [key(words[lc], color=INK, lw=1, ls=lines[lc]) for lc in sorted(set(learnable.values()))]
+    handles += [key(LINES[lc][2], color=INK, lw=1, ls=LINES[lc][0]) for lc in sorted(set(learnable.values()))]
     handles += [Patch(color=MUTED, alpha=0.25, lw=0, label="range over seeds")] * (len(seeds) > 1)
     handles += [key("diverged", color=INK, marker="x", ms=4, mew=1)] * bool(runs["diverged"].notna().any())
     across = len(handles) if len(handles) <= 7 else math.ceil(len(handles) / 2)
     figure.legend(handles=handles, loc="outside lower center", ncols=across, columnspacing=1.3, handletextpad=0.5)
     return figure
-
-
-def _curves(
-    axis: Axes, runs: pd.DataFrame, values: pd.DataFrame, palette: Mapping[float, str], style: Mapping[str, str]
-) -> None:
-    """One panel: curves by learnable contributions and r_entropy."""
-    sns.lineplot(
-        thinned(values), x="epoch", y="value", hue="r_entropy", palette=palette, style="learnable",
-        dashes=DASHES, errorbar=("pi", 100), err_kws={"alpha": 0.15, "lw": 0, "zorder": 0}, lw=1, ms=2, mew=0,
-        legend=False, ax=axis, **style,
-    )  # fmt: skip
-    cross(axis, runs, values, "r_entropy", palette)
-    if values.empty:
-        say(axis, "no run" if runs.empty else "diverged")
-    axis.set(xlabel="", ylabel="")
-    axis.spines[["top", "right"]].set_visible(False)

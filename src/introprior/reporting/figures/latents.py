@@ -50,8 +50,7 @@ def latent_spaces(
         for place, cell in ((grid[i, j], cell) for i, line in enumerate(lines) for j, cell in enumerate(line) if cell):
             axis = block.add_subplot(place, xticks=[], yticks=[], box_aspect=SHAPE)
             axis.set_title(naming.parse(cell).label, loc="left", pad=2.5)
-            run = runs.get((dataset, cell))
-            if there(run, axis):
+            if run := there(runs, (dataset, cell), axis):
                 show(axis, run)
                 axis.set_title(" ".join(regularisation(run)), loc="right", fontsize=6, color=MUTED, pad=2.5)
         names = next((run["classes"] for key_, run in runs.items() if key_[0] == dataset), ())

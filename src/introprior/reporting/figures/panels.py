@@ -45,11 +45,14 @@ def chosen_runs(
     return runs
 
 
-def there(run: Run | None, *axes: Axes) -> bool:
-    """Whether there is a run to show; if not the panels say why."""
-    for axis in axes if run is None or not run["usable"] else ():
-        say(axis, "no run" if run is None else "diverged")
-    return run is not None and run["usable"]
+def there(runs: Mapping[tuple[str, str], Run], key: tuple[str, str], *axes: Axes) -> Run | None:
+    """The run to show, if there is one; if not the panels say why."""
+    run = runs.get(key)
+    if run and run["usable"]:
+        return run
+    for axis in axes:
+        say(axis, "diverged" if run else "no run")
+    return None
 
 
 def regularisation(run: Run) -> list[str]:
@@ -57,22 +60,14 @@ def regularisation(run: Run) -> list[str]:
     return [f"r = {run['r_entropy']:g}"] * (naming.parse(run["cell"]).prior == "mog")
 
 
-def montage(images: np.ndarray, columns: int, line: int = 1) -> np.ndarray:
-    """Images ``[N, C, H, W]`` side by side in rows of ``columns``, ``line`` white pixels around each: ``[h, w, C]``."""
-    rows = -(-len(images) // columns)
-    missing = rows * columns - len(images)
-    framed = np.pad(images, ((0, 0), (0, 0), (line, line), (line, line)), constant_values=255)
-    filled = np.pad(framed, ((0, missing), (0, 0), (0, 0), (0, 0)), constant_values=255)
-    _, channels, height, width = filled.shape
-    grid = filled.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
-    return grid.reshape(rows * height, columns * width, channels)
-
-
-def strip(axis: Axes, images: np.ndarray, columns: int, rows: int = 1) -> None:
-    """Draw up to rows x columns images, white where there are fewer; one channel in grey, three in colour."""
-    count = rows * columns
-    filled = np.pad(images[:count], ((0, max(0, count - len(images))), (0, 0), (0, 0), (0, 0)), constant_values=255)
-    picture = montage(filled, columns)
+def strip(axis: Axes, images: np.ndarray, columns: int, rows: int = 1, line: int = 1) -> None:
+    """Draw images ``[N, C, H, W]`` side by side, ``line`` white pixels around each and white where there are fewer than
+    rows x columns; one channel in grey, three in colour."""
+    missing = max(0, rows * columns - len(images))
+    frame = ((0, missing), (0, 0), (line, line), (line, line))
+    tiles = np.pad(images[: rows * columns], frame, constant_values=255)
+    tiles = tiles.reshape(rows, columns, *tiles.shape[1:]).transpose(0, 3, 1, 4, 2)  # [rows, H, columns, W, C]
+    picture = tiles.reshape(rows * tiles.shape[1], columns * tiles.shape[3], -1)
     grey = {"cmap": "gray", "vmin": 0, "vmax": 255} if picture.shape[-1] == 1 else {}
     axis.imshow(picture.squeeze(-1) if grey else picture, interpolation="nearest", **grey)
     axis.set_anchor("W")

@@ -32,13 +32,13 @@ def draw(image_panels: Iterable[Run], chosen: Choices, dataset: str, cells: Sequ
     grid = {"squeeze": False, "width_ratios": (GENERATED, PAIRS), "subplot_kw": {"xticks": [], "yticks": []}}
     panels = figure.subplots(len(cells), 2, **grid)
     for (generated, pairs), cell in zip(panels, cells, strict=True):
-        run, label = runs.get((dataset, cell)), naming.parse(cell).label
-        if there(run, generated, pairs):
+        label = naming.parse(cell).label
+        if run := there(runs, (dataset, cell), generated, pairs):
             label += "\n" + ", ".join([*regularisation(run), f"epoch {run['epoch']:g}"])
             strip(generated, run["samples"], GENERATED, rows=2)
-            shown = [run[name][:PAIRS] for name in ("real", "reconstructions")]
-            gap = np.full((PAIRS - len(shown[0]), *shown[0].shape[1:]), 255, np.uint8)
-            strip(pairs, np.concatenate([shown[0], gap, shown[1], gap]), PAIRS, rows=2)
+            above, below = (run[name][:PAIRS] for name in ("real", "reconstructions"))
+            gap = np.full((PAIRS - len(above), *above.shape[1:]), 255, np.uint8)
+            strip(pairs, np.concatenate([above, gap, below, gap]), PAIRS, rows=2)
         generated.set_ylabel(label, rotation=0, ha="left", va="center", fontsize=6.5, labelpad=62)
     for axis, title in zip(panels[0], ("generated", "test images over their reconstructions"), strict=True):
         axis.set_title(title, pad=3)

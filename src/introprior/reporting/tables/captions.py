@@ -9,6 +9,8 @@ from introprior.reporting.tables.layout import CROSS, TICK
 
 DIVERGED = "Seeds that diverged are left out of the mean and counted beside it; “diverged” stands where all did."
 
+SPREADS = {"std": "standard deviation (ddof = 0)", "sem": "standard error of the mean"}
+
 PAPER_SCALE = "Settings as in the paper."
 
 LISTED = 6
@@ -48,7 +50,6 @@ _IMAGE_PHRASES = {
     "evaluation.classifier_epochs": "a classifier of {} epochs",
 }
 _IMAGES = ("stand_ins", "r_entropy", "by_dataset.", "probes.", "training.epochs", "evaluation.features")
-_STD, _SEM = "standard deviation (ddof = 0)", "standard error of the mean"
 # They choose what is shown or how work is cut up: no number changes with them.
 _IGNORED = frozenset({"datasets", "cells", "search.members_per_job"})
 # The scale: with other values the numbers are of another kind. What else differs is worth comparing.
@@ -60,10 +61,8 @@ def scale_sentence(experiment: str, section: Mapping[str, Any], paper: Mapping[s
 
     Args:
         experiment: name of the experiment, which opens the sentence.
-        section: ``seeds``, ``training``, ``search`` and ``evaluation`` of the resolved density configuration, or
-            ``seeds``, ``r_entropy``, ``training``, ``by_dataset``, ``evaluation``, ``probes`` and ``stand_ins`` (the
-            datasets that stand in for the paper's) of the images', or some of these, and options of the protocol:
-            nested mappings of numbers, strings, booleans and lists.
+        section: what bears on numbers, of the resolved configuration of either half and of the protocol, and
+            ``stand_ins``, the datasets that stand in for the paper's: nested mappings of plain values and lists.
         paper: the same for the paper.
 
     Returns:
@@ -97,36 +96,28 @@ def scale_sentence(experiment: str, section: Mapping[str, Any], paper: Mapping[s
     return f"{opening[:1].upper()}{opening[1:]} scale: {what}: not comparable with the paper."
 
 
+def caption(*sentences: str) -> str:
+    """The sentences that there are."""
+    return " ".join(filter(None, sentences))
+
+
 def spread_sentence(spread: str, seeds: int) -> str:
     """What follows the sign ± in a table of ``seeds`` seeds; ``spread`` is ``std`` or ``sem``."""
     if seeds < 2:
         return "One seed, hence no spread."
-    kinds = {"std": _STD, "sem": f"{_SEM} (standard deviation with ddof = 0, divided by √n)"}
-    return f"Mean ± {kinds[spread]} over {seeds} seeds."
+    root = " (standard deviation with ddof = 0, divided by √n)" * (spread == "sem")
+    return f"Mean ± {SPREADS[spread]}{root} over {seeds} seeds."
 
 
-def comparison_sentence(spread: str, notes: Sequence[str], answers: Sequence[str], images: bool, scale: str) -> str:
-    """What a table beside the paper's says of itself.
-
-    Args:
-        spread: what follows the sign ± of ours, ``std`` or ``sem``.
-        notes: sentences on what has no counterpart in the paper.
-        answers: of each published value, see :func:`tally`.
-        images: whether it is a table of images.
-        scale: a sentence on the scale.
-    """
-    spreads = {"std": _STD, "sem": _SEM}
-    sentences = [f"Ours is the mean over all seeds that finished, never the best one, ± {spreads[spread]}.", *notes]
-    if answers:
-        sentences += [
-            f"{TICK}: the difference is at most twice the combined standard error √(sem² of ours + sem² of the paper), "
-            f"{CROSS}: it is larger; unmarked: fewer than two seeds gave a number"
-            f"{', or the paper prints no spread' if images else ''}. The paper's ± is read as the standard deviation "
-            f"over {'three seeds; it may be the standard error, which would widen the tolerance' * images}"
-            f"{'five seeds' * (not images)}.",
-            tally(answers),
-        ]
-    return " ".join(filter(None, [*sentences, scale]))
+def verdict(answers: Sequence[str], images: bool) -> str:
+    """How to read differences from the paper, of images or in 2D, and how many are small, see :func:`tally`."""
+    no_spread = ", or the paper prints no spread" * images
+    three = "three seeds; it may be the standard error, which would widen the tolerance"
+    return (
+        f"{TICK}: the difference is at most twice the combined standard error √(sem² of ours + sem² of the paper), "
+        f"{CROSS}: it is larger; unmarked: fewer than two seeds gave a number{no_spread}. The paper's ± is read as the "
+        f"standard deviation over {three if images else 'five seeds'}. {tally(answers)}"
+    )
 
 
 def tally(answers: Sequence[str]) -> str:

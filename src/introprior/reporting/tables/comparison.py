@@ -15,12 +15,12 @@ from introprior.experiment import cells as naming
 from introprior.metrics.registry import METRICS
 from introprior.operations.files import write_text, written
 from introprior.reporting import read
-from introprior.reporting.tables.captions import comparison_sentence, tally
+from introprior.reporting.tables import captions
 from introprior.reporting.tables.density import HYPERPARAMETERS, density_sheet, hyperparameter_table
 from introprior.reporting.tables.images import image_sheet
 from introprior.reporting.tables.latex import fragment
 from introprior.reporting.tables.layout import CROSS, TICK, Entry, Row, Table, markdown
-from introprior.reporting.tables.sheet import Request, Sheet, by_cell, headings, measured, shown, table
+from introprior.reporting.tables.sheets import Request, Sheet, by_cell, headings, measured, shown, table
 
 _VALUES = ["paper_mean", "paper_spread", "paper_sem", "mean", "std", "sem", "n", "diverged"]
 _VERDICT = ["difference", "tolerance", "within"]
@@ -34,10 +34,23 @@ def write(
 ) -> None:
     """Write ``table<number>`` and ``table<number>_vs_paper`` into a folder, each as CSV, Markdown and LaTeX.
 
+    The arguments are those of :func:`tables`.
+    """
+    for numbers, laid_out in tables(number, request, results, chosen):
+        with written(Path(folder, f"{laid_out.label}.csv")) as temporary:
+            numbers.to_csv(temporary, index=False)
+        write_text(Path(folder, f"{laid_out.label}.md"), markdown(laid_out))
+        write_text(Path(folder, f"{laid_out.label}.tex"), fragment(laid_out))
+
+
+def tables(
+    number: str, request: Request, results: Iterable[PathLike], chosen: Iterable[PathLike] = ()
+) -> list[tuple[pd.DataFrame, Table]]:
+    """A table and its companion beside the paper's, each as tidy numbers and laid out.
+
     Args:
         number: ``1`` to ``5``.
-        request: what the table shows.
-        folder: where to write.
+        request: what to show.
         results: ``metrics.csv`` files, for Tables 2 and 5 ``probes.csv`` too, for Table 3 ``hyperparameters.json``.
         chosen: ``r_entropy.json`` files, for Tables 2 and 5.
 
@@ -46,31 +59,19 @@ def write(
     """
     if number == "3":
         tidy, laid_out = hyperparameter_table(pd.DataFrame(read.hyperparameters(results)), request)
-        compared, beside = hyperparameter_comparison(tidy, request.scale)
-    else:
-        sheet = sheet_of(number, request, results, chosen)
-        tidy, laid_out = sheet.tidy, table(sheet)
-        compared, beside = comparison(sheet)
-    for numbers, shown_ in ((tidy, laid_out), (compared, beside)):
-        with written(Path(folder, f"{shown_.label}.csv")) as temporary:
-            numbers.to_csv(temporary, index=False)
-        write_text(Path(folder, f"{shown_.label}.md"), markdown(shown_))
-        write_text(Path(folder, f"{shown_.label}.tex"), fragment(shown_))
-
-
-def sheet_of(number: str, request: Request, results: Iterable[PathLike], chosen: Iterable[PathLike] = ()) -> Sheet:
-    """What Table 1, 2, 4 or 5 shows, from files of results."""
-    if number not in ("1", "2", "4", "5"):
-        raise unknown("table", number, ("1", "2", "3", "4", "5"))
+        return [(tidy, laid_out), hyperparameter_comparison(tidy, request.scale)]
     runs = pd.DataFrame(read.metrics(results))
     if number in ("1", "4"):
-        return density_sheet(number, runs, request)
-    return image_sheet(number, runs, read.choices(chosen, f"{request.primary}_gen"), request)
+        sheet = density_sheet(number, runs, request)
+    elif number in ("2", "5"):
+        sheet = image_sheet(number, runs, read.choices(chosen, f"{request.primary}_gen"), request)
+    else:
+        raise unknown("table", number, ("1", "2", "3", "4", "5"))
+    return [(sheet.tidy, table(sheet)), comparison(sheet)]
 
 
 def comparison(sheet: Sheet) -> tuple[pd.DataFrame, Table]:
-    """A table beside the paper's: :func:`compare`'s rows, and a table with three lines per metric: the paper's value (a
-    dash where it has none), ours, and the difference."""
+    """A table beside the paper's: :func:`compare`'s rows, and three lines a metric: published, ours, the difference."""
     images = "r_entropy" in sheet.tidy
     compared = compare(sheet.tidy, paper.IMAGE_SEEDS if images else paper.SEEDS)
     columns = {cell: head for cell, head in sheet.columns.items() if cell not in paper.QUOTED_SETTINGS}
@@ -85,12 +86,16 @@ def comparison(sheet: Sheet) -> tuple[pd.DataFrame, Table]:
             labels = (title, METRICS[metric].label(name))
             block += _three(labels, [found.get(cell) for cell in columns], entries, decimals)
         blocks.append(tuple(block))
-    judged = compared[compared["metric"].isin([metric for metric in rows if METRICS[metric].decimals is not None])]
-    caption = comparison_sentence(
-        sheet.request.spread, sheet.notes, judged["within"].tolist(), images, sheet.request.scale
+    judged = compared["metric"].isin([metric for metric in rows if METRICS[metric].decimals is not None])
+    answers = compared.loc[judged, "within"].tolist()
+    caption = captions.caption(
+        "Ours is the mean over all seeds that finished, never the best one, "
+        f"± {captions.SPREADS[sheet.request.spread]}.",
+        *sheet.notes,
+        captions.verdict(answers, images) if answers else "",
+        sheet.request.scale,
     )
-    heads = headings(columns, sheet.titles)
-    return compared, _beside(sheet.number, caption, ("", "", ""), heads, blocks)
+    return compared, _beside(sheet.number, caption, ("", "", ""), headings(columns, sheet.titles), blocks)
 
 
 def _beside(number: str, caption: str, stubs: tuple[str, ...], heads: Any, blocks: Iterable[Any]) -> Table:
@@ -141,14 +146,17 @@ def hyperparameter_comparison(tidy: pd.DataFrame, scale: str) -> tuple[pd.DataFr
     blocks = []
     for (dataset, cell), group in compared.groupby(["dataset", "cell"], sort=False):
         betas = list(group.itertuples())
-        ours = [Entry(shown(row.mean, math.nan, None)) for row in betas]
+        ours = [Entry(shown(row.mean)) for row in betas]
         lines = _three((dataset, naming.parse(cell).label), betas, ours, None)
         origins = map(Entry, ("grid search", read.SOURCES[betas[0].source], ""))
-        blocks.append(tuple(Row(line.labels, (*line.entries, origin)) for line, origin in zip(lines, origins)))
-    caption = (
+        blocks.append(
+            tuple(Row(line.labels, (*line.entries, origin)) for line, origin in zip(lines, origins, strict=True))
+        )
+    caption = captions.caption(
         f"{TICK}: our search chose the same value, {CROSS}: another one; unmarked: not searched here, hence nothing to "
-        f"judge. {tally(compared['within'].tolist())} {scale}"
-    ).strip()
+        f"judge. {captions.tally(compared['within'].tolist())}",
+        scale,
+    )
     return compared, _beside("3", caption, ("2D dataset", "prior", ""), (HYPERPARAMETERS,), blocks)
 
 

@@ -13,27 +13,15 @@ from introprior.errors import UserError
 from introprior.experiment import cells as naming
 from introprior.metrics.registry import METRICS
 from introprior.reporting import read
-from introprior.reporting.tables.captions import DIVERGED, spread_sentence
+from introprior.reporting.tables import captions, sheets
 from introprior.reporting.tables.layout import Entry, Heading, Row, Table
-from introprior.reporting.tables.sheet import (
-    COUNTS,
-    KEY,
-    PUBLISHED,
-    SUMMARY,
-    Columns,
-    Request,
-    Sheet,
-    cell_columns,
-    published,
-    shown,
-    summarise,
-)
+from introprior.reporting.tables.sheets import KEY, Columns, Request, Sheet
 
 OPENINGS = {
     "1": "Quantitative performance on the 2D datasets.",
     "4": "Baseline performance (S-IntroVAE, standard Gaussian prior) across settings. Columns marked † are quoted from "
-    "the paper, not measured here; “reproduced” uses the hyperparameters of Daniel and Tamar (2021), “replicated” those "
-    "of Table 3; c and s: closed-form and sample-based KL divergence.",
+    "the paper, not measured here; “reproduced” uses the hyperparameters of Daniel and Tamar (2021), “replicated” "
+    "those of Table 3; c and s: closed-form and sample-based KL divergence.",
 }
 
 HYPERPARAMETERS = Heading("", ("β_rec", "β_kl", "β_neg", "origin"))
@@ -57,34 +45,33 @@ def density_sheet(number: str, runs: pd.DataFrame, request: Request) -> Sheet:
         UserError: something is missing.
     """
     rows = [name for name, metric in METRICS.items() if number in metric.tables]
-    theirs = published(number)
+    theirs = sheets.published(number)
     if number == "4":
         theirs["cell"] = theirs["cell"].where(theirs["cell"] != "", theirs["setting"])
-    theirs = theirs[KEY + PUBLISHED]
-    tidy = summarise(runs, request, rows).merge(theirs, how="left", on=KEY)
+    theirs = theirs[KEY + sheets.PUBLISHED]
+    tidy = sheets.summarise(runs, request, rows).merge(theirs, how="left", on=KEY)
+    columns = sheets.cell_columns(request.cells)
     if number == "4":
+        columns = _QUOTED | _settings(request.cells)
         quoted = theirs[theirs["cell"].isin(_QUOTED) & theirs["dataset"].isin(request.datasets)]
-        tidy = pd.concat([quoted.reindex(columns=tidy.columns).astype(COUNTS), tidy], ignore_index=True)
-    taken = tidy[tidy["metric"].isin(rows) & tidy["n"].notna()]
-    sentences = [
+        tidy = pd.concat([quoted.reindex(columns=tidy.columns).astype(sheets.COUNTS), tidy], ignore_index=True)
+    caption = captions.caption(
         OPENINGS[number],
-        spread_sentence(request.spread, len(request.seeds)),
+        captions.spread_sentence(request.spread, len(request.seeds)),
         request.scale,
         "Best measured mean of a row in bold.",
-        DIVERGED if (taken["diverged"] > 0).any() else "",
+        captions.DIVERGED * bool((tidy.loc[tidy["metric"].isin(rows), "diverged"] > 0).any()),
         _floors(tidy, request.datasets),
-    ]
-    shown_ = dict.fromkeys(rows, ""), dict(zip(request.datasets, request.datasets, strict=True))
-    caption = " ".join(filter(None, sentences))
-    if number == "1":
-        return Sheet(number, request, tidy, cell_columns(request.cells), *shown_, caption)
-    return Sheet(number, request, tidy, _QUOTED | _settings(request), *shown_, caption, ("", "", "KL calculation"))
+    )
+    names = dict(zip(request.datasets, request.datasets, strict=True))
+    titles = ("", "", "LC", "IP") if number == "1" else ("", "", "KL calculation")
+    return Sheet(number, request, tidy, columns, titles, dict.fromkeys(rows, ""), names, caption)
 
 
-def _settings(request: Request) -> Columns:
+def _settings(cells: Iterable[str]) -> Columns:
     """The measured columns of Table 4."""
-    columns = {}
-    for cell in map(naming.parse, request.cells):
+    columns: Columns = {}
+    for cell in map(naming.parse, cells):
         setting = "ours (reproduced)" if cell.published_betas else "ours (replicated)"
         prior = "" if cell.prior == "sg" else f", MoG({cell.components})"
         columns[cell.name] = ("measured here", setting + prior, "c" if cell.closed_form_kl else "s")
@@ -115,59 +102,45 @@ def hyperparameter_table(choices: pd.DataFrame, request: Request) -> tuple[pd.Da
     Raises:
         UserError: a choice is missing or given twice.
     """
-    given = choices[["dataset", "cell"]].value_counts()
-    for key in ((dataset, cell) for dataset in request.datasets for cell in request.cells):
-        if given.get(key, 0) != 1:
-            what, remedy = (
-                (f"hyperparameters of {', '.join(key)} given twice", "name each file once")
-                if key in given
-                else (f"no hyperparameters of {', '.join(key)}", "run again, or drop it from the configuration")
-            )
-            raise UserError(f"table 3: {what}; {remedy}")
-    about = ["source", "settings", "settings_diverged", "KL"]
-    theirs = {"hyperparameter": "metric", "grid_search_optimum": "paper_mean", "daniel_tamar_2021": "daniel_tamar"}
-    tidy = (
-        pd.MultiIndex.from_product([request.datasets, request.cells, paper.HYPERPARAMETERS], names=KEY)
-        .to_frame(index=False)
-        .merge(
-            choices.rename(columns={"diverged": "settings_diverged"}).melt(
-                ["dataset", "cell", *about], paper.HYPERPARAMETERS, "metric", "mean"
-            ),
-        )
-        .merge(paper.table3().rename(columns=theirs), how="left", on=KEY)
-        .assign(std=math.nan, sem=math.nan, n=1, diverged=0, paper_spread=math.nan)
-        .astype(COUNTS | {"settings": "Int64", "settings_diverged": "Int64"})[
-            [*SUMMARY, *PUBLISHED, "daniel_tamar", *about]
-        ]
-    )
-    blocks = [
-        tuple(
-            Row((dataset, naming.parse(cell).label), (*map(_with_default, rows), Entry(_origin(rows[0]))))
-            for (_, cell), rows in (
-                (key, list(group.itertuples())) for key, group in part.groupby(["dataset", "cell"], sort=False)
-            )
-        )
-        for dataset, part in tidy.groupby("dataset", sort=False)
-    ]
-    sentences = [
+    theirs = {tuple(key): (optimum, default) for *key, optimum, default in paper.table3().to_numpy()}
+    records, blocks = [], []
+    for dataset in request.datasets:
+        block = []
+        for cell in request.cells:
+            choice = _only(choices, dataset, cell)
+            entries = []
+            for name in paper.HYPERPARAMETERS:
+                optimum, default = theirs.get((dataset, cell, name), (math.nan, math.nan))
+                summary = (dataset, cell, name, choice[name], math.nan, math.nan, 1, 0, optimum, math.nan, default)
+                records.append((*summary, *(choice[key] for key in ("source", "settings", "diverged", "KL"))))
+                entries.append(Entry(sheets.shown(choice[name]) + ("" if math.isnan(default) else f" ({default:g})")))
+            block.append(Row((dataset, naming.parse(cell).label), (*entries, Entry(_origin(choice)))))
+        blocks.append(tuple(block))
+    columns = [*sheets.SUMMARY, *sheets.PUBLISHED, "daniel_tamar", "source", "settings", "settings_diverged", "KL"]
+    kinds = sheets.COUNTS | {"settings": "Int64", "settings_diverged": "Int64"}
+    tidy = pd.DataFrame(records, columns=columns).astype(kinds)
+    caption = captions.caption(
         "Hyperparameters of the 2D experiments; a search takes those of the lowest histogram KL, one run per setting.",
         "In parentheses those of Daniel and Tamar (2021), known for the standard Gaussian prior alone.",
         request.scale,
-    ]
-    caption = " ".join(filter(None, sentences))
+    )
     return tidy, Table("3", "table3", caption, ("2D dataset", "prior"), (HYPERPARAMETERS,), tuple(blocks))
 
 
-def _with_default(row: Any) -> Entry:
-    """``0.05 (0.5)``, or the value alone."""
-    default = "" if math.isnan(row.daniel_tamar) else f" ({row.daniel_tamar:g})"
-    return Entry(shown(row.mean, math.nan, None) + default)
+def _only(choices: pd.DataFrame, dataset: str, cell: str) -> dict[str, Any]:
+    found = choices[(choices["dataset"] == dataset) & (choices["cell"] == cell)].to_dict("records")
+    if not found:
+        raise UserError(
+            f"table 3: no hyperparameters of {dataset}, {cell}; run again, or drop it from the configuration"
+        )
+    if len(found) > 1:
+        raise UserError(f"table 3: hyperparameters of {dataset}, {cell} given twice; name each file once")
+    return found[0]
 
 
-def _origin(row: Any) -> str:
+def _origin(choice: dict[str, Any]) -> str:
     """``grid search, 210 settings, 3 diverged``."""
-    settings = "" if pd.isna(row.settings) else f", {row.settings} settings"
-    diverged = (
-        "" if pd.isna(row.settings_diverged) or not row.settings_diverged else f", {row.settings_diverged} diverged"
-    )
-    return read.SOURCES[row.source] + settings + diverged
+    parts = [read.SOURCES[choice["source"]]]
+    parts += [f"{choice['settings']:g} settings"] * (not math.isnan(choice["settings"]))
+    parts += [f"{choice['diverged']:g} diverged"] * (choice["diverged"] > 0)
+    return ", ".join(parts)

@@ -10,21 +10,11 @@ from introprior.data.images import dataset as image_dataset
 from introprior.errors import UserError
 from introprior.metrics.registry import ENTROPIES, METRICS, PROBES
 from introprior.reporting.read import Choices
-from introprior.reporting.tables.captions import DIVERGED, spread_sentence
-from introprior.reporting.tables.sheet import (
-    COUNTS,
-    KEY,
-    PUBLISHED,
-    SUMMARY,
-    Request,
-    Sheet,
-    cell_columns,
-    published,
-    summarise,
-)
+from introprior.reporting.tables import captions, sheets
+from introprior.reporting.tables.sheets import KEY, SUMMARY, Request, Sheet
 
 OPENINGS = {"2": "Quantitative performance on images.", "5": "Full ablation on images."}
-TIDY = [*SUMMARY[:2], "r_entropy", *SUMMARY[2:], *PUBLISHED]
+TIDY = [*SUMMARY[:2], "r_entropy", *SUMMARY[2:], *sheets.PUBLISHED]
 
 _PAPER_ITERATIONS = (2000, 10000)
 _PAPER_NEIGHBOURS = (5, 100)
@@ -53,10 +43,10 @@ def image_sheet(number: str, runs: pd.DataFrame, choices: Choices, request: Requ
     choices = {key: choices[key] for key in keys}
     rows = _rows(number, request, set(runs["metric"]))
     tidy = _summary(runs, choices, request, rows)
-    tidy = tidy.merge(published(number, _incomparable(request)), how="left", on=KEY)[TIDY]
+    tidy = tidy.merge(sheets.published(number, _incomparable(request)), how="left", on=KEY)[TIDY]
     caption = _caption(number, tidy, rows, choices, request)
-    columns = cell_columns(request.cells)
-    return Sheet(number, request, tidy, columns, rows, names, caption, notes=_notes(request))
+    columns, titles = sheets.cell_columns(request.cells), ("", "", "LC", "IP")
+    return Sheet(number, request, tidy, columns, titles, rows, names, caption, _notes(request))
 
 
 def _rows(number: str, request: Request, present: set[str]) -> dict[str, str]:
@@ -92,10 +82,10 @@ def _summary(runs: pd.DataFrame, choices: Choices, request: Request, rows: Mappi
             f"results of {', '.join(key)}: none at r_entropy {choices[key].r_entropy:g}, which r_entropy.json says was "
             "chosen; delete that file and run again"
         )
-    measured = summarise(taken, request, [name for name in rows if name != "r_entropy"]).merge(chosen)
+    measured = sheets.summarise(taken, request, [name for name in rows if name != "r_entropy"]).merge(chosen)
     settings = chosen.assign(metric="r_entropy", mean=chosen["r_entropy"], n=1, diverged=0)
     place = chosen.reset_index().set_index(["dataset", "cell"])["index"]
-    both = pd.concat([settings, measured], ignore_index=True).astype(COUNTS)
+    both = pd.concat([settings, measured], ignore_index=True).astype(sheets.COUNTS)
     order = pd.MultiIndex.from_frame(both[["dataset", "cell"]]).map(place)
     return both.iloc[order.argsort(kind="stable")]
 
@@ -115,21 +105,20 @@ def _caption(number: str, tidy: pd.DataFrame, rows: Mapping[str, str], choices: 
         f"r_entropy of mixtures: of {', '.join(f'{r:g}' for r in tried)} the one with the fewest diverged seeds and, "
         f"of these, the lowest mean {distance} (GEN)."
     )
-    sentences = [
+    return captions.caption(
         OPENINGS[number],
-        spread_sentence(request.spread, len(request.seeds)),
+        captions.spread_sentence(request.spread, len(request.seeds)),
         request.scale,
         origin if tried else "One r_entropy was trained per column, hence none chosen.",
         f"Entr.: normalised entropy of the responsibilities {METRICS[request.entropy].definition}; the closer to one, "
         "the more evenly the components support the aggregated posterior.",
         f"GEN and REC: {distance} of generated and of reconstructed images to training images. {primary.definition}",
-        "FID std is the literature's, with Inception in evaluation mode." if request.others & set(rows) else "",
+        "FID std is the literature's, with Inception in evaluation mode." * bool(request.others & set(rows)),
         f"Accuracies on codes of test images: linear SVMs of {_pair(request.svm_iterations)} iterations, "
         f"{_pair(request.neighbours)} nearest neighbours.",
         "Best mean of a row in bold.",
-        DIVERGED if (tidy.loc[tidy["metric"].isin(rows), "diverged"] > 0).any() else "",
-    ]
-    return " ".join(filter(None, sentences))
+        captions.DIVERGED * bool((tidy.loc[tidy["metric"].isin(rows), "diverged"] > 0).any()),
+    )
 
 
 def _notes(request: Request) -> list[str]:

@@ -21,7 +21,7 @@ PUBLISHED = ["paper_mean", "paper_spread"]
 COUNTS = {"n": "Int64", "diverged": "Int64"}
 """Columns of tidy tables, and the types of those that count seeds."""
 
-Columns = Mapping[str, tuple[str, ...]]
+Columns = dict[str, tuple[str, ...]]
 """Cells, or settings that are quoted, and what stands above them from top to bottom."""
 
 
@@ -75,10 +75,10 @@ class Sheet:
         request: what it was asked for.
         tidy: a row per dataset, cell and metric: :data:`SUMMARY`, of images r_entropy, and :data:`PUBLISHED`.
         columns: cells, or settings that are quoted, and what stands above them from top to bottom.
+        titles: of the lines of its head; empty where a line needs none.
         rows: metrics, and what the table calls them, if not by their title.
         names: datasets, and what the table calls them.
         caption: of the table.
-        titles: of the lines of its head; empty where a line needs none.
         notes: sentences on what has no counterpart in the paper.
     """
 
@@ -86,10 +86,10 @@ class Sheet:
     request: Request
     tidy: pd.DataFrame
     columns: Columns
+    titles: Sequence[str]
     rows: Mapping[str, str]
     names: Mapping[str, str]
     caption: str
-    titles: Sequence[str] = ("", "", "LC", "IP")
     notes: Sequence[str] = ()
 
 
@@ -146,7 +146,7 @@ def measured(row: Any, spread: str, decimals: int | None, bold: bool = False) ->
     return Entry(shown(row.mean, getattr(row, spread), decimals), bold, note)
 
 
-def shown(mean: float, spread: float, decimals: int | None) -> str:
+def shown(mean: float, spread: float = math.nan, decimals: int | None = None) -> str:
     """``0.51 ± 0.15``, or the mean alone; without decimals a setting: ``0.05``, or a dash where there is none."""
     if decimals is None:
         return "–" if math.isnan(mean) else f"{mean:g}"
@@ -191,8 +191,8 @@ def summarise(runs: pd.DataFrame, request: Request, needed: Iterable[str]) -> pd
         if sorted(found) != sorted(request.seeds):
             there, wanted = (", ".join(map(str, sorted(seeds))) or "none" for seeds in (found, request.seeds))
             raise UserError(
-                f"results of {key[0]}, {key[1]}: {key[2]} of seeds {there} found, {wanted} wanted; delete its metrics.csv "
-                "and run again to make it anew"
+                f"results of {key[0]}, {key[1]}: {key[2]} of seeds {there} found, {wanted} wanted; delete its "
+                "metrics.csv and run again to make it anew"
             )
         values = [value for value in groups[key]["value"] if math.isfinite(value)]
         summaries.append((*key, *moments(values), len(values), len(found) - len(values)))
