@@ -66,9 +66,10 @@ def metrics(paths: Paths) -> Rows:
         metric(row["metric"], where)
         r_entropy = f", r_entropy {row['r_entropy']:g}" if "r_entropy" in row else ""
         run = f"{row['dataset']}, {row['cell']}{r_entropy}, seed {row['seed']}"
-        first = origin.setdefault((run, row["metric"]), where)
-        if first != where:
-            raise UserError(f"{where}: {row['metric']} of {run} stands in {first} already; {_REMEDY}")
+        key = (run, row["metric"])
+        if key in origin:
+            raise UserError(f"{where}: {row['metric']} of {run} stands in {origin[key]} already; {_REMEDY}")
+        origin[key] = where
         rows.append(row)
     return rows
 
