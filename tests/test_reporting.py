@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 import re
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jinja2
 import pandas as pd
 import pytest
 import yaml
@@ -22,16 +24,17 @@ import yaml
 from introprior import paper
 from introprior.errors import UserError
 from introprior.experiment import cells
-from introprior.reporting import read as results
+from introprior.metrics import registry
+from introprior.reporting import read
 from introprior.reporting.job import logged
 from introprior.reporting.tables import captions, comparison, latex
-from introprior.reporting.tables import common as tables
-from introprior.reporting.tables import density as density_tables
 from introprior.reporting.tables.layout import Entry, Heading, Row, Table, markdown
+from introprior.reporting.tables.sheets import Request, moments
 from tests.scripts import run_script
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = ("dataset", "cell", "seed", "metric", "value", "status", "detail")
+METRICS = ("gnELBO", "KL", "JSD")
 TIDY = "dataset,cell,metric,mean,std,sem,n,diverged,paper_mean,paper_spread"
 TABLE4_CELLS = tuple(cells.TABLE4_SETTINGS.values())
 needs_pdflatex = pytest.mark.skipif(not latex.pdflatex_available(), reason="pdflatex is not installed")
@@ -68,13 +71,19 @@ def alike(gnelbo: float, kl: float, jsd: float, seeds: int = 3) -> dict[str, lis
     return {"gnELBO": [gnelbo] * seeds, "KL": [*spread], "JSD": [jsd] * seeds}
 
 
-def request(cells: Sequence[str], seeds: int = 3, dataset: str = "Rings", **more: str) -> tables.Request:
-    return tables.Request((dataset,), tuple(cells), tuple(range(seeds)), **more)
+def request(cells: Sequence[str] = ("sg",), seeds: int = 3, dataset: str = "Rings", **more: str) -> Request:
+    return Request((dataset,), tuple(cells), tuple(range(seeds)), **more)
 
 
-def parse_markdown(text: str) -> list[list[str]]:
+def made(number: str, paths: Sequence[Path], wanted: Request) -> SimpleNamespace:
+    """A table's tidy numbers and layout, and those beside the paper's."""
+    (tidy, table), (compared, beside) = comparison.tables(number, wanted, paths)
+    return SimpleNamespace(tidy=tidy, table=table, compared=compared, beside=beside)
+
+
+def parse_markdown(table: Table) -> list[list[str]]:
     """Rows of the pipe table, without the rule under the head."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
+    lines = [line for line in markdown(table).splitlines() if line.startswith("|")]
     rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
     assert set("".join(rows[1])) <= set(":-")
     assert len({len(row) for row in rows}) == 1
@@ -87,80 +96,73 @@ def parse_markdown(text: str) -> list[list[str]]:
 def test_mean_and_spreads_are_those_computed_by_hand(tmp_path: Path) -> None:
     kl = [10.0, 11.5, 9.25, 10.75, 12.0]
     path = write_metrics(tmp_path, "Rings", "sg", alike(6.0, 0.0, 4.0, seeds=5) | {"KL": kl})
-    tidy, _ = density_tables.density_table("1", [path], request(["sg"], seeds=5))
-    row = tidy[tidy["metric"] == "KL"].iloc[0]
+    row = made("1", [path], request(seeds=5)).tidy.query("metric == 'KL'").iloc[0]
     deviations = [(value - sum(kl) / 5) ** 2 for value in kl]
     assert row["mean"] == pytest.approx(sum(kl) / 5)
     assert row["std"] == pytest.approx(math.sqrt(sum(deviations) / 5))  # ddof = 0
     assert row["sem"] == pytest.approx(math.sqrt(sum(deviations) / 5) / math.sqrt(5))
-    assert (row["n"], row["diverged"]) == (5, 0)
-    assert (row["paper_mean"], row["paper_spread"]) == (9.99, 0.59)
+    assert (row["n"], row["diverged"], row["paper_mean"], row["paper_spread"]) == (5, 0, 9.99, 0.59)
+    values = [3.0, 4.5, -1.0, 2.25]
+    assert moments(values) == pytest.approx(
+        (statistics.fmean(values), statistics.pstdev(values), statistics.pstdev(values) / 2)
+    )
 
 
-def test_diverged_seeds_are_counted_and_left_out(tmp_path: Path) -> None:
-    values = alike(6.0, 10.0, 4.0) | {"KL": [9.0, None, 12.0]}
-    tidy, table = density_tables.density_table("1", [write_metrics(tmp_path, "Rings", "sg", values)], request(["sg"]))
-    row = tidy[tidy["metric"] == "KL"].iloc[0]
+@pytest.mark.parametrize("missing", [None, float("nan")])  # a metric that is undefined counts as diverged
+def test_diverged_seeds_are_counted_and_left_out(tmp_path: Path, missing: float | None) -> None:
+    values = alike(6.0, 10.0, 4.0) | {"KL": [9.0, missing, 12.0]}
+    shown = made("1", [write_metrics(tmp_path, "Rings", "sg", values)], request())
+    row = shown.tidy.query("metric == 'KL'").iloc[0]
     assert (row["mean"], row["std"], row["n"], row["diverged"]) == (10.5, 1.5, 2, 1)
-    assert "10.50 ± 1.50** (2/3 seeds)" in markdown(table)
-    assert r"(2/3 seeds)" in latex.fragment(table)
-    assert "diverged are left out of the mean" in table.caption
+    assert "10.50 ± 1.50** (2/3 seeds)" in markdown(shown.table)
+    assert r"(2/3 seeds)" in latex.fragment(shown.table)
+    assert "diverged are left out of the mean" in shown.table.caption
 
 
 def test_where_all_seeds_diverged_the_table_says_so(tmp_path: Path) -> None:
     paths = [
         write_metrics(tmp_path, "Rings", "sg", alike(6.0, 10.0, 4.0)),
-        write_metrics(tmp_path, "Rings", "mog64", dict.fromkeys(density_tables.METRICS, [None] * 3)),
+        write_metrics(tmp_path, "Rings", "mog64", dict.fromkeys(METRICS, [None] * 3)),
     ]
-    tidy, table = density_tables.density_table("1", paths, request(["sg", "mog64"]))
-    dead = tidy[(tidy["cell"] == "mog64") & (tidy["metric"] == "KL")].iloc[0]
+    shown = made("1", paths, request(["sg", "mog64"]))
+    dead = shown.tidy.query("cell == 'mog64' and metric == 'KL'").iloc[0]
     assert math.isnan(dead["mean"])
     assert (dead["n"], dead["diverged"]) == (0, 3)
-    assert [row[-2:] for row in parse_markdown(markdown(table))[-3:]] == [
+    assert [row[-2:] for row in parse_markdown(shown.table)[-3:]] == [
         ["**6.00 ± 0.00**", "diverged"],
         ["**10.00 ± 0.24**", "diverged"],
         ["**4.00 ± 0.00**", "diverged"],
     ]
-    compared, beside = comparison.density_comparison("1", tidy, request(["sg", "mog64"]))
-    assert compared.query("cell == 'mog64'")["within"].tolist() == ["NA"] * 3
-    assert "diverged" in markdown(beside)
+    assert shown.compared.query("cell == 'mog64'")["within"].tolist() == ["NA"] * 3
+    assert "diverged" in markdown(shown.beside)
 
 
 def test_one_seed_has_no_spread(tmp_path: Path) -> None:
-    path = write_metrics(tmp_path, "Rings", "sg", alike(6.0, 10.0, 4.0, seeds=1))
-    tidy, table = density_tables.density_table("1", [path], request(["sg"], seeds=1))
-    assert tidy[["std", "sem"]].isna().all(axis=None)
-    assert parse_markdown(markdown(table))[-1][-1] == "**4.00**"
-    assert "One seed, hence no spread." in table.caption
-    assert "±" not in table.caption
-    compared, _ = comparison.density_comparison("1", tidy, request(["sg"], seeds=1))
-    assert set(compared["within"]) == {"NA"}
+    shown = made("1", [write_metrics(tmp_path, "Rings", "sg", alike(6.0, 10.0, 4.0, seeds=1))], request(seeds=1))
+    assert shown.tidy[["std", "sem"]].isna().all(axis=None)
+    assert parse_markdown(shown.table)[-1][-1] == "**4.00**"
+    assert "One seed, hence no spread." in shown.table.caption
+    assert "±" not in shown.table.caption
+    assert set(shown.compared["within"]) == {"NA"}
 
 
-def test_an_undefined_metric_counts_as_diverged(tmp_path: Path) -> None:
-    values = alike(6.0, 10.0, 4.0) | {"KL": [9.0, float("nan"), 12.0]}
-    tidy, _ = density_tables.density_table("1", [write_metrics(tmp_path, "Rings", "sg", values)], request(["sg"]))
-    assert tidy.query("metric == 'KL'")[["n", "diverged"]].values.tolist() == [[2, 1]]
-
-
-def test_spread_of_the_configuration_is_shown_and_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("spread", "entry", "said"),
+    [
+        ("std", "10.00 ± 1.00", "standard deviation (ddof = 0) over 4 seeds"),
+        ("sem", "10.00 ± 0.50", "standard error of the mean"),
+    ],
+)
+def test_spread_of_the_configuration_is_shown_and_named(tmp_path: Path, spread: str, entry: str, said: str) -> None:
     values = alike(6.0, 10.0, 4.0, seeds=4) | {"KL": [9.0, 9.0, 11.0, 11.0]}
-    path = write_metrics(tmp_path, "Rings", "sg", values)
-    texts = {}
-    for spread in ("std", "sem"):
-        _, table = density_tables.density_table("1", [path], request(["sg"], seeds=4, spread=spread))
-        texts[spread] = markdown(table)
-    assert "10.00 ± 1.00" in texts["std"]
-    assert "standard deviation (ddof = 0) over 4 seeds" in texts["std"]
-    assert "10.00 ± 0.50" in texts["sem"]
-    assert "standard error of the mean" in texts["sem"]
+    shown = made("1", [write_metrics(tmp_path, "Rings", "sg", values)], request(seeds=4, spread=spread))
+    assert entry in markdown(shown.table)
+    assert said in shown.table.caption
 
 
 def test_tidy_file_has_the_promised_columns_and_all_metrics(tmp_path: Path) -> None:
     values = alike(6.0, 10.0, 4.0) | {"JSD_nats": [0.2, 0.3, 0.4], "KL_floor": [7.8] * 3, "JSD_floor": [3.62] * 3}
-    tables.write(
-        *density_tables.density_table("1", [write_metrics(tmp_path, "Rings", "sg", values)], request(["sg"])), tmp_path
-    )
+    comparison.write("1", request(), tmp_path, [write_metrics(tmp_path, "Rings", "sg", values)])
     lines = (tmp_path / "table1.csv").read_text().splitlines()
     assert lines[0] == TIDY
     records = {row["metric"]: row for row in csv.DictReader(lines)}
@@ -174,87 +176,105 @@ def test_tidy_file_has_the_promised_columns_and_all_metrics(tmp_path: Path) -> N
 def test_results_may_come_in_any_order_and_with_more_than_asked(tmp_path: Path) -> None:
     paths = [write_metrics(tmp_path, "Rings", name, alike(6.0, kl, 4.0)) for name, kl in (("mog64", 3.0), ("sg", 2.0))]
     paths.append(write_metrics(tmp_path, "8Gaussian", "sg", alike(1.0, 1.0, 1.0)))
-    tidy, table = density_tables.density_table("1", paths, request(["sg", "mog64"]))
-    assert tidy.query("metric == 'KL'")[["cell", "mean"]].values.tolist() == [["sg", 2.0], ["mog64", 3.0]]
-    assert [row.labels[0] for block in table.blocks for row in block] == ["Rings"] * 3
+    shown = made("1", paths, request(["sg", "mog64"]))
+    assert shown.tidy.query("metric == 'KL'")[["cell", "mean"]].values.tolist() == [["sg", 2.0], ["mog64", 3.0]]
+    assert [row.labels[0] for block in shown.table.blocks for row in block] == ["Rings"] * 3
+
+
+# ---- Metrics ----
+
+
+def test_the_registry_knows_every_metric_of_the_paper_once() -> None:
+    for number in ("1", "2", "4", "5"):
+        here = [metric.paper for metric in registry.METRICS.values() if number in metric.tables and metric.paper]
+        assert sorted(here) == sorted(set(getattr(paper, f"table{number}")()["metric"]))
+    assert registry.DISTANCES == ("fid_authors", "fid", "fd_classifier")
+    assert registry.ENTROPIES == ("entropy_per_batch", "entropy_pooled")
+    assert {metric.direction for metric in registry.METRICS.values()} == {"↓", "↑", ""}
+    with pytest.raises(UserError, match=r"somewhere: unknown metric 'KLD'; did you mean 'KL'\?"):
+        registry.metric("KLD", "somewhere")
+
+
+def test_an_entry_is_all_that_a_metric_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = registry.Metric("coverage", "↑", "Cov.", tables=("1",), paper="KL", decimals=1)
+    monkeypatch.setitem(registry.METRICS, "coverage", entry)
+    monkeypatch.setitem(registry.METRICS, "KL", dataclasses.replace(registry.METRICS["KL"], paper="", tables=()))
+    values = {cell: alike(v, v, v) | {"coverage": [v] * 3} for cell, v in (("sg", 1.0), ("mog64", 2.0))}
+    paths = [write_metrics(tmp_path, "Rings", cell, metrics) for cell, metrics in values.items()]
+    shown = made("1", paths, request(["sg", "mog64"]))
+    assert [row.labels[1] for row in shown.table.blocks[0]] == ["gnELBO ↓", "JSD ↓", "Cov. ↑"]
+    assert [entry.text for entry in shown.table.blocks[0][2].entries] == ["1.0 ± 0.0", "2.0 ± 0.0"]
+    # The arrow decides what is best.
+    assert [[entry.bold for entry in row.entries] for row in shown.table.blocks[0]][1:] == [
+        [True, False],
+        [False, True],
+    ]
+    assert shown.compared.query("metric == 'coverage'")["paper_mean"].tolist() == [9.99, 10.07]
+    assert "KL" in set(shown.tidy["metric"])
 
 
 # ---- Layout ----
 
 
-def full_table1(folder: Path) -> tuple[pd.DataFrame, Table, tables.Request]:
+def full_table1(folder: Path) -> tuple[list[Path], Request]:
     datasets = ("8Gaussian", "2Spirals", "Checkerboard", "Rings")
     published = paper.table1().set_index(["dataset", "cell", "metric"])["mean"]
     paths = [
-        write_metrics(folder, d, c, alike(*(published[d, c, metric] for metric in density_tables.METRICS)))
+        write_metrics(folder, d, c, alike(*(published[d, c, metric] for metric in METRICS)))
         for d in datasets
         for c in cells.TABLE1_CELLS
     ]
-    wanted = tables.Request(datasets, cells.TABLE1_CELLS, (0, 1, 2), scale="Demo scale: not comparable.")
-    return *density_tables.density_table("1", paths, wanted), wanted
+    return paths, Request(datasets, cells.TABLE1_CELLS, (0, 1, 2), scale="Demo scale: not comparable.")
 
 
-def test_table1_is_laid_out_as_in_the_paper(tmp_path: Path) -> None:
-    _, table, _ = full_table1(tmp_path)
-    head, lc, ip, *body = parse_markdown(markdown(table))
-    assert head[2:4] == ["VAE, SG", "S-IntroVAE, SG"]
-    assert head[4:] == ["S-IntroVAE, MoG(64)"] * 4
+def test_table1_is_laid_out_as_in_the_paper_and_met_by_its_own_numbers(tmp_path: Path) -> None:
+    shown = made("1", *full_table1(tmp_path))
+    head, lc, ip, *body = parse_markdown(shown.table)
+    assert head[2:] == ["VAE, SG", "S-IntroVAE, SG", *["S-IntroVAE, MoG(64)"] * 4]
     assert lc == ["", "LC", "✗", "✗", "✗", "✗", "✓", "✓"]
     assert ip == ["", "IP", "✗", "✗", "✗", "✓", "✗", "✓"]
     assert [row[0] for row in body if row[0]] == ["8Gaussian", "2Spirals", "Checkerboard", "Rings"]
     assert [row[1] for row in body] == ["gnELBO ↓", "KL ↓", "JSD ↓"] * 4
     # The paper's own best: the lowest of each row, e.g. 0.25 of 8Gaussian's gnELBO in the fifth column.
-    assert [row.index(best) for row in body for best in row if best.startswith("**")] == [
-        *(6, 3, 3),
-        *(6, 7, 5),
-        *(3, 7, 7),
-        *(3, 5, 3),
-    ]
-    text = latex.fragment(table)
+    best = [row.index(entry) for row in body for entry in row if entry.startswith("**")]
+    assert best == [*(6, 3, 3), *(6, 7, 5), *(3, 7, 7), *(3, 5, 3)]
+    text = latex.fragment(shown.table)
     assert r"VAE & \multicolumn{5}{c}{S-IntroVAE} \\ \cmidrule(lr){4-8}" in text
     assert r"SG & SG & \multicolumn{4}{c}{MoG(64)} \\ \cmidrule(lr){5-8}" in text
     assert r"LC & $\times$ & $\times$ & $\times$ & $\times$ & $\checkmark$ & $\checkmark$ \\" in text
     assert r"8Gaussian & gnELBO $\downarrow$ & 7.48 $\pm$ 0.00" in text
     assert text.count(r"\midrule") == 4
-    assert table.caption.count("Demo scale: not comparable.") == 1
+    assert shown.table.caption.count("Demo scale: not comparable.") == 1
+    assert len(shown.compared) == 72
+    assert set(shown.compared["within"]) == {"yes"}
+    assert shown.compared["difference"].abs().max() < 1e-9
+    assert "Of 72 published values 72 can be judged; 72 of these are met." in shown.beside.caption
+    assert "−0.00" not in markdown(shown.beside)
 
 
 def test_ties_are_bold_together_as_printed(tmp_path: Path) -> None:
     means = {"sg": 2.001, "mog64": 2.004, "mog64-lc": 2.006}
     paths = [write_metrics(tmp_path, "Rings", cell, alike(1.0, kl, 1.0)) for cell, kl in means.items()]
-    _, table = density_tables.density_table("1", paths, request(list(means)))
+    table = made("1", paths, request(list(means))).table
     gnelbo, kl, _ = ([entry.bold for entry in row.entries] for row in table.blocks[0])
     assert gnelbo == [True, True, True]
     assert kl == [True, True, False]
     assert latex.fragment(table).count(r"\textbf{\boldmath 2.00 $\pm$") == 2
 
 
-def test_the_arrow_decides_what_is_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = [write_metrics(tmp_path, "Rings", cell, alike(v, v, v)) for cell, v in (("sg", 1.0), ("mog64", 2.0))]
-    monkeypatch.setitem(results.ARROWS, "gnELBO", "↑")
-    _, table = density_tables.density_table("1", paths, request(["sg", "mog64"]))
-    assert [row.labels[1] for row in table.blocks[0]] == ["gnELBO ↑", "KL ↓", "JSD ↓"]
-    assert [[entry.bold for entry in row.entries] for row in table.blocks[0]] == [
-        [False, True],
-        [True, False],
-        [True, False],
-    ]
-
-
 def test_cells_that_the_paper_lacks_have_no_published_value(tmp_path: Path) -> None:
     path = write_metrics(tmp_path, "Rings", "mog16-ip", alike(6.0, 10.0, 4.0))
-    tidy, table = density_tables.density_table("1", [path], request(["mog16-ip"]))
-    assert tidy["paper_mean"].isna().all()
-    assert parse_markdown(markdown(table))[0][-1] == "S-IntroVAE, MoG(16)"
-    compared, beside = comparison.density_comparison("1", tidy, request(["mog16-ip"]))
-    assert compared.empty
-    assert "None of 0 published values can be judged." in beside.caption
+    shown = made("1", [path], request(["mog16-ip"]))
+    assert shown.tidy["paper_mean"].isna().all()
+    assert parse_markdown(shown.table)[0][-1] == "S-IntroVAE, MoG(16)"
+    assert shown.compared.empty
+    assert "published values" not in shown.beside.caption
 
 
 def test_table4_quotes_what_it_did_not_measure(tmp_path: Path) -> None:
     paths = [write_metrics(tmp_path, "Rings", cell, alike(9.0, 19.0, 9.0)) for cell in TABLE4_CELLS]
-    tidy, table = density_tables.density_table("4", paths, request(TABLE4_CELLS))
-    head, kl_kind, *body = parse_markdown(markdown(table))
+    shown = made("4", paths, request(TABLE4_CELLS))
+    head, kl_kind, *body = parse_markdown(shown.table)
     assert head[2:] == [
         "quoted from the paper, reported",
         "quoted from the paper, official (reproduced)",
@@ -264,89 +284,80 @@ def test_table4_quotes_what_it_did_not_measure(tmp_path: Path) -> None:
     ]
     assert kl_kind[1:] == ["KL calculation", "c", "c", "c", "s", "s"]
     assert body[1][1:] == ["KL ↓", "9.18 ± 0.33 †", "10.67 ± 0.50 †", *["**19.00 ± 0.24**"] * 3]
-    assert "marked † are quoted" in table.caption
-    quoted = tidy[tidy["cell"].isin(paper.QUOTED_SETTINGS)]
+    assert "marked † are quoted" in shown.table.caption
+    quoted = shown.tidy[shown.tidy["cell"].isin(paper.QUOTED_SETTINGS)]
     assert len(quoted) == 6
     assert quoted[["mean", "std", "sem", "n", "diverged"]].isna().all(axis=None)
     assert quoted["paper_mean"].notna().all()
-    compared, _ = comparison.density_comparison("4", tidy, request(TABLE4_CELLS))
-    assert set(compared["cell"]) == set(TABLE4_CELLS)
-    assert len(compared) == 9
+    assert set(shown.compared["cell"]) == set(TABLE4_CELLS)
+    assert len(shown.compared) == 9
 
 
 # ---- Table 3 ----
 
 
 def test_table3_shows_choice_default_and_origin(tmp_path: Path) -> None:
+    unsearched = {"source": "table3", "settings": None, "diverged": None, "KL": None}
     paths = [
         write_choice(tmp_path, "8Gaussian"),
         write_choice(tmp_path, "Rings", beta_kl=0.2, beta_neg=0.8, diverged=0),
-        write_choice(
-            tmp_path, "2Spirals", beta_kl=0.05, beta_neg=0.2, source="table3", settings=None, diverged=None, KL=None
-        ),
+        write_choice(tmp_path, "2Spirals", beta_kl=0.05, beta_neg=0.2, **unsearched),
     ]
-    wanted = tables.Request(("8Gaussian", "2Spirals", "Rings"), ("sg",))
-    tidy, table = density_tables.hyperparameter_table(paths, wanted)
-    assert parse_markdown(markdown(table)) == [
+    shown = made("3", paths, Request(("8Gaussian", "2Spirals", "Rings"), ("sg",)))
+    assert parse_markdown(shown.table) == [
         ["2D dataset", "prior", "β_rec", "β_kl", "β_neg", "origin"],
         ["8Gaussian", "SG", "0.2 (0.2)", "0.3 (0.3)", "0.9 (0.9)", "grid search, 210 settings, 3 diverged"],
         ["2Spirals", "SG", "0.2 (0.2)", "0.05 (0.5)", "0.2 (1)", "published (Table 3)"],
         ["Rings", "SG", "0.2 (0.2)", "0.2 (0.2)", "0.8 (1)", "grid search, 210 settings"],
     ]
-    assert r"$\beta_{\mathrm{rec}}$ & $\beta_{\mathrm{kl}}$ & $\beta_{\mathrm{neg}}$" in latex.fragment(table)
-    assert ",".join(tidy.columns).startswith(TIDY)
-    compared, _ = comparison.hyperparameter_comparison(tidy, wanted)
-    answers = {(row.dataset, row.metric): row.within for row in compared.itertuples()}
+    assert r"$\beta_{\mathrm{rec}}$ & $\beta_{\mathrm{kl}}$ & $\beta_{\mathrm{neg}}$" in latex.fragment(shown.table)
+    assert ",".join(shown.tidy.columns).startswith(TIDY)
+    answers = {(row.dataset, row.metric): row.within for row in shown.compared.itertuples()}
     assert {answers["8Gaussian", name] for name in paper.HYPERPARAMETERS} == {"yes"}
     assert {answers["2Spirals", name] for name in paper.HYPERPARAMETERS} == {"NA"}  # copied, so it proves nothing
     assert [answers["Rings", name] for name in paper.HYPERPARAMETERS] == ["yes", "yes", "no"]
-    assert compared.query("dataset == 'Rings' and metric == 'beta_neg'")["difference"].item() == pytest.approx(0.2)
+    difference = shown.compared.query("dataset == 'Rings' and metric == 'beta_neg'")["difference"]
+    assert difference.item() == pytest.approx(0.2)
 
 
 def test_table3_of_other_cells(tmp_path: Path) -> None:
     paths = [write_choice(tmp_path, "Rings", "vae-sg", beta_neg=None), write_choice(tmp_path, "Rings", "mog64-ip")]
-    tidy, table = density_tables.hyperparameter_table(paths, request(["vae-sg", "mog64-ip"]))
-    rows = parse_markdown(markdown(table))[1:]
-    assert [row[:5] for row in rows] == [
+    shown = made("3", paths, request(["vae-sg", "mog64-ip"]))
+    assert [row[:5] for row in parse_markdown(shown.table)[1:]] == [
         ["Rings", "VAE SG", "0.2", "0.3", "–"],
         ["", "MoG(64)+IP", "0.2", "0.3", "0.9"],
     ]
-    compared, beside = comparison.hyperparameter_comparison(tidy, request(["vae-sg", "mog64-ip"]))
-    assert compared.empty
-    assert not beside.blocks
+    assert shown.compared.empty
+    assert not shown.beside.blocks
 
 
 # ---- Beside the paper ----
 
 
-def test_within_compares_with_twice_the_combined_standard_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("offset", "answer"), [(0.999, "yes"), (-0.999, "yes"), (1.001, "no"), (-1.001, "no")])
+def test_within_compares_with_twice_the_combined_standard_error(tmp_path: Path, offset: float, answer: str) -> None:
     """8Gaussian, SG, KL is 1.23 ± 0.11 over five seeds in the paper."""
     half = 0.05  # our spread over four seeds, as two pairs around the mean
     tolerance = 2 * math.sqrt((half / 2) ** 2 + (0.11 / math.sqrt(5)) ** 2)
-    for offset, answer in ((0.999, "yes"), (-0.999, "yes"), (1.001, "no"), (-1.001, "no")):
-        mean = 1.23 + offset * tolerance
-        values = alike(0.5, 0.0, 1.0, seeds=4) | {"KL": [mean - half, mean - half, mean + half, mean + half]}
-        path = write_metrics(tmp_path / str(offset), "8Gaussian", "sg", values)
-        wanted = request(["sg"], seeds=4, dataset="8Gaussian")
-        tidy, _ = density_tables.density_table("1", [path], wanted)
-        compared, beside = comparison.density_comparison("1", tidy, wanted)
-        row = compared[compared["metric"] == "KL"].iloc[0]
-        assert row["paper_sem"] == pytest.approx(0.11 / math.sqrt(5))
-        assert row["tolerance"] == pytest.approx(tolerance)
-        assert row["difference"] == pytest.approx(offset * tolerance)
-        assert row["within"] == answer
-        line = parse_markdown(markdown(beside))[3:][5]
-        assert line[2] == "ours − paper"
-        assert line[-1].endswith({"yes": "✓", "no": "✗"}[answer])
+    mean = 1.23 + offset * tolerance
+    values = alike(0.5, 0.0, 1.0, seeds=4) | {"KL": [mean - half, mean - half, mean + half, mean + half]}
+    path = write_metrics(tmp_path, "8Gaussian", "sg", values)
+    shown = made("1", [path], request(seeds=4, dataset="8Gaussian"))
+    row = shown.compared.query("metric == 'KL'").iloc[0]
+    assert row["paper_sem"] == pytest.approx(0.11 / math.sqrt(5))
+    assert row["tolerance"] == pytest.approx(tolerance)
+    assert row["difference"] == pytest.approx(offset * tolerance)
+    assert row["within"] == answer
+    line = parse_markdown(shown.beside)[3:][5]
+    assert line[2] == "ours − paper"
+    assert line[-1].endswith({"yes": "✓", "no": "✗"}[answer])
 
 
 def test_comparison_sets_published_ours_and_difference_below_one_another(tmp_path: Path) -> None:
     values = {"gnELBO": [6.0, 6.2, 6.1], "KL": [20.0, 21.0, 22.0], "JSD": [4.05, 4.05, 4.05]}
-    wanted = request(["sg"], scale="Demo scale: tiny.")
-    tidy, _ = density_tables.density_table("1", [write_metrics(tmp_path, "Rings", "sg", values)], wanted)
-    _, table = comparison.density_comparison("1", tidy, wanted)
-    rows = parse_markdown(markdown(table))[3:]
-    assert [row[-1] for row in rows] == [
+    path = write_metrics(tmp_path, "Rings", "sg", values)
+    table = made("1", [path], request(scale="Demo scale: tiny.")).beside
+    assert [row[-1] for row in parse_markdown(table)[3:]] == [
         *("6.03 ± 0.12", "6.10 ± 0.08", "+0.07 ✓"),
         *("9.99 ± 0.59", "21.00 ± 0.82", "+11.01 ✗"),
         *("4.05 ± 0.15", "4.05 ± 0.00", "+0.00 ✓"),
@@ -356,16 +367,6 @@ def test_comparison_sets_published_ours_and_difference_below_one_another(tmp_pat
     assert "never the best one" in table.caption
     assert "Of 3 published values 3 can be judged; 2 of these are met." in table.caption
     assert table.caption.endswith("Demo scale: tiny.")
-
-
-def test_the_published_numbers_are_within_themselves(tmp_path: Path) -> None:
-    tidy, _, wanted = full_table1(tmp_path)
-    compared, table = comparison.density_comparison("1", tidy, wanted)
-    assert len(compared) == 72
-    assert set(compared["within"]) == {"yes"}
-    assert compared["difference"].abs().max() < 1e-9
-    assert "Of 72 published values 72 can be judged; 72 of these are met." in table.caption
-    assert "−0.00" not in markdown(table)
 
 
 # ---- Captions ----
@@ -379,34 +380,44 @@ def changed(**sections: Mapping[str, Any] | Sequence[int]) -> dict[str, Any]:
     }
 
 
-def test_scale_sentence() -> None:
-    sentence = captions.scale_sentence
-    assert sentence("paper", PAPER, PAPER) == captions.PAPER_SCALE
-    demo = changed(training={"iterations": 300}, seeds=[0, 1])
-    assert sentence("demo", demo, PAPER) == (
-        "Demo scale: 300 iterations instead of 30,000 and 2 seeds instead of 5: not comparable with the paper."
-    )
-    assert sentence("quick-run", changed(evaluation={"samples": 1000}), PAPER) == (
-        "Quick run scale: histograms of 1,000 points instead of 5,000: not comparable with the paper."
-    )
-    assert sentence("x", changed(seeds=(0, 1, 2, 3, 4)), PAPER) == captions.PAPER_SCALE
-    assert sentence("x", changed(seeds=[5, 6, 7, 8, 9]), PAPER) == (
-        "Unlike the published runs: seeds 5/6/7/8/9 instead of 0/1/2/3/4."
-    )
-    assert sentence("x", changed(seeds=[3]), PAPER) == "Unlike the published runs: 1 seed instead of 5."
-
-
-def test_scale_sentence_of_the_search_and_the_protocol() -> None:
-    sentence = captions.scale_sentence
-    off = changed(search={"enabled": False, "beta_rec": [0.2]})
-    assert sentence("x", off, PAPER) == "Unlike the published runs: hyperparameter search off instead of on."
-    some = changed(search={"cells": ["sg"]})
-    assert "hyperparameters searched for sg cells instead of all" in sentence("x", some, PAPER)
-    assert sentence("x", changed(search={"members_per_job": 7}), PAPER) == captions.PAPER_SCALE
-    text = {"protocol": "text", "loss_scale": "none", **PAPER}
-    assert sentence("x", text, {"protocol": "authors", **PAPER}) == (
-        "Unlike the published runs: protocol text instead of authors and loss_scale none."
-    )
+@pytest.mark.parametrize(
+    ("experiment", "ours", "expected"),
+    [
+        ("paper", PAPER, captions.PAPER_SCALE),
+        (
+            "demo",
+            changed(training={"iterations": 300}, seeds=[0, 1]),
+            "Demo scale: 300 iterations instead of 30,000 and 2 seeds instead of 5: not comparable with the paper.",
+        ),
+        (
+            "quick-run",
+            changed(evaluation={"samples": 1000}),
+            "Quick run scale: histograms of 1,000 points instead of 5,000: not comparable with the paper.",
+        ),
+        ("x", changed(seeds=(0, 1, 2, 3, 4)), captions.PAPER_SCALE),
+        ("x", changed(seeds=[5, 6, 7, 8, 9]), "Unlike the published runs: seeds 5/6/7/8/9 instead of 0/1/2/3/4."),
+        ("x", changed(seeds=[3]), "Unlike the published runs: 1 seed instead of 5."),
+        (
+            "x",
+            changed(search={"enabled": False, "beta_rec": [0.2]}),
+            "Unlike the published runs: hyperparameter search off instead of on.",
+        ),
+        (
+            "x",
+            changed(search={"cells": ["sg"]}),
+            "Unlike the published runs: hyperparameters searched for sg cells instead of all.",
+        ),
+        ("x", changed(search={"members_per_job": 7}), captions.PAPER_SCALE),
+        (
+            "x",
+            {"protocol": "text", "loss_scale": "none", **PAPER},
+            "Unlike the published runs: protocol text instead of authors and loss_scale none.",
+        ),
+    ],
+)
+def test_scale_sentence(experiment: str, ours: dict[str, Any], expected: str) -> None:
+    theirs = PAPER | ({"protocol": "authors"} if "protocol" in ours else {})
+    assert captions.scale_sentence(experiment, ours, theirs) == expected
 
 
 def test_scale_sentence_counts_what_it_cannot_list() -> None:
@@ -418,7 +429,6 @@ def test_scale_sentence_counts_what_it_cannot_list() -> None:
 
 
 def test_report_captions_read_the_configuration() -> None:
-    jinja2 = pytest.importorskip("jinja2")
     config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
     config["experiment"], config["density"]["training"]["iterations"] = "trial", 123
     config["images"]["training"]["epochs"], config["images"]["evaluation"]["samples"] = 45, 678
@@ -466,18 +476,18 @@ def tiny_table(text: str) -> Table:
 def test_every_character_compiles(tmp_path: Path) -> None:
     printable = "".join(map(chr, range(0x20, 0x7F)))
     text = printable + "".join(latex._CHARACTERS) + "".join(latex._PHRASES) + "é ü ß 実 😀"
-    latex.compile_document(latex.document({text: latex.fragment(tiny_table(text))}), tmp_path / "a.pdf")
+    (tmp_path / "table1.tex").write_text(latex.fragment(tiny_table(text)))
+    latex.compile_tables([tmp_path / "table1.tex"], tmp_path / "a.pdf")
     assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF-")
 
 
 @needs_pdflatex
 def test_all_tables_compile_to_one_pdf_with_the_same_bytes(tmp_path: Path) -> None:
-    results_folder, folder = tmp_path / "results", tmp_path / "tables"
-    tidy, table, wanted = full_table1(results_folder)
-    tables.write(tidy, table, folder)
-    tables.write(*comparison.density_comparison("1", tidy, wanted), folder)
-    choices = [write_choice(results_folder, dataset) for dataset in wanted.datasets]
-    comparison.write_both("3", choices, tables.Request(wanted.datasets, ("sg",)), folder)
+    folder = tmp_path / "tables"
+    paths, wanted = full_table1(tmp_path / "results")
+    comparison.write("1", wanted, folder, paths)
+    choices = [write_choice(tmp_path / "results", dataset) for dataset in wanted.datasets]
+    comparison.write("3", Request(wanted.datasets, ("sg",)), folder, choices)
     names = ("table1", "table1_vs_paper", "table3", "table3_vs_paper")
     for copy in ("a.pdf", "b.pdf"):
         latex.compile_tables([folder / f"{name}.tex" for name in names], tmp_path / copy)
@@ -540,7 +550,7 @@ def test_damaged_metrics_are_one_line_that_names_the_file(tmp_path: Path, conten
     path = tmp_path / "metrics.csv"
     path.write_text(content)
     with pytest.raises(UserError, match=message) as caught:
-        results.read_metrics([path])
+        read.metrics([path])
     text = str(caught.value)
     assert text.startswith(str(path))
     assert "\n" not in text
@@ -549,40 +559,42 @@ def test_damaged_metrics_are_one_line_that_names_the_file(tmp_path: Path, conten
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone\.csv: cannot read \(No such file"):
-        results.read_metrics([tmp_path / "gone.csv"])
+        read.metrics([tmp_path / "gone.csv"])
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"binary\.csv: cannot read"):
-        results.read_metrics([tmp_path / "binary.csv"])
-    for read in (results.read_metrics, results.read_hyperparameters, results.read_slices):
+        read.metrics([tmp_path / "binary.csv"])
+    for reader in (read.metrics, read.hyperparameters, read.slices, read.distances, read.histories, read.choices):
         with pytest.raises(UserError, match="given; name at least one dataset and one cell"):
-            read([])
+            reader([])
 
 
 def test_missing_seeds_cells_and_metrics_are_refused(tmp_path: Path) -> None:
     path = write_metrics(tmp_path, "Rings", "sg", alike(6.0, 10.0, 4.0))
-    with pytest.raises(UserError, match="Rings, sg: gnELBO of seeds 0, 1, 2 found, 0, 1, 2, 3 wanted"):
-        density_tables.density_table("1", [path], request(["sg"], seeds=4))
-    with pytest.raises(UserError, match="Rings, sg: gnELBO of seeds 0, 1, 2 found, 0, 1 wanted"):
-        density_tables.density_table("1", [path], request(["sg"], seeds=2))
-    with pytest.raises(UserError, match="Rings, mog64: gnELBO of seeds none found"):
-        density_tables.density_table("1", [path], request(["mog64"]))
     uneven = write_metrics(tmp_path, "8Gaussian", "sg", alike(6.0, 10.0, 4.0) | {"KL": [1.0, 2.0]})
-    with pytest.raises(UserError, match="8Gaussian, sg: KL of seeds 0, 1 found, 0, 1, 2 wanted"):
-        density_tables.density_table("1", [uneven], request(["sg"], dataset="8Gaussian"))
     partial = write_metrics(tmp_path, "2Spirals", "sg", {"KL": [1.0, 2.0, 3.0]})
-    with pytest.raises(UserError, match="no gnELBO in the results"):
-        density_tables.density_table("1", [partial], request(["sg"], dataset="2Spirals"))
+    for paths, wanted, message in (
+        ([path], request(seeds=4), "Rings, sg: gnELBO of seeds 0, 1, 2 found, 0, 1, 2, 3 wanted"),
+        ([path], request(seeds=2), "Rings, sg: gnELBO of seeds 0, 1, 2 found, 0, 1 wanted"),
+        ([path], request(["mog64"]), "Rings, mog64: gnELBO of seeds none found"),
+        ([uneven], request(dataset="8Gaussian"), "8Gaussian, sg: KL of seeds 0, 1 found, 0, 1, 2 wanted"),
+        ([partial], request(dataset="2Spirals"), "no gnELBO in the results"),
+    ):
+        with pytest.raises(UserError, match=message):
+            made("1", paths, wanted)
+    with pytest.raises(UserError, match="unknown table '6'"):
+        made("6", [path], request())
 
 
 def test_requests_are_checked() -> None:
-    with pytest.raises(UserError, match="unknown spread 'var'"):
-        request(["sg"], spread="var")
-    with pytest.raises(UserError, match="unknown cell 'sq'"):
-        request(["sq"])
-    with pytest.raises(UserError, match="nothing to show"):
-        request([])
-    with pytest.raises(UserError, match="unknown table '2'"):
-        density_tables.density_table("2", [], request(["sg"]))
+    for changes, message in (
+        ({"spread": "var"}, "unknown spread 'var'"),
+        ({"cells": ["sq"]}, "unknown cell 'sq'"),
+        ({"cells": []}, "nothing to show"),
+        ({"primary": "fid_author"}, "unknown distance 'fid_author'; did you mean 'fid_authors'"),
+        ({"entropy": "pooled"}, "unknown entropy 'pooled'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            request(**changes)
 
 
 @pytest.mark.parametrize(
@@ -596,29 +608,26 @@ def test_requests_are_checked() -> None:
 def test_damaged_hyperparameters(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     path = write_choice(tmp_path, "Rings", **changes)
     with pytest.raises(UserError, match=rf"hyperparameters\.json: {message}"):
-        results.read_hyperparameters([path])
+        read.hyperparameters([path])
 
 
 def test_missing_and_doubled_hyperparameters(tmp_path: Path) -> None:
     path = write_choice(tmp_path, "Rings")
     with pytest.raises(UserError, match="Rings, sg given twice"):
-        density_tables.hyperparameter_table([path, path], request(["sg"]))
+        made("3", [path, path], request())
     with pytest.raises(UserError, match="no hyperparameters of 8Gaussian, sg"):
-        density_tables.hyperparameter_table([path], request(["sg"], dataset="8Gaussian"))
-    path.write_text("[]")
-    with pytest.raises(UserError, match="no entry 'dataset'"):
-        results.read_hyperparameters([path])
-    path.write_text('{"dataset": "Ri')
-    with pytest.raises(UserError, match="not valid JSON"):
-        results.read_hyperparameters([path])
+        made("3", [path], request(dataset="8Gaussian"))
+    for content, message in (("[]", "no entry 'dataset'"), ('{"dataset": "Ri', "not valid JSON")):
+        path.write_text(content)
+        with pytest.raises(UserError, match=message):
+            read.hyperparameters([path])
 
 
 def test_interrupted_writing_leaves_the_old_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_metrics(tmp_path, "Rings", "sg", alike(6.0, 10.0, 4.0))
-    table = density_tables.density_table("1", [path], request(["sg"]))
     folder = tmp_path / "tables"
-    tables.write(*table, folder)
-    before = (folder / "table1.csv").read_bytes()
+    comparison.write("1", request(), folder, [path])
+    before = {path: path.read_bytes() for path in folder.iterdir()}
 
     def full_disk(self: pd.DataFrame, path: Path, **options: Any) -> None:
         Path(path).write_text("dataset,ce")
@@ -626,9 +635,9 @@ def test_interrupted_writing_leaves_the_old_table(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(pd.DataFrame, "to_csv", full_disk)
     with pytest.raises(UserError, match=r"table1\.csv: cannot write \(No space left on device\)"):
-        tables.write(*table, folder)
-    assert (folder / "table1.csv").read_bytes() == before
-    assert sorted(path.name for path in folder.iterdir()) == ["table1.csv", "table1.md", "table1.tex"]
+        comparison.write("1", request(), folder, [path])
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert len(before) == 6
 
 
 # ---- Scripts of the workflow ----
@@ -697,15 +706,11 @@ def test_pdf_script(tmp_path: Path) -> None:
             "torch",
         ),
         ("introprior.reporting.tables.captions, introprior.reporting.tables.latex", "pandas"),
+        ("introprior.evaluation.selection, introprior.reporting.read", "pandas"),
+        ("introprior.evaluation.selection, introprior.reporting.read", "torch"),
+        ("introprior.metrics.registry", "numpy"),
     ],
 )
 def test_imports_stay_light(modules: str, absent: str) -> None:
     code = f"import sys, {modules}; sys.exit({absent!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_moments_agree_with_the_standard_library() -> None:
-    values = [3.0, 4.5, -1.0, 2.25]
-    assert results.moments(values) == pytest.approx(
-        (statistics.fmean(values), statistics.pstdev(values), statistics.pstdev(values) / 2)
-    )

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,7 +18,7 @@ from introprior.errors import UserError
 from introprior.experiment import cells, jobs
 from introprior.experiment.fields import Model
 from introprior.experiment.protocol import PRESETS
-from introprior.operations import provenance
+from introprior.operations import progress, provenance
 
 CHECKPOINT_SECONDS = "INTROPRIOR_CHECKPOINT_SECONDS"
 
@@ -70,9 +70,11 @@ def _run(given: argparse.Namespace) -> None:
         given.command(given)
         return
     record = provenance.Record(given.name, told.recorded(given), _paths(given, given.reads))
-    facts = given.command(given)
+    written = _paths(given, given.writes)
+    with progress.told(written[0]) if provenance.CONFIGURATION in os.environ else nullcontext():
+        facts = given.command(given)
     if facts is not None:
-        record.write(_paths(given, given.writes), **facts)
+        record.write(written, **facts)
 
 
 def _paths(given: argparse.Namespace, names: Sequence[str]) -> list[Path]:

@@ -10,8 +10,8 @@ class UserError(Exception):
     """Something that the person at the keyboard can mend; commands print it as one line and exit with 2."""
 
 
-def one_line(error: BaseException) -> str:
-    """What an error of a library says, in one line as users want it."""
+def one_line(error: BaseException | str) -> str:
+    """A text, or what an error of a library says, in one line as users want it."""
     said = getattr(error, "strerror", None) or str(error)
     return " ".join(said.split()).strip(" :") or type(error).__name__
 

@@ -10,42 +10,42 @@ from snakemake.logging import logger
 import introprior
 from introprior.errors import UserError
 from introprior.experiment import cells as naming
-from introprior.experiment import configuration, image_configuration
+from introprior.experiment import jobs
 from introprior.experiment.cells import TABLE4_SETTINGS
+from introprior.experiment.config import TABLE3_CELL, Configuration, load, text
 from introprior.experiment.paths import NAMED, Paths
 from introprior.experiment.sources import closure
-from introprior.operations import costs, files
+from introprior.operations import costs, dag, gpus
 from introprior.reporting.tables import captions
 
-SCHEMA = workflow.source_path("../schemas/config.schema.yaml")
 
-
-def checked(function, *arguments):
+def checked(function, *arguments, **named):
     """What the function returns; its UserError ends Snakemake with one line, where other exceptions bring a traceback."""
     try:
-        return function(*arguments)
+        return function(*arguments, **named)
     except UserError as error:
         logger.error(f"introprior: {error}")
         sys.exit(1)
 
 
-checked(configuration.validate, config, SCHEMA)
+CONFIG = checked(load, config)
+config.update(CONFIG.model_dump(mode="json"))  # with the defaults, for the captions of the report
 
 # ---- Device ----
 # Only this machine's GPUs can be counted; with another executor the jobs run elsewhere.
 LOCAL = workflow.resource_settings.nodes is None
-GPUS = configuration.gpus_present()
+GPUS = gpus.present()
 if LOCAL and workflow.is_main_process:
     asked = workflow.global_resources.get("gpu")
-    checked(configuration.check_devices, config["device"], asked and asked.value, GPUS, config["jobs_per_gpu"])
-GPU = 0 if config["device"] == "cpu" or (config["device"] == "auto" and LOCAL and not GPUS) else 1
+    checked(gpus.check, CONFIG.device, asked and asked.value, GPUS, CONFIG.jobs_per_gpu)
+GPU = 0 if CONFIG.device == "cpu" or (CONFIG.device == "auto" and LOCAL and not GPUS) else 1
 os.environ.update(
     # Not an option of the jobs, so that no result is outdated by where it was computed.
-    INTROPRIOR_DEVICE=config["device"],
-    INTROPRIOR_JOBS_PER_GPU=str(config["jobs_per_gpu"]),
-    INTROPRIOR_GPU_MEMORY_MB=str(config["gpu_memory_mb"]),
-    INTROPRIOR_CHECKPOINT_SECONDS=str(config["checkpoint_seconds"]),
-    INTROPRIOR_CONFIGURATION=configuration.identity(config),
+    INTROPRIOR_DEVICE=CONFIG.device,
+    INTROPRIOR_JOBS_PER_GPU=str(CONFIG.jobs_per_gpu),
+    INTROPRIOR_GPU_MEMORY_MB=str(CONFIG.gpu_memory_mb),
+    INTROPRIOR_CHECKPOINT_SECONDS=str(CONFIG.checkpoint_seconds),
+    INTROPRIOR_CONFIGURATION=CONFIG.identity,
     # The command `introprior` of the environment that Snakemake runs in, activated or not.
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
 )
@@ -53,7 +53,9 @@ os.environ.update(
 ENVIRONMENT = "../../envs/introprior.yaml"
 
 # ---- Paths ----
-PATHS = Paths(config["experiment"])
+PATHS = Paths(CONFIG.experiment)
+if workflow.is_main_process:
+    dag.tell(workflow, CONFIG.model_dump(mode="json"), CONFIG.identity, PATHS.results)
 RESULTS, TABLES, FIGURES = PATHS.results, PATHS.tables, PATHS.figures
 LOGS, BENCHMARKS, STATE = PATHS.logs, PATHS.benchmarks, PATHS.state
 
@@ -71,34 +73,31 @@ wildcard_constraints:
     dataset="[^/]+",
     cell="(?!warmups/)[^/]+",
     family="[^/]+",
-    features="|".join(name for names in image_configuration.FEATURES.values() for name in names),
+    features="|".join(name for names in jobs.FEATURES.values() for name in names),
     r_entropy="[^/]+",
     seed="[0-9]+",
 
 
 # ---- What is shown ----
-DENSITY_DATASETS = config["density"]["datasets"]
-TABLE1_CELLS = config["tables"]["table1"]
-TABLE3_CELLS = [configuration.TABLE3_CELL]
+DENSITY_DATASETS, IMAGE_DATASETS = list(CONFIG.density.datasets), list(CONFIG.images.datasets)
+TABLE1_CELLS = list(CONFIG.tables.table1)
+TABLE3_CELLS = [TABLE3_CELL]
 TABLE4_CELLS = list(TABLE4_SETTINGS.values())
 
-IMAGE_DATASETS = config["images"]["datasets"]
-IMAGE_CELLS = image_configuration.cells(config)
+IMAGE_CELLS = CONFIG.image_cells
 MIXTURES = [cell for cell in IMAGE_CELLS if naming.parse(cell).family.components]
-FIGURE2 = config["figure2"]
-FIGURE2_CELLS = [FIGURE2["cell"] + suffix for suffix in ("", "-unclipped")]
-FIGURE_S2 = config["figureS2"]
-LATENTS = config["latents"]
+LATENTS = {"cells": list(CONFIG.latents.cells), "seeds": [CONFIG.latents.seed]}
 
 DENSITY_TABLES = (1, 3, 4)
 IMAGE_TABLES = (2, 5)
-SEARCHES = [cell for cell in TABLE3_CELLS if re.fullmatch(configuration.searched(config), cell)]
+SEARCHED = jobs.searched(CONFIG)
+SEARCHES = [cell for cell in TABLE3_CELLS if re.fullmatch(SEARCHED, cell)]
 DENSITY_FIGURES = ["figure3", *(f"search-{cell}" for cell in SEARCHES)]
 IMAGE_FIGURES = ["figure2", *["figure4"] * bool(MIXTURES), "figure5", "figure6", "figureS2", "figureS3"]
 IMAGE_FIGURES += [f"samples-{dataset}" for dataset in IMAGE_DATASETS]
 
 # The distance that chooses checkpoints and r_entropy.
-PRIMARY = image_configuration.features(config)[0]
+PRIMARY = jobs.features(CONFIG)[0]
 
 
 def each(path, cells):
@@ -108,13 +107,13 @@ def each(path, cells):
 
 def slices(wildcards, **others):
     """The slices of a cell's grid."""
-    count = len(checked(configuration.slices, config, wildcards.cell))
+    count = len(checked(jobs.slices, CONFIG, wildcards.cell))
     return expand(SLICE, **{**dict(wildcards.items()), **others}, slice=range(count))
 
 
 def runs(path, cells, **some):
     """The path for all runs of the given cells on images, or only some datasets, r_entropy, seeds."""
-    return [path.format(**run) for run in image_configuration.runs(config, cells, **some)]
+    return [path.format(**run) for run in CONFIG.runs(cells, **some)]
 
 
 def prepared(*splits):
@@ -132,30 +131,28 @@ def given(flag, path):
 
 def extractor(wildcards):
     """The network behind some features."""
-    return CLASSIFIER if wildcards.features in image_configuration.FEATURES["classifier"] else INCEPTION
+    return CLASSIFIER if wildcards.features in jobs.FEATURES["classifier"] else INCEPTION
 
 
 def warmup_of(name):
     """A file of the warm-up that a run starts from."""
     return lambda wildcards: f"{WARMUP}/{name}".format(
-        dataset=wildcards.dataset, family=checked(image_configuration.family, wildcards.cell), seed=wildcards.seed
+        dataset=wildcards.dataset, family=checked(jobs.family, wildcards.cell), seed=wildcards.seed
     )
 
 
 def studied(name):
     """A file of the run that the encoder study begins with."""
-    return lambda wildcards: f"{RUN}/{name}".format(
-        dataset=wildcards.dataset,
-        cell=FIGURE_S2["cell"],
-        r_entropy=image_configuration.text(FIGURE_S2["r_entropy"]),
-        seed=FIGURE_S2["seed"],
-    )
+    study = CONFIG.figureS2
+    run = {"cell": study.cell, "r_entropy": text(study.r_entropy), "seed": study.seed}
+    return lambda wildcards: f"{RUN}/{name}".format(dataset=wildcards.dataset, **run)
 
 
 def clipped(name):
     """A file of each of the two runs of Figure 2."""
-    dataset, r_entropy, seed = ([FIGURE2[key]] for key in ("dataset", "r_entropy", "seed"))
-    return runs(f"{CLIPPING}/{name}", FIGURE2_CELLS, datasets=dataset, r_entropy=r_entropy, seeds=seed)
+    figure = CONFIG.figure2
+    one = {"datasets": [figure.dataset], "r_entropy": [figure.r_entropy], "seeds": [figure.seed]}
+    return runs(f"{CLIPPING}/{name}", CONFIG.figure2_cells, **one)
 
 
 def data_folder(wildcards, input):
@@ -163,17 +160,14 @@ def data_folder(wildcards, input):
     return os.path.dirname(input.data[0])
 
 
-def scaled(rule):
-    """What a job of a rule asks a cluster for, memory and minutes, by what the configuration makes it do."""
-    return {
-        "mem_mb": lambda wildcards: checked(costs.mem_mb, config, rule, wildcards),
-        "runtime": lambda wildcards: checked(costs.runtime, config, rule, wildcards),
-    }
+def asked(rule):
+    """What a job of a rule asks a cluster for, more at each attempt."""
+    return costs.asked(rule, bool(GPU), CONFIG.max_runtime)
 
 
 def options(resolve):
     """What a job is told, as JSON: all that its result depends on, in a form that Snakemake can compare."""
-    return lambda wildcards: checked(resolve, config, *wildcards)
+    return lambda wildcards: jobs.told(checked(resolve, CONFIG, **dict(wildcards.items())))
 
 
 # ---- Sources: which change of the code outdates which results ----
@@ -188,6 +182,17 @@ def sources(*modules, data=(), script=None):
     return [os.path.relpath(path) for path in files]
 
 
+def prior(*modules):
+    """Files that a job depends on which knows its cell or family: the modules, and what implements its prior."""
+
+    def of(wildcards):
+        cell = checked(naming.parse, wildcards.get("cell", wildcards.get("family")), "results")
+        own = [os.path.relpath(cell.family.file)] if cell.family.file else []
+        return sources(*modules, *[cell.family.module] * (not own)) + own
+
+    return of
+
+
 # ---- Tables and figures ----
 def table(number):
     """The files of a table, and of its companion that sets the published values beside ours."""
@@ -199,47 +204,35 @@ def figure(name):
     return [f"{FIGURES}/{name}.{suffix}" for suffix in ("pdf", "png")]
 
 
-def reported(files, suffix, caption, result, category="Density estimation in 2D"):
-    """The files; those with the suffix go into Snakemake's report."""
-    place = {"caption": f"../report/{caption}.rst", "category": category}
-    labels = [{"result": result, "file": Path(path).name} for path in files]
-    return [
-        path if not path.endswith(suffix) else report(path, **place, labels=label) for path, label in zip(files, labels)
-    ]
+def reported(path, caption, result, category):
+    """A file that goes into Snakemake's report.
+
+    It has one label: of two whose values alternate the report makes a switch, and fails where a file has no counterpart.
+    """
+    return report(path, caption=f"../report/{caption}.rst", category=category, labels={"result": result})
 
 
-def scale(*keys):
-    """How the given keys of the density section differ from the paper's: a sentence for captions."""
-    return scale_sentence(lambda c: configuration.comparable(c, keys))
+def request(number, cells):
+    """What a table is asked to show."""
+    protocol = CONFIG.resolved_protocol.report
+    if number in IMAGE_TABLES:
+        section, probes = CONFIG.images, CONFIG.images.probes
+        told = {"svm_iterations": list(probes.svm_iterations), "neighbours": list(probes.neighbours)}
+        told |= {"primary": PRIMARY, "entropy": "entropy_" + protocol.entropy.replace("-", "_")}
+        scales = [captions.image_settings(c, IMAGE_DATASETS) for c in (CONFIG, Configuration())]
+    else:
+        keys = ("training", "search") if number == 3 else ("seeds", "training", "search", "evaluation")
+        section, told = CONFIG.density, {}
+        scales = [captions.density_settings(c, keys) for c in (CONFIG, Configuration())]
+    if number != 3:  # of the hyperparameters there is one run per setting
+        told |= {"seeds": list(section.seeds), "spread": protocol.spread}
+    scale = captions.scale_sentence(CONFIG.experiment, *scales)
+    return {"datasets": list(section.datasets), "cells": cells, "scale": scale, **told}
 
 
-def image_scale():
-    """How the images section differs from the paper's: a sentence for captions."""
-    return scale_sentence(lambda c: image_configuration.comparable(c, IMAGE_DATASETS))
-
-
-def scale_sentence(comparable):
-    """How what bears on a table's numbers differs from the paper's: a sentence for captions."""
-    ours, paper = (comparable(c) for c in (config, configuration.defaults(SCHEMA)))
-    return captions.scale_sentence(config["experiment"], ours, paper)
-
-
-def image_results(cells):
-    """All that was measured of all runs of the cells."""
-    return [*runs(f"{RUN}/metrics.csv", cells), *runs(f"{RUN}/probes.csv", cells)]
-
-
-def image_table(number):
-    """What a table of image runs is told."""
-    return {
-        "number": number,
-        "datasets": IMAGE_DATASETS,
-        "cells": config["tables"][f"table{number}"],
-        "seeds": config["images"]["seeds"],
-        "spread": configuration.spread(config),
-        "scale": image_scale(),
-        "primary": PRIMARY,
-        "entropy": image_configuration.entropy(config),
-        "svm_iterations": config["images"]["probes"]["svm_iterations"],
-        "neighbours": config["images"]["probes"]["neighbours"],
-    }
+def measured(number, cells):
+    """The results that a table shows."""
+    if number not in IMAGE_TABLES:
+        return {"results": each(HYPERPARAMETERS if number == 3 else CELL_METRICS, cells)}
+    choices = expand(CHOSEN_TABLE2 if number == 2 else CHOSEN, dataset=IMAGE_DATASETS)
+    return {"results": [*runs(f"{RUN}/metrics.csv", cells), *runs(f"{RUN}/probes.csv", cells)], "chosen": choices}

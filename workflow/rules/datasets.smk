@@ -19,17 +19,16 @@ rule prepare:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=4000,
-        runtime=60,
+        **asked("prepare"),
     params:
         folder=lambda wildcards, output: os.path.dirname(output[0]),
-        unverified=lambda wildcards: checked(image_configuration.unverified, config, wildcards.dataset),
+        unverified=lambda wildcards: checked(jobs.unverified, CONFIG, wildcards.dataset),
     message:
         "{wildcards.dataset}: found or downloaded, checked and converted"
     shell:
         "introprior prepare --dataset {wildcards.dataset:q} --output {params.folder:q}"
-        + given("--source", config["images"]["source"])
-        + ("" if config["images"]["verify"] else " --no-verify")
+        + given("--source", CONFIG.images.source)
+        + ("" if CONFIG.images.verify else " --no-verify")
         + " > {log:q} 2>&1"
 
 
@@ -42,13 +41,12 @@ rule inception:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=2000,
-        runtime=60,
+        **asked("inception"),
     message:
         "Inception's weights, checked"
     shell:
         "introprior weights --output {output:q}"
-        + given("--source", config["images"]["evaluation"]["weights"])
+        + given("--source", CONFIG.images.evaluation.weights)
         + " > {log:q} 2>&1"
 
 
@@ -66,11 +64,11 @@ rule classifier:
         ENVIRONMENT
     threads: 1
     resources:
-        **scaled("classifier"),
+        **asked("classifier"),
         gpu=GPU,
     params:
         data=data_folder,
-        options=options(image_configuration.classifier_options),
+        options=options(jobs.classifier),
     message:
         "{wildcards.dataset}: a classifier, whose features stand in for Inception's"
     shell:
@@ -92,11 +90,11 @@ rule reference:
         ENVIRONMENT
     threads: 1
     resources:
-        **scaled("reference"),
+        **asked("reference"),
         gpu=GPU,
     params:
         data=data_folder,
-        options=options(image_configuration.reference_options),
+        options=options(jobs.reference),
         network=lambda wildcards: "classifier" if extractor(wildcards) == CLASSIFIER else "weights",
     message:
         "{wildcards.dataset}: reference statistics for {wildcards.features}"

@@ -3,7 +3,7 @@
 
 rule search:
     input:
-        sources("evaluation.search"),
+        prior("evaluation.search"),
     output:
         SLICE,
     log:
@@ -16,10 +16,10 @@ rule search:
         ENVIRONMENT
     threads: 1
     resources:
-        **scaled("search"),
+        **asked("search"),
         gpu=GPU,
     params:
-        options=options(configuration.search_options),
+        options=options(jobs.search),
         state=STATE,
     message:
         "{wildcards.dataset} {wildcards.cell}: search, slice {wildcards.slice} (progress: {log})"
@@ -36,12 +36,11 @@ rule select:
     log:
         f"{LOGS}/density/{{dataset}}/{{cell}}/hyperparameters.log",
     wildcard_constraints:
-        cell=configuration.searched(config),
+        cell=SEARCHED,
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=1000,
-        runtime=10,
+        **asked("select"),
     message:
         "{wildcards.dataset} {wildcards.cell}: hyperparameters of the best setting"
     shell:
@@ -55,14 +54,13 @@ rule published:
     log:
         f"{LOGS}/density/{{dataset}}/{{cell}}/hyperparameters.log",
     wildcard_constraints:
-        cell=f"(?!(?:{configuration.searched(config)})/)[^/]+",
+        cell=f"(?!(?:{SEARCHED})/)[^/]+",
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=1000,
-        runtime=10,
+        **asked("select"),
     params:
-        hyperparameters=options(configuration.hyperparameters),
+        hyperparameters=options(jobs.hyperparameters),
     message:
         "{wildcards.dataset} {wildcards.cell}: published hyperparameters"
     shell:
@@ -72,7 +70,7 @@ rule published:
 
 rule train:
     input:
-        sources("training.density"),
+        prior("training.density"),
         hyperparameters=HYPERPARAMETERS,
     output:
         model=ENSEMBLE,
@@ -85,10 +83,10 @@ rule train:
         ENVIRONMENT
     threads: 1
     resources:
-        **scaled("train"),
+        **asked("train"),
         gpu=GPU,
     params:
-        options=options(configuration.train_options),
+        options=options(jobs.train),
         state=STATE,
     message:
         "{wildcards.dataset} {wildcards.cell}: training (progress: {log})"
@@ -99,7 +97,7 @@ rule train:
 
 rule evaluate:
     input:
-        sources("evaluation.density"),
+        prior("evaluation.density"),
         model=ENSEMBLE,
     output:
         metrics=CELL_METRICS,
@@ -112,10 +110,10 @@ rule evaluate:
         ENVIRONMENT
     threads: 1
     resources:
-        **scaled("evaluate"),
+        **asked("evaluate"),
         gpu=GPU,
     params:
-        options=options(configuration.evaluate_options),
+        options=options(jobs.evaluate),
     message:
         "{wildcards.dataset} {wildcards.cell}: evaluation"
     shell:
@@ -131,7 +129,7 @@ localrules:
 
 rule density:
     input:
-        each(CELL_METRICS, configuration.cells(config)),
+        each(CELL_METRICS, CONFIG.density_cells),
         [table(number) for number in DENSITY_TABLES],
         [figure(name) for name in DENSITY_FIGURES],
     message:

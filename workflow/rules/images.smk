@@ -2,14 +2,14 @@
 # r_entropy is taken; and the two studies, of clipping (Figure 2) and of the encoder (Figure S2).
 
 # How distances are taken: with which network, against which statistics.
-NETWORK = "classifier" if config["images"]["evaluation"]["features"] == "classifier" else "weights"
+NETWORK = "classifier" if CONFIG.images.evaluation.features == "classifier" else "weights"
 EXTRACTOR = CLASSIFIER if NETWORK == "classifier" else INCEPTION
-REFERENCES = expand(REFERENCE, features=sorted(image_configuration.features(config)), allow_missing=True)
+REFERENCES = expand(REFERENCE, features=sorted(jobs.features(CONFIG)), allow_missing=True)
 
 
 rule warmup:
     input:
-        sources("training.images"),
+        prior("training.images"),
         data=prepared("train"),
     output:
         f"{WARMUP}/warmup.pt",
@@ -21,11 +21,11 @@ rule warmup:
         ENVIRONMENT
     threads: 1
     resources:
-        **scaled("warmup"),
+        **asked("warmup"),
         gpu=GPU,
     params:
         data=data_folder,
-        options=options(image_configuration.warmup_options),
+        options=options(jobs.warmup),
         state=STATE,
     message:
         "{wildcards.dataset} {wildcards.family}: warm-up, seed {wildcards.seed} (progress: {log})"
@@ -36,7 +36,7 @@ rule warmup:
 
 rule game:
     input:
-        sources("training.images"),
+        prior("training.images"),
         data=prepared("train"),
         warmup=warmup_of("warmup.pt"),
     output:
@@ -50,11 +50,11 @@ rule game:
         ENVIRONMENT
     threads: 1
     resources:
-        **scaled("game"),
+        **asked("game"),
         gpu=GPU,
     params:
         data=data_folder,
-        options=options(image_configuration.game_options),
+        options=options(jobs.game),
         state=STATE,
     message:
         "{wildcards.dataset} {wildcards.cell}: training, r_entropy {wildcards.r_entropy}, seed {wildcards.seed} (progress: {log})"
@@ -65,7 +65,7 @@ rule game:
 
 rule warmup_distances:
     input:
-        sources("evaluation.images"),
+        prior("evaluation.images"),
         data=prepared("train"),
         model=f"{WARMUP}/warmup.pt",
         references=REFERENCES,
@@ -78,11 +78,11 @@ rule warmup_distances:
         ENVIRONMENT
     threads: 1
     resources:
-        **scaled("warmup_distances"),
+        **asked("warmup_distances"),
         gpu=GPU,
     params:
         data=data_folder,
-        options=options(image_configuration.distances_options),
+        options=options(jobs.distances),
     message:
         "{wildcards.dataset} {wildcards.family}: distances in the warm-up, seed {wildcards.seed}"
     shell:
@@ -93,7 +93,7 @@ rule warmup_distances:
 
 rule distances:
     input:
-        sources("evaluation.images"),
+        prior("evaluation.images"),
         data=prepared("train"),
         model=f"{RUN}/snapshots.pt",
         earlier=warmup_of("distances.csv"),
@@ -109,11 +109,11 @@ rule distances:
         ENVIRONMENT
     threads: 1
     resources:
-        **scaled("distances"),
+        **asked("distances"),
         gpu=GPU,
     params:
         data=data_folder,
-        options=options(image_configuration.distances_options),
+        options=options(jobs.distances),
     message:
         "{wildcards.dataset} {wildcards.cell}: distances, r_entropy {wildcards.r_entropy}, seed {wildcards.seed}"
     shell:
@@ -124,7 +124,7 @@ rule distances:
 
 rule evaluate_images:
     input:
-        sources("evaluation.images"),
+        prior("evaluation.images"),
         data=prepared("train", "test"),
         model=f"{RUN}/snapshots.pt",
         distances=f"{RUN}/distances.csv",
@@ -142,11 +142,11 @@ rule evaluate_images:
         ENVIRONMENT
     threads: 1
     resources:
-        **scaled("evaluate_images"),
+        **asked("evaluate_images"),
         gpu=GPU,
     params:
         data=data_folder,
-        options=options(image_configuration.evaluate_options),
+        options=options(jobs.evaluate_images),
     message:
         "{wildcards.dataset} {wildcards.cell}: evaluation, r_entropy {wildcards.r_entropy}, seed {wildcards.seed}"
     shell:
@@ -169,9 +169,9 @@ rule probe:
         ENVIRONMENT
     threads: 1
     resources:
-        **scaled("probe"),
+        **asked("probe"),
     params:
-        options=options(image_configuration.probe_options),
+        options=options(jobs.probe),
     message:
         "{wildcards.dataset} {wildcards.cell}: classifiers of codes, r_entropy {wildcards.r_entropy}, seed {wildcards.seed}"
     shell:
@@ -189,8 +189,7 @@ rule choose_r_entropy:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=1000,
-        runtime=10,
+        **asked("choose_r_entropy"),
     params:
         metric=f"{PRIMARY}_gen",
     message:
@@ -204,7 +203,7 @@ rule choose_r_entropy:
 use rule choose_r_entropy as choose_r_entropy_table2 with:
     input:
         sources("evaluation.selection"),
-        metrics=lambda wildcards: runs(f"{RUN}/metrics.csv", config["tables"]["table2"], datasets=[wildcards.dataset]),
+        metrics=lambda wildcards: runs(f"{RUN}/metrics.csv", CONFIG.tables.table2, datasets=[wildcards.dataset]),
     output:
         CHOSEN_TABLE2,
     log:
@@ -222,11 +221,11 @@ use rule game as clipping_study with:
     benchmark:
         f"{BENCHMARKS}/clipping/{NAMED}/train.tsv"
     resources:
-        **scaled("clipping_study"),
+        **asked("clipping_study"),
         gpu=GPU,
     params:
         data=data_folder,
-        options=options(image_configuration.clipping_options),
+        options=options(jobs.clipping),
         # Of its own: where both train for as long, this run and one of the tables' are one and the same.
         state=f"{STATE}/clipping",
     message:
@@ -235,7 +234,7 @@ use rule game as clipping_study with:
 
 use rule distances as clipping_distances with:
     input:
-        sources("evaluation.images"),
+        prior("evaluation.images"),
         data=prepared("train"),
         model=f"{CLIPPING}/snapshots.pt",
         earlier=warmup_of("distances.csv"),
@@ -248,7 +247,7 @@ use rule distances as clipping_distances with:
     benchmark:
         f"{BENCHMARKS}/clipping/{NAMED}/distances.tsv"
     resources:
-        **scaled("clipping_distances"),
+        **asked("clipping_distances"),
         gpu=GPU,
     message:
         "Figure 2, {wildcards.cell}: distances"
@@ -270,11 +269,11 @@ rule encoder_study:
         ENVIRONMENT
     threads: 1
     resources:
-        **scaled("encoder_study"),
+        **asked("encoder_study"),
         gpu=GPU,
     params:
         data=data_folder,
-        options=options(image_configuration.study_options),
+        options=options(jobs.overfit),
     message:
         "{wildcards.dataset}: an encoder overfitted to a handful of images"
     shell:

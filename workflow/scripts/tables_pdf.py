@@ -1,8 +1,4 @@
-"""All tables in one PDF; for machines that have pdflatex.
-
-input:  tables, the LaTeX files in the order of their pages
-output: the PDF
-"""
+"""All tables, LaTeX files in the order of their pages, in one PDF; for machines that have pdflatex."""
 
 from introprior.reporting.job import job
 from introprior.reporting.tables.latex import compile_tables

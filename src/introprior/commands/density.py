@@ -20,6 +20,7 @@ from introprior.experiment.fields import Model, Positive
 from introprior.experiment.run import DensityRun
 from introprior.operations import files, provenance
 from introprior.operations.progress import Progress
+from introprior.reporting import read
 
 
 class Hyperparameters(Model):
@@ -67,7 +68,9 @@ def search(given: argparse.Namespace) -> Facts:
             if options.halving and end < run.training.iterations and training.watch.alive():
                 search.drop_losers(training, options.halving.keep, options.samples)
         rows = search.finished(training, options.samples) + training.notes.get("dropped", [])
-        files.write_csv(given.output, search.in_order(rows, run.members), search.COLUMNS)
+        named = {"dataset": run.dataset, "cell": run.cell.name}
+        rows = [{**named, **row} for row in search.in_order(rows, run.members)]
+        files.write_csv(given.output, rows, (*named, *search.COLUMNS))
         running.finish(state, progress)
     return running.facts(run, device) | {"iterations": training.iteration, "resumed": resumed}
 
@@ -78,7 +81,8 @@ def select(given: argparse.Namespace) -> Facts:
     cells.parse(given.cell, "--cell")
     named = {"dataset": given.dataset, "cell": given.cell}
     if given.slices:
-        chosen = {"source": "search", **selection.choose(selection.read_slices(given.slices))}
+        tried = read.slices(given.slices)
+        chosen = {"source": "search", **selection.choose(tried, given.dataset, given.cell)}
     else:
         try:
             chosen = json.loads(given.published)
@@ -128,8 +132,9 @@ def train(given: argparse.Namespace) -> Facts | None:
                 "provenance": provenance.origin(running.device_name(device), started),
             },
         )
-        rows = [{"seed": run.members[row.pop("member")].seed, **row} for row in training.history.tidy()]
-        files.write_csv(given.history, rows, ("iteration", "seed", "quantity", "value"))
+        named = {"dataset": run.dataset, "cell": run.cell.name}
+        rows = [{**named, "seed": run.members[row.pop("member")].seed, **row} for row in training.history.tidy()]
+        files.write_csv(given.history, rows, ("dataset", "cell", "iteration", "seed", "quantity", "value"))
         running.finish(state, progress)
     running.tell_divergence(run, training.records())
     return running.facts(run, device, training, resumed)

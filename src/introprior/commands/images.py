@@ -20,6 +20,7 @@ from introprior.experiment.config.images import ImageSchedule
 from introprior.experiment.run import ImageRun, ImageTraining
 from introprior.operations import files, provenance
 from introprior.operations.progress import Progress
+from introprior.reporting import read
 
 if TYPE_CHECKING:
     import torch
@@ -172,11 +173,13 @@ def _write(given: argparse.Namespace, training: Training, started: float, per_ep
     checkpoints.save(given.output, content)
     if not only_warmup:
         seeds = [member.seed for member in training.run.members]
+        run = training.run
+        named = {"dataset": run.dataset, "cell": run.cell.name, "r_entropy": f"{run.training.r_entropy:g}"}
         rows = [
-            {"seed": seeds[row.pop("member")], "epoch": round(row["iteration"] / per_epoch, 4), **row}
+            {**named, "seed": seeds[row.pop("member")], "epoch": round(row["iteration"] / per_epoch, 4), **row}
             for row in training.history.tidy()
         ]
-        files.write_csv(given.history, rows, ("iteration", "epoch", "seed", "quantity", "value"))
+        files.write_csv(given.history, rows, (*named, "iteration", "epoch", "seed", "quantity", "value"))
 
 
 def _filled_in(stated: dict[str, Any], images: int, only_warmup: bool) -> dict[str, Any]:
@@ -252,7 +255,7 @@ def distances(given: argparse.Namespace) -> Facts:
     from introprior.evaluation import images as evaluation
     from introprior.operations.devices import borrowed
 
-    known = evaluation.read_distances(given.earlier) if given.earlier else []
+    known = read.distances([given.earlier]) if given.earlier else []
     with borrowed(given.device) as device:
         snapshots = evaluation.Snapshots.read(given.model, device)
         _check_run(given.model, snapshots, options)
@@ -262,7 +265,9 @@ def distances(given: argparse.Namespace) -> Facts:
         skip = {row["epoch"] for row in known}
         rows = evaluation.distances(snapshots, train, references, extractor, options, device, skip)
     # What was measured of a shared warm-up is this run's, too.
-    rows = [{**row, **snapshots.describe()} for row in known] + rows
+    for row in known:
+        row |= snapshots.describe() | {"value": row["value"] if row["status"] == "ok" else None}
+    rows = known + rows
     files.write_csv(given.output, rows, evaluation.DISTANCE_COLUMNS)
     return running.facts(snapshots.run, device)
 
@@ -285,7 +290,7 @@ def evaluate(given: argparse.Namespace) -> Facts:
         _check_run(given.model, snapshots, options)
         rows, codes, panels = evaluation.evaluate(
             snapshots,
-            evaluation.read_distances(given.distances),
+            read.distances([given.distances]),
             load(given.data, "train"),
             load(given.data, "test"),
             _references(given.reference, options.features),
@@ -306,7 +311,7 @@ def probe(given: argparse.Namespace) -> Facts:
     files.check_writable(given.output)
     from introprior.evaluation import probes
 
-    rows = probes.probe(given.codes, options.svm_iterations, options.neighbours)
+    rows = probes.probe(read.codes(given.codes), options.svm_iterations, options.neighbours)
     names = ("dataset", "cell", "r_entropy", "seed")
     described = {name: getattr(options, name) for name in names}
     files.write_csv(given.output, [{**described, **row} for row in rows], (*names, *probes.COLUMNS))
@@ -317,7 +322,8 @@ def choose(given: argparse.Namespace) -> Facts:
     """Choose the r_entropy of each cell."""
     from introprior.evaluation import selection
 
-    files.write_json(given.output, selection.choose_r_entropy(given.metrics, given.dataset, given.metric))
+    measured = read.metrics(given.metrics)
+    files.write_json(given.output, selection.choose_r_entropy(measured, given.dataset, given.metric))
     return {}
 
 
@@ -335,7 +341,7 @@ def overfit(given: argparse.Namespace) -> Facts:
     with borrowed(given.device) as device:
         snapshots = evaluation.Snapshots.read(given.model, device)
         _check_run(given.model, snapshots, options)
-        known = evaluation.read_distances(given.distances)
+        known = read.distances([given.distances])
         metric = known[0]["metric"] if known else "distance"  # the first kind of features decides, as in `evaluate`
         epoch = evaluation.choose_checkpoint(known, metric, options.checkpoint)
         train = load(given.data, "train")

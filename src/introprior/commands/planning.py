@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from introprior.errors import UserError
-from introprior.experiment import planning
-from introprior.operations import costs, forecast, status
+from introprior.errors import UserError, one_line
+from introprior.experiment.config import Configuration, load, read_yaml
+from introprior.operations import costs, dag, forecast, status
+from introprior.operations.dag import Job
 
 GPUS_SHOWN = (1, 2, 4, 8, 16)
 """For which numbers of GPUs a plan says how long it takes, beside the number asked for."""
@@ -28,7 +31,7 @@ def add_parsers(command: Callable[..., argparse.ArgumentParser]) -> None:
     parser = command(plan, "plan", "tell what a configuration will cost before it runs: jobs, time, disk", writes=())
     parser.add_argument(
         "targets", nargs="*", metavar="TARGET",
-        help=f"what to make, as for snakemake: {', '.join(planning.TARGETS)}, table1, figure3, ... (default: all)",
+        help="what to make, as for snakemake: all, density, images, tables, figures, table1, ... (default: all)",
     )  # fmt: skip
     parser.add_argument(
         "--configfile", type=Path, nargs="+", default=[], metavar="FILE",
@@ -52,25 +55,50 @@ def add_parsers(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 def plan(given: argparse.Namespace) -> None:
     """Tell what a configuration will cost."""
-    config = planning.resolve(given.configfile)
-    gpus = given.gpus if given.gpus is not None else int(config["device"] != "cpu")
+    config = _configuration(given.configfile)
+    gpus = given.gpus if given.gpus is not None else int(config.device != "cpu")
     cores = given.cores if given.cores is not None else os.cpu_count() or 1
     for flag, value, least in (("--gpus", gpus, 0), ("--cores", cores, 1)):
         if value < least:
             raise UserError(f"{flag}: must be at least {least}, is {value}")
-    found = _planned(config, given.targets or ["all"], gpus, cores)
+    targets = given.targets or ["all"]
+    found = _planned(_jobs(config, given.configfile, targets), config.experiment, targets, gpus, cores)
     if given.json:
         print(json.dumps(found, indent=2))
     else:
         print("\n".join(_shown_plan(found, given.configfile)))
 
 
-def _planned(config: Mapping[str, Any], targets: Sequence[str], gpus: int, cores: int) -> dict[str, Any]:
+def _configuration(paths: Sequence[Path]) -> Configuration:
+    base = Path("config/config.yaml")
+    if not base.exists() or not Path("workflow/Snakefile").exists():
+        raise UserError(f"{base}: not found; run this in the folder of the project, where snakemake is run")
+    return load(read_yaml([base, *paths]))
+
+
+def _jobs(config: Configuration, paths: Sequence[Path], targets: Sequence[str]) -> list[Job]:
+    """The jobs of the targets: as a run or a dry run has told of them, else by a dry run now."""
+    results = Path("results") / config.experiment
+    known = dag.fitting(results, config.identity, targets)
+    if known is None:
+        print("resolving the jobs by a dry run of snakemake", file=sys.stderr)
+        command = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "all", "--cores", "1", "--nolock"]
+        command += ["--configfile", *map(str, paths)] if paths else []
+        done = subprocess.run([*command, "--", *targets], capture_output=True, text=True)
+        known = dag.fitting(results, config.identity, targets)
+        if done.returncode or known is None:
+            said = one_line(done.stderr or done.stdout) or "it told of no jobs"
+            raise UserError(f"snakemake --dry-run: {said.removeprefix('introprior: ')}")
+    return [job for job in known.of(targets) if job.outputs]
+
+
+def _planned(
+    jobs: Sequence[Job], experiment: str, targets: Sequence[str], gpus: int, cores: int
+) -> dict[str, Any]:
     """All that a plan says, as plain values."""
-    jobs = planning.jobs(config, targets)
     todo = [job for job in jobs if not all(os.path.exists(path) for path in job.outputs)]
     rates = forecast.Rates.of("results")
-    prices = [rates.price(config, job, gpus > 0) for job in todo]
+    prices = [rates.price(job, gpus > 0) for job in todo]
     seconds = [price.seconds for price in prices]
     longest, path = forecast.critical_path(todo, seconds)
     rules: dict[str, dict[str, Any]] = {}
@@ -90,7 +118,7 @@ def _planned(config: Mapping[str, Any], targets: Sequence[str], gpus: int, cores
     counts = sorted({*GPUS_SHOWN, gpus}) if gpus else [0]
     durations = dict(zip(map(id, todo), seconds, strict=True))
     return {
-        "experiment": config["experiment"],
+        "experiment": experiment,
         "targets": list(targets),
         "gpus": gpus,
         "cores": cores,
@@ -142,7 +170,7 @@ def _together(rules: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The rules, those whose jobs are short in any configuration as one."""
     lines: dict[str, dict[str, Any]] = {}
     for name, rule in rules.items():
-        if name in costs.SCALED:
+        if name in costs.COSTS:
             lines[name] = rule
             continue
         rest = lines.setdefault("others", {"jobs": 0, "done": 0, "gpu_seconds": 0.0, "cpu_seconds": 0.0, "bytes": 0.0})
@@ -181,11 +209,8 @@ def _honest(found: Mapping[str, Any]) -> list[str]:
     lines = []
     for device in found["devices"]["measured"]:
         lines.append(f"measured: by benchmark files below results/, on {device}, scaled by counts.")
-    for device in found["devices"]["built-in"]:
-        if device == costs.GPU.name:
-            lines.append(f"built-in: for {device} and never checked on one; may be off by a factor of three.")
-        else:
-            lines.append(f"built-in: for {costs.CPU.name}; within a factor of two of what was measured there.")
+    if found["devices"]["built-in"]:
+        lines.append("built-in: one rough default a rule, for an A100 or one core of an AMD EPYC; may be far off.")
     lines.append("done: all files are there; `snakemake -n` tells what is outdated. Jobs begun are counted whole.")
     return lines
 

@@ -29,7 +29,6 @@ from introprior.metrics import density as metrics
 from introprior.training import checkpoints
 from introprior.training.density import networks
 
-METRICS = ("gnELBO", "KL", "JSD", "JSD_nats")
 _POINTS = {"cpu": 1024, "cuda": 8192}  # points of the plane at once; on a CPU, of all members together
 
 
@@ -120,18 +119,18 @@ def measure(ensemble: Ensemble, options: Evaluate, device: torch.device) -> list
     run, model = ensemble.run, ensemble.model
     limit = catalogue.dataset(run.dataset).limit
     streams = MemberStreams([member.seed + run.training.iterations - 1 for member in run.members], device)
-    values = histogram_metrics(run.dataset, model, streams, options.samples)
+    histograms = histogram_metrics(run.dataset, model, streams, options.samples)
     noise = streams.normal(options.monte_carlo_samples, model.latent_dim)
     grid = negative_elbo(model, plane(limit, options.grid, device), noise).cpu().numpy()
     real = streams.draw(lambda generators: data.sample_members(run.dataset, options.data_points, generators))
     energies = negative_elbo(model, real, noise).cpu().numpy()
-    values["gnELBO"] = [metrics.gnelbo(*pair) for pair in zip(grid, energies, strict=True)]
+    values = {"gnELBO": [metrics.gnelbo(*pair) for pair in zip(grid, energies, strict=True)], **histograms}
     floors = metrics.floors(run.dataset, options.samples, limit, repeats=20, seed=0)
     rows = []
     for e, (member, record) in enumerate(zip(run.members, ensemble.records, strict=True)):
         common = {"dataset": run.dataset, "cell": run.cell.name, "seed": member.seed}
-        for metric in METRICS:
-            value, status, detail = float(values[metric][e]), record["status"], record["detail"]
+        for metric, of_members in values.items():
+            value, status, detail = float(of_members[e]), record["status"], record["detail"]
             if status == "ok" and not math.isfinite(value):
                 status, detail = "diverged", f"{metric} is not finite"
                 if metric != "gnELBO":

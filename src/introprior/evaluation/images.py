@@ -8,7 +8,6 @@ mode, after one pass over the training set that estimates the running statistics
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -291,33 +290,11 @@ def _measured(value: float, record: Mapping[str, Any] | None = None) -> dict[str
     return {"value": value, "status": "ok", "detail": ""}
 
 
-def read_distances(path: Path) -> list[dict[str, Any]]:
-    """Rows that :func:`distances` made, epochs as numbers, and values too (None where diverged).
-
-    Raises:
-        UserError: missing or malformed.
-    """
-    remedy = "delete it and run again to make it anew"
-    try:
-        with open(path, newline="") as stream_:
-            reader = csv.DictReader(stream_)
-            rows: list[dict[str, Any]] = list(reader)
-        if tuple(reader.fieldnames or ()) != DISTANCE_COLUMNS:
-            raise UserError(f"{path}: not distances of an image run; {remedy}")
-        for row in rows:
-            row["epoch"], row["value"] = int(row["epoch"]), float(row["value"]) if row["value"] else None
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file of distances") from error
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: cannot read ({error}); {remedy}") from error
-    return rows
-
-
 def choose_checkpoint(rows: Iterable[Mapping[str, Any]], metric: str, rule: str) -> int:
     """The epoch whose model is reported.
 
     Args:
-        rows: of :func:`distances`, of one run.
+        rows: of :func:`distances`, of one run, with NaN for what diverged.
         metric: what decides, for example ``fid_authors_gen``.
         rule: ``best``, the lowest distance among the evaluated epochs, the earliest where they tie (authors' code);
             ``last``, the latest evaluated epoch.
@@ -330,7 +307,7 @@ def choose_checkpoint(rows: Iterable[Mapping[str, Any]], metric: str, rule: str)
         raise UserError(f"distances: none called {metric}; delete the file and run again to make it anew")
     if rule == "last":
         return max(candidates)
-    return min(candidates, key=lambda epoch: (math.inf if candidates[epoch] is None else candidates[epoch], epoch))
+    return min(candidates, key=lambda epoch: (math.inf if math.isnan(candidates[epoch]) else candidates[epoch], epoch))
 
 
 # All the rest
@@ -367,7 +344,7 @@ def evaluate(
     values: dict[str, float] = {"checkpoint_epoch": float(epoch)}
     for row in known:
         if row["epoch"] == epoch:  # the number that chose it is the one that is reported, as in the authors' code
-            values[row["metric"]] = math.nan if row["value"] is None else row["value"]
+            values[row["metric"]] = row["value"]
     model = snapshots.model(epoch, device)
     _prepared(model, run, epoch, train, options, device)
     size = run.training.batch_size

@@ -1,26 +1,23 @@
-"""The probes of a run: its codes read from their file, labels read off them by simple classifiers."""
+"""The probes of a run: labels read off its codes by simple classifiers."""
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from introprior.errors import UserError
 from introprior.metrics.probes import knn_accuracy, svm_accuracy
 
+CODES = ("train", "train_labels", "test", "test_labels", "status", "detail")
 COLUMNS = ("metric", "value", "status", "detail")
-_ARRAYS = ("train", "train_labels", "test", "test_labels")
 
 
-def probe(path: Path, svm_iterations: Sequence[int], neighbours: Sequence[int]) -> list[dict[str, Any]]:
+def probe(codes: Mapping[str, Any], svm_iterations: Sequence[int], neighbours: Sequence[int]) -> list[dict[str, Any]]:
     """Accuracies on the test split, from the codes that ``introprior evaluate`` wrote.
 
     Args:
-        path: of codes.npz.
+        codes: train and test ``[N, D]``, train_labels and test_labels ``[N]``, status and detail of the run.
         svm_iterations: few and many, see :func:`~introprior.metrics.probes.svm_accuracy`.
         neighbours: few and many, see :func:`~introprior.metrics.probes.knn_accuracy`.
 
@@ -29,20 +26,12 @@ def probe(path: Path, svm_iterations: Sequence[int], neighbours: Sequence[int]) 
         they have no value.
 
     Raises:
-        UserError: a file that is missing or damaged; as the probes themselves.
+        UserError: as the probes themselves.
     """
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            arrays = [content[name] for name in _ARRAYS]
-            status, detail = str(content["status"]), str(content["detail"])
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such codes") from error
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: damaged, or not codes; delete it and run again to make it anew") from error
-    if status == "ok" and not all(np.isfinite(codes).all() for codes in arrays[::2]):
+    train, train_labels, test, test_labels, status, detail = (codes[name] for name in CODES)
+    if status == "ok" and not all(np.isfinite(part).all() for part in (train, test)):
         status, detail = "diverged", "codes are not finite"
     rows = []
-    train, train_labels, test, test_labels = arrays
     for kind, few_and_many in (("svm", svm_iterations), ("knn", neighbours)):
         accuracy = svm_accuracy if kind == "svm" else knn_accuracy
         for name, number in zip(("few", "many"), few_and_many, strict=True):

@@ -7,49 +7,41 @@ torch.
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from introprior.errors import UserError
 
 
-def read_slices(paths: Iterable[Path]) -> list[dict[str, str]]:
-    """All rows of the slices' CSV files.
-
-    Raises:
-        UserError: a missing, empty or truncated file.
-    """
-    return [row for path in paths for row in _rows(path, "a slice of a search")]
-
-
-def choose(rows: list[dict[str, str]]) -> dict[str, Any]:
+def choose(rows: Sequence[dict[str, Any]], dataset: str, cell: str) -> dict[str, Any]:
     """The setting with the lowest KL; of equals the first in the grid.
 
     Settings that successive halving dropped (their rows say so in ``detail``) stand back behind those that finished: an
     early KL is no match for a late one. Where every setting diverged the first is taken, with KL None: its training
     will diverge too, and the tables say so.
 
+    Args:
+        rows: what searches tried, at least one setting.
+        dataset, cell: whose settings these must be.
+
     Returns:
         beta_rec, beta_kl, beta_neg (None for a VAE), KL, settings, diverged.
 
     Raises:
-        UserError: a KL is not a number.
+        UserError: settings of another dataset or cell.
     """
-    try:
-        alive = [row for row in rows if row["status"] == "ok"]
-        finished = [row for row in alive if not row["detail"]]
-        best = min(finished or alive, key=lambda row: float(row["KL"])) if alive else rows[0]
-        betas = {name: float(best[name]) if best[name] else None for name in ("beta_rec", "beta_kl", "beta_neg")}
-        kl = float(best["KL"]) if alive else None
-    except (ValueError, KeyError) as error:
-        raise UserError(f"search results are damaged ({error}); delete the slices and run again") from error
-    return {**betas, "KL": kl, "settings": len(rows), "diverged": len(rows) - len(alive)}
+    for row in rows:
+        if (row["dataset"], row["cell"]) != (dataset, cell):
+            raise UserError(f"settings of {row['dataset']}, {row['cell']}, not of {dataset}, {cell}; name its slices")
+    alive = [row for row in rows if row["status"] == "ok" and math.isfinite(row["KL"])]
+    finished = [row for row in alive if not row["detail"]]
+    best = min(finished or alive, key=lambda row: row["KL"]) if alive else rows[0]
+    betas = {name: None if math.isnan(best[name]) else best[name] for name in ("beta_rec", "beta_kl", "beta_neg")}
+    return {**betas, "KL": best["KL"] if alive else None, "settings": len(rows), "diverged": len(rows) - len(alive)}
 
 
-def choose_r_entropy(paths: Iterable[Path], dataset: str, metric: str) -> dict[str, Any]:
+def choose_r_entropy(rows: Iterable[dict[str, Any]], dataset: str, metric: str) -> dict[str, Any]:
     """The r_entropy of every cell of a dataset of images: the lowest mean of a distance over the seeds.
 
     The paper's rule ("the one that led to the optimal FID(GEN)") with a mean that leaves out the seeds that diverged:
@@ -57,7 +49,7 @@ def choose_r_entropy(paths: Iterable[Path], dataset: str, metric: str) -> dict[s
     smallest is taken, with mean None: the tables say so.
 
     Args:
-        paths: ``metrics.csv`` files of all runs of the dataset.
+        rows: of the ``metrics.csv`` files of all runs of the dataset.
         dataset: its name.
         metric: a distance, the smaller the better, e.g. ``fid_authors_gen``.
 
@@ -66,29 +58,28 @@ def choose_r_entropy(paths: Iterable[Path], dataset: str, metric: str) -> dict[s
         mean) and diverged.
 
     Raises:
-        UserError: no files, one that is missing, malformed, of another dataset or without the metric, a run met twice,
-            or values of r_entropy that were tried with different seeds.
+        UserError: rows of another dataset, a run without the metric, or values of r_entropy that were tried
+            with different seeds.
     """
-    tried: dict[str, dict[float, dict[int, float]]] = {}  # cell, r_entropy, seed
-    for path in paths:
-        measured = [row for row in _rows(path, "metrics of a run") if row.get("metric") == metric]
-        if not measured:
-            raise UserError(f"{path}: no {metric}; delete it and run again")
-        for row in measured:
-            try:
-                r_entropy, seed, value = float(row["r_entropy"]), int(row["seed"]), float(row["value"] or "nan")
-                if not 0 <= r_entropy < math.inf:
-                    raise ValueError(f"r_entropy {r_entropy}")
-                seeds = tried.setdefault(row["cell"], {}).setdefault(r_entropy, {})
-            except (KeyError, ValueError) as error:
-                raise UserError(f"{path}: damaged ({error}); delete it and run again") from None
-            if row.get("dataset") != dataset:
-                raise UserError(f"{path}: results of {row.get('dataset')}, not of {dataset}; name that dataset's files")
-            if seed in seeds:
-                raise UserError(f"{path}: {row['cell']}, r_entropy {r_entropy:g}, seed {seed} given twice")
-            seeds[seed] = value if row["status"] == "ok" else math.nan
-    if not tried:
-        raise UserError(f"choice of r_entropy: no results of {dataset} given; name its metrics.csv files")
+    values: dict[tuple[str, float, int], float | None] = {}
+    for row in rows:
+        if row["dataset"] != dataset or "r_entropy" not in row:
+            found = f"{row['dataset']}, {row['cell']}"
+            raise UserError(
+                f"choice of r_entropy: results of {found}, not of images of {dataset}; name the latter's files"
+            )
+        run = (row["cell"], row["r_entropy"], row["seed"])
+        values.setdefault(run, None)
+        if row["metric"] == metric:
+            values[run] = row["value"] if row["status"] == "ok" else math.nan
+    tried: dict[str, dict[float, dict[int, float]]] = {}
+    for (cell, r_entropy, seed), value in values.items():
+        if value is None:
+            raise UserError(
+                f"choice of r_entropy: {dataset}, {cell}, r_entropy {r_entropy:g}, seed {seed} has no {metric}; delete "
+                "its metrics.csv and run again"
+            )
+        tried.setdefault(cell, {}).setdefault(r_entropy, {})[seed] = value
     for cell, candidates in tried.items():
         if len({frozenset(seeds) for seeds in candidates.values()}) > 1:
             raise UserError(
@@ -112,18 +103,3 @@ def _best(tried: dict[float, dict[int, float]]) -> dict[str, Any]:
         )
     best = min(candidates, key=lambda tried: (tried["diverged"], math.inf if tried["mean"] is None else tried["mean"]))
     return {"r_entropy": best["r_entropy"], "candidates": candidates}
-
-
-def _rows(path: Path, kind: str) -> list[dict[str, str]]:
-    """The rows of a CSV file of results, checked to be whole."""
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise UserError(f"{path}: cannot read ({error.strerror})") from error
-    rows = list(csv.DictReader(text.splitlines()))
-    complete = all(
-        row.get("status") in ("ok", "diverged") and None not in row and None not in row.values() for row in rows
-    )
-    if not (rows and complete and text.endswith("\n")):
-        raise UserError(f"{path}: empty, truncated or not {kind}; delete it and run again")
-    return rows

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 from pydantic_core import PydanticCustomError
 
-from introprior.errors import UserError, unknown
+from introprior.errors import UserError, one_line, unknown
 from introprior.experiment import cells
 
 Value = TypeVar("Value")
@@ -225,8 +225,3 @@ def plain(value: Any) -> Any:
 def listed(values: Iterable[object]) -> str:
     """Values with commas between them."""
     return ", ".join(map(shown, values))
-
-
-def one_line(text: str) -> str:
-    """A text without line breaks, whatever it quotes."""
-    return " ".join(text.split())

@@ -6,34 +6,21 @@ import csv
 import heapq
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from introprior.errors import UserError
-from introprior.experiment import planning
-from introprior.experiment.planning import Job
-from introprior.operations import costs, files, provenance
-
-Config = Mapping[str, Any]
+from introprior.operations import costs, dag
+from introprior.operations.dag import Job
 
 _COUNTS = frozenset(
     (
-        # How much there is to do, which the built-in model scales by.
-        *(
-            "iterations",
-            "warmup_iterations",
-            "mixture_warmup_iterations",
-            "epochs",
-            "seeds",
-            "seed",
-            "betas",
-            "halving",
-        ),
-        *("snapshots", "samples", "grid", "data_points", "panel_grid", "panel_points", "grid_images", "latent_points"),
-        *("train_images", "svm_iterations"),
+        # How much there is to do; what of it bears on time, the default of a rule scales by.
+        *("iterations", "warmup_iterations", "mixture_warmup_iterations", "iterations_per_epoch", "epochs"),
+        *("seeds", "seed", "betas", "halving", "snapshots", "samples", "grid", "data_points", "panel_grid"),
+        *("panel_points", "grid_images", "latent_points", "train_images", "svm_iterations"),
         # Numbers that bear on no duration.
         *("learning_rate", "milestones", "alpha", "gamma", "gamma_r", "clip_steepness", "r_entropy", "beta_neg"),
         *("panel_seed", "neighbours", "allow_few", "checkpoint"),
@@ -47,7 +34,7 @@ class Price(NamedTuple):
     Attributes:
         seconds: of a device.
         bytes: on disk.
-        device: what the seconds hold for: ``cpu``, or the name of a GPU.
+        device: what the seconds hold for: ``cpu``, ``gpu``, or the names of those that were measured.
         measured: whether they are from earlier runs.
     """
 
@@ -57,24 +44,21 @@ class Price(NamedTuple):
     measured: bool
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """A job that has run, beside what the built-in model makes of it."""
+class Measurement(NamedTuple):
+    """A job that has run: on what, how long, what it left, and how many times the work of its rule's default it was."""
 
     device: str
     seconds: float
     bytes: float
-    expected_seconds: float
-    expected_bytes: float
+    times: float
 
 
 class Rates:
     """What jobs cost, by the benchmark files of earlier runs where there are any of their kind.
 
-    A measurement serves all jobs of its rule with the same options up to counts; the built-in model says how many times
-    as much there is to do. One that was interrupted is no measurement, since its benchmark file tells of the last
-    process alone; nor is one whose members all diverged.
-
+    A measurement serves all jobs of its rule with the same options up to counts, scaled by these. One that was
+    interrupted is no measurement, since its benchmark file tells of the last process alone; nor is one whose members
+    all diverged.
     """
 
     def __init__(self) -> None:
@@ -84,17 +68,15 @@ class Rates:
     def of(cls, root: str | Path) -> Rates:
         """By all experiments below a folder."""
         rates = cls()
-        for path in sorted(Path(root).glob("*/configuration.json")):
-            # Another version's configuration has other keys, and its jobs may have taken otherwise long.
-            with suppress(UserError, KeyError, TypeError, ValueError, AttributeError):
-                config = files.read_json(path)
-                rates.learn(config, planning.jobs(config, folder=path.parent))
+        for path in sorted(Path(root).glob(f"*/{dag.NAME}")):
+            with suppress(UserError):  # another version's
+                rates.learn(dag.read(path.parent).jobs)
         return rates
 
-    def learn(self, config: Config, jobs: Iterable[Job]) -> None:
+    def learn(self, jobs: Iterable[Job]) -> None:
         """Take in those of an experiment's jobs that have run."""
         for job in jobs:
-            if job.benchmark and (found := _measured(config, job)):
+            if job.benchmark and (found := _measured(job)):
                 self._known.setdefault(_kind(job), []).append(found)
 
     @property
@@ -107,29 +89,21 @@ class Rates:
         """Whether any of it was on a GPU."""
         return any(one.device != "cpu" for some in self._known.values() for one in some)
 
-    def price(self, config: Config, job: Job, gpu: bool) -> Price:
-        """What a job costs.
-
-        Args:
-            config: the whole configuration.
-            job: one of its jobs.
-            gpu: whether there are GPUs.
-        """
-        place = "gpu" if gpu and job.gpu else "cpu"
-        seconds, size = _expected(config, job, place)
-        known = self._known.get(_kind(job), []) if job.benchmark else []
-        known = [one for one in known if (one.device != "cpu") == (place == "gpu")]
+    def price(self, job: Job, gpu: bool) -> Price:
+        """What a job costs; ``gpu``: whether there are any."""
+        place, cost = "gpu" if gpu and job.gpu else "cpu", costs.of(job.rule)
+        times = cost.times(job.options)
+        known = [one for one in self._known.get(_kind(job), []) if (one.device != "cpu") == (place == "gpu")]
         if not known:
-            return Price(seconds, size, costs.GPU.name if place == "gpu" else "cpu", False)
-        slower = statistics.median(one.seconds / one.expected_seconds for one in known)
-        larger = statistics.median(one.bytes / one.expected_bytes for one in known)
-        devices = ", ".join(sorted({one.device for one in known}))
-        return Price(seconds * slower, size * larger, devices, True)
+            return Price((cost.gpu if place == "gpu" else cost.cpu) * times, cost.megabytes * 1e6, place, False)
+        seconds = statistics.median(one.seconds / one.times for one in known) * times
+        size = statistics.median(one.bytes for one in known)
+        return Price(seconds, size, ", ".join(sorted({one.device for one in known})), True)
 
 
-def _measured(config: Config, job: Job) -> Measurement | None:
+def _measured(job: Job) -> Measurement | None:
     try:
-        record = json.loads(record_of(job).read_text())
+        record = json.loads(job.record.read_text())
         with open(job.benchmark or "", newline="") as stream:
             taken = float(next(csv.DictReader(stream, delimiter="\t"))["s"])
         told, records = record["options"], record.get("records", [])
@@ -141,17 +115,7 @@ def _measured(config: Config, job: Job) -> Measurement | None:
         device = record["device"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):
         return None  # has not run, or is not whole
-    return Measurement(device, taken, size, *_expected(config, job, "cpu" if device == "cpu" else "gpu"))
-
-
-def record_of(job: Job) -> Path:
-    """The job's record, see `introprior.operations.provenance`."""
-    return provenance.path_of(job.outputs[0])
-
-
-def _expected(config: Config, job: Job, device: str) -> tuple[float, float]:
-    seconds = costs.seconds(config, job.rule, job.wildcards, device)
-    return seconds, costs.disk(config, job.rule, job.wildcards)
+    return Measurement(device, taken, size, costs.of(job.rule).times(job.options))
 
 
 def _kind(job: Job) -> str:

@@ -1,37 +1,76 @@
-"""How far a training is, for all who can read its folder: a small file beside its output, for as long as it goes on."""
+"""How a job fares, for all who can read its folder: a small file beside its output, from its start until it is done.
+
+The job writes it itself: that it runs and where, how far a training is, and if it ends early, why.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from introprior.errors import UserError
+from introprior.errors import UserError, one_line
 from introprior.operations import files
 
 SECONDS = 5.0
-"""How often the file is written anew; one much older than that is of a process that is gone."""
+"""How often a training writes the file anew."""
 
 
-def path_of(output: Path) -> Path:
-    """Where the progress of the training that will write ``output`` is told."""
-    return output.with_name(f".{output.stem}.progress.json")
+def path_of(output: str | os.PathLike[str]) -> Path:
+    """Where it is told how the job fares that will write ``output``, its first file."""
+    return Path(output).with_name(f".{Path(output).stem}.progress.json")
+
+
+def read(output: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What is told of the job that will write ``output``; None if nothing is, or it vanishes or is half-copied."""
+    try:
+        content = json.loads(path_of(output).read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and content.keys() >= {"state", "updated", "host", "pid"} else None
+
+
+@contextmanager
+def told(output: str | os.PathLike[str]) -> Iterator[None]:
+    """A job at work on ``output``: it is told that it runs, and if it fails or is interrupted, that and why."""
+    _write(output, state="running", started=time.time())
+    try:
+        yield
+    except Exception as error:
+        stopped = getattr(error, "signal_number", None) is not None
+        _write(output, **_before(output), state="stopped" if stopped else "failed", detail=_said(error))
+        raise
+    except BaseException as error:  # a signal, or a script that ends
+        failed = isinstance(error, SystemExit)
+        detail = str(error) if failed and isinstance(error.code, str) else "interrupted"
+        _write(output, **_before(output), state="failed" if failed else "stopped", detail=detail)
+        raise
+    forget(output)
+
+
+def forget(output: str | os.PathLike[str]) -> None:
+    """The results are written: nothing is left to tell."""
+    path = path_of(output)
+    path.unlink(missing_ok=True)
+    files.sweep(path)
 
 
 class Progress:
-    """Tells the progress of a training.
+    """Tells how far a training is.
 
     Args:
-        output: the file that the training will write.
-        label: what the training is.
+        output: the file that it will write.
+        label: what it is.
         iterations: how many it has in all.
     """
 
     def __init__(self, output: Path, label: str, iterations: int):
-        self.path = path_of(output)
-        self.label, self.iterations = label, iterations
+        self.output, self.label, self.iterations = output, label, iterations
         self.started = time.time()
         self._told = float("-inf")
 
@@ -39,7 +78,7 @@ class Progress:
         """Whether it is time to tell."""
         return time.monotonic() - self._told > SECONDS
 
-    def tell(self, iteration: int, rate: float | None, alive: int, members: int, stopped: bool = False) -> None:
+    def tell(self, iteration: int, rate: float | None, alive: int, members: int) -> None:
         """Say how far it is.
 
         Args:
@@ -47,29 +86,35 @@ class Progress:
             rate: of late, in iterations a second.
             alive: how many members have not diverged.
             members: how many there are.
-            stopped: whether a signal ends the process.
         """
         self._told = time.monotonic()
-        with suppress(UserError):  # telling is no reason to fail
-            files.write_json(
-                self.path,
-                {
-                    "label": self.label,
-                    "iteration": iteration,
-                    "iterations": self.iterations,
-                    "rate": rate,
-                    "alive": alive,
-                    "members": members,
-                    "started": self.started,
-                    "updated": time.time(),
-                    "stopped": stopped,
-                    "host": socket.gethostname(),
-                    "pid": os.getpid(),
-                    "job": os.environ.get("SLURM_JOB_ID"),
-                },
-            )
+        _write(
+            self.output,
+            state="running",
+            started=self.started,
+            label=self.label,
+            iteration=iteration,
+            iterations=self.iterations,
+            rate=rate,
+            alive=alive,
+            members=members,
+        )
 
     def end(self) -> None:
         """The results are written."""
-        self.path.unlink(missing_ok=True)
-        files.sweep(self.path)
+        forget(self.output)
+
+
+def _write(output: str | os.PathLike[str], **what: Any) -> None:
+    who = {"host": socket.gethostname(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID")}
+    with suppress(UserError):  # telling is no reason to fail
+        files.write_json(path_of(output), {**what, **who, "updated": time.time()})
+
+
+def _before(output: str | os.PathLike[str]) -> dict[str, Any]:
+    known = read(output) or {}
+    return {key: known[key] for key in known if key not in ("state", "detail", "host", "pid", "job", "updated")}
+
+
+def _said(error: Exception) -> str:
+    return one_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"

@@ -7,9 +7,9 @@ in between are taken as they are found, and torch is not imported.
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,15 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from introprior.errors import UserError
-from introprior.experiment import planning
-from introprior.experiment.planning import Job
-from introprior.operations import files, forecast, progress
-
-STALE = 60.0
-"""Seconds after which a progress file is of a process that is gone."""
+from introprior.experiment import cells
+from introprior.operations import dag, files, forecast, progress
+from introprior.operations.dag import Dag, Job
 
 QUIET = 600.0
-"""Seconds for which a job that writes no progress file may be silent without Snakemake's lock to speak for it."""
+"""Seconds for which a job of another machine may be silent where no lock of Snakemake speaks for it."""
 
 MARKS = {"waiting": ".", "begun": "-", "running": ">", "done": "+", "diverged": "D", "stopped": "s", "failed": "F"}
 """One mark per state. A run that has begun waits for its next job."""
@@ -51,18 +48,7 @@ STAGES = {
 
 _URGENCY = ("failed", "running", "stopped")
 _SHOWN = 12  # details per state, unless all are asked for
-_ANEW = 15.0  # seconds by which a log that was written after a progress file is of a later process
 _TAIL = 4096  # bytes of a log that are read
-
-_PROGRESS = {"iteration", "iterations", "rate", "alive", "members", "updated"}
-
-# The last line of a log.
-_BAR = re.compile(r"\d+%\||\d+(\.\d+)?(s/)?(it|snapshot)(/s)?[\],]|\?it/s")
-_STOPPED = re.compile(r": interrupted; run|: stopped at iteration \d+|CANCELLED AT|DUE TO TIME LIMIT|KeyboardInterrupt")
-_FAILED = re.compile(
-    r"^introprior( \w+)?: |^[\w.]*(Error|Exception|Exit)\b|error:|^Killed|Segmentation fault|Bus error"
-    r"|command not found|No space left|[Oo]ut.of.memory"
-)
 
 
 @dataclass
@@ -91,14 +77,11 @@ class Seen:
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values."""
+        names = ("state", "detail", "iteration", "iterations", "rate")
         return {
             "rule": self.job.rule,
             **self.job.wildcards,
-            "state": self.state,
-            "detail": self.detail,
-            "iteration": self.iteration,
-            "iterations": self.iterations,
-            "rate": self.rate,
+            **{name: getattr(self, name) for name in names},
             "eta_seconds": self.eta,
             "quiet_seconds": self.quiet,
             "log": self.job.log,
@@ -112,7 +95,7 @@ def latest(root: Path) -> Path:
         UserError: there is none.
     """
     found = []
-    for path in root.glob("*/configuration.json"):
+    for path in root.glob(f"*/{dag.NAME}"):
         try:
             found.append((path.stat().st_mtime, path.parent))
         except OSError:  # gone in between
@@ -132,26 +115,18 @@ def look(results: Path) -> dict[str, Any]:
         results: the folder of an experiment.
 
     Raises:
-        UserError: it holds no configuration.json, or one that this version does not understand.
+        UserError: no run was started there, or by another version.
     """
     results = results.resolve() if results.name in ("", "..") else results
-    path = results / "configuration.json"
-    if not path.exists():
-        raise UserError(f"{path}: not found; give a folder that a run of snakemake has made, results/<experiment>")
-    config = files.read_json(path)
-    try:
-        jobs = planning.jobs(config, folder=results)
-    except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{path}: not a configuration of this version ({error}); look with the one that made it"
-        ) from error
+    known = dag.read(results)
     now, there = time.time(), _files(results)
+    jobs = [job for job in known.jobs if job.outputs]
     there.update(path for job in jobs for path in job.outputs if path not in there and os.path.exists(path))
     working = _snakemake_works(results)
     seen = [_seen(job, there, working, now) for job in jobs]
-    runs = [run for half in STAGES for run in _runs(config, half, seen)]
+    runs = [run for half in STAGES for run in _runs(known, half, seen)]
     return {
-        "experiment": config["experiment"],
+        "experiment": known.experiment,
         "results": str(results),
         "at": now,
         "runs": runs,
@@ -160,7 +135,7 @@ def look(results: Path) -> dict[str, Any]:
             "runs": _counted(MARKS, (run["state"] for run in runs)),
             "jobs": _counted(("waiting", "running", "stopped", "failed", "done"), (one.state for one in seen)),
         },
-        **_overall(config, seen),
+        **_overall(known, seen),
     }
 
 
@@ -189,50 +164,46 @@ def _seen(job: Job, there: set[str], working: bool | None, now: float) -> Seen:
     """What the files tell of one job."""
     if all(path in there for path in job.outputs):
         return Seen(job, "done", outcomes=_outcomes(job, there))
-    told = progress.path_of(Path(job.outputs[0]))
-    known = _read(told) if str(told) in there else None
-    known = known if known and known.keys() >= _PROGRESS else None
-    line = last_line(job.log) if job.log in there else None
-    if line and _STOPPED.search(line):
-        return _training(job, {**known, "stopped": True}, now) if known else Seen(job, "stopped", line)
-    if line and _FAILED.search(line):
-        return Seen(job, "failed", line)
-    written = _modified(job.log) if line is not None else None
-    if known and (written is None or written < known["updated"] + _ANEW):
-        return _training(job, known, now)
-    if written is None:
+    told = progress.read(job.outputs[0]) if str(progress.path_of(job.outputs[0])) in there else None
+    if told is None:
         return Seen(job, "waiting")
-    quiet = max(0.0, now - written)
-    if working or quiet < QUIET:
-        return Seen(job, "running", line if line and _BAR.search(line) else "", quiet=quiet)
-    return Seen(job, "stopped", f"no sign of life for {duration(quiet)}", quiet=quiet)
-
-
-def _training(job: Job, known: Mapping[str, Any], now: float) -> Seen:
-    """By its progress file."""
-    iteration, iterations, rate = known["iteration"], known["iterations"], known["rate"]
-    quiet = max(0.0, now - known["updated"])
-    found = Seen(job, "running", "", iteration, iterations, rate, quiet=quiet)
-    if known["alive"] < known["members"]:
-        found.detail = f"{known['alive']} of {known['members']} alive"
-    if known.get("stopped"):
-        found.state, found.detail = "stopped", f"goes on at step {iteration:,}"
-    elif quiet > STALE:
+    found = Seen(job, told["state"], told.get("detail", ""), quiet=max(0.0, now - told["updated"]))
+    if found.state == "running" and not _alive(told, found.quiet or 0.0, working):
         found.state = "stopped"
-        found.detail = (
-            f"no sign of life for {duration(quiet)}; goes on at its last checkpoint, step {iteration:,} or before"
-        )
-    elif rate:
-        found.eta = (iterations - iteration) / rate
+        found.detail = ", ".join(filter(None, (f"no sign of life for {duration(found.quiet or 0.0)}", last_line(job.log))))
+    if told.get("iterations"):
+        found.iteration, found.iterations, found.rate = (told[name] for name in ("iteration", "iterations", "rate"))
+        if found.state == "running":
+            if told["alive"] < told["members"]:
+                found.detail = f"{told['alive']} of {told['members']} alive"
+            if found.rate:
+                found.eta = (told["iterations"] - told["iteration"]) / found.rate
+        elif found.state == "stopped":
+            found.detail = f"goes on at its last checkpoint, step {found.iteration:,} or before; {found.detail}"
     return found
+
+
+def _alive(told: Mapping[str, Any], quiet: float, working: bool | None) -> bool:
+    """Whether the process is there that says it is: seen on this machine, on others believed for a while."""
+    if told["host"] == socket.gethostname():
+        try:
+            os.kill(told["pid"], 0)
+        except ProcessLookupError:
+            return False
+        except OSError:  # another user's
+            pass
+        return True
+    return working if working is not None else quiet < QUIET
 
 
 def _outcomes(job: Job, there: set[str]) -> dict[int, str]:
     """What has diverged: of trainings by their record, of evaluations by their metrics."""
     if job.rule in ("train", "game"):
-        record = forecast.record_of(job)
-        content = _read(record) if str(record) in there else None
-        return {one["seed"]: one["detail"] for one in (content or {}).get("records", ()) if one["status"] != "ok"}
+        try:
+            records = files.read_json(job.record).get("records", ()) if str(job.record) in there else ()
+        except UserError:  # it vanishes, or is half-copied
+            records = ()
+        return {one["seed"]: one["detail"] for one in records if one["status"] != "ok"}
     if job.rule in ("evaluate", "evaluate_images"):
         try:
             with open(job.outputs[0], newline="") as stream:
@@ -242,24 +213,10 @@ def _outcomes(job: Job, there: set[str]) -> dict[int, str]:
     return {}
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """A JSON object; None if it has vanished or is not whole."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def _modified(path: str) -> float | None:
-    try:
-        return os.stat(path).st_mtime
-    except OSError:  # gone in between
-        return None
-
-
-def last_line(path: str | Path) -> str:
+def last_line(path: str | Path | None) -> str:
     """The last line of a log that is not empty; progress bars write their lines over one another."""
+    if path is None:
+        return ""
     try:
         with open(path, "rb") as stream:
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - _TAIL))
@@ -273,7 +230,7 @@ def last_line(path: str | Path) -> str:
 # ---- Runs ----
 
 
-def _runs(config: Mapping[str, Any], half: str, seen: Sequence[Seen]) -> Iterator[dict[str, Any]]:
+def _runs(known: Dag, half: str, seen: Sequence[Seen]) -> Iterator[dict[str, Any]]:
     """Every cell and seed of one half, with the state of each of its stages."""
     stages = STAGES[half]
     parts: dict[tuple[str, ...], list[Seen]] = {}
@@ -287,9 +244,8 @@ def _runs(config: Mapping[str, Any], half: str, seen: Sequence[Seen]) -> Iterato
             parts.setdefault(key, []).append(one)
     for (dataset, cell, r_entropy, seed), jobs in parts.items():
         if half == "images":
-            family = planning.images.family(cell)
-            jobs = [warmups[dataset, family, seed], *jobs]
-        for number in [int(seed)] if seed else config["density"]["seeds"]:
+            jobs = [warmups[dataset, cells.parse(cell).warmup, seed], *jobs]
+        for number in [int(seed)] if seed else known.configuration["density"]["seeds"]:
             run = {"half": half, "dataset": dataset, "cell": cell}
             run |= {"r_entropy": r_entropy} if half == "images" else {}
             yield run | {"seed": number} | _run(stages, jobs, number)
@@ -322,14 +278,14 @@ def _together(states: Iterable[str]) -> str:
     return urgent or (found.pop() if len(found) == 1 else "begun")
 
 
-def _overall(config: Mapping[str, Any], seen: Sequence[Seen]) -> dict[str, Any]:
+def _overall(known: Dag, seen: Sequence[Seen]) -> dict[str, Any]:
     """How much of the work is done, and when the rest will be if as many jobs go on running."""
     rates = forecast.Rates()
-    rates.learn(config, (one.job for one in seen if one.state == "done"))
-    gpu = rates.on_gpu if rates.known else config["device"] != "cpu"
+    rates.learn(one.job for one in seen if one.state == "done")
+    gpu = rates.on_gpu if rates.known else known.configuration["device"] != "cpu"
     total = left = 0.0
     for one in seen:
-        seconds = rates.price(config, one.job, gpu).seconds
+        seconds = rates.price(one.job, gpu).seconds
         share = (one.iteration or 0) / one.iterations if one.iterations else 0.0
         rest = 0.0 if one.state == "done" else seconds * (1 - share)
         if one.eta is not None:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from introprior.errors import UserError
-from introprior.experiment import configuration, planning
-from introprior.experiment.paths import Paths
-from introprior.operations import files, provenance
+from introprior.operations import dag, provenance
+from introprior.operations.dag import Dag
 
 Problem = tuple[str, str]
 """A file, relative to the results tree, and what is wrong with it."""
@@ -47,10 +46,7 @@ def verify(results: Path, partial: bool = False, seen: Callable[[Iterable[Path]]
     """
     if not results.is_dir():
         raise UserError(f"{results}: no such folder; give the folder of an experiment, for example results/demo")
-    named = results / Path(Paths("x").configuration).name
-    if not named.exists():
-        raise UserError(f"{named}: not found; give the folder of an experiment that Snakemake has worked on")
-    config = files.read_json(named)
+    known = dag.read(results)
     verdict, sums = Verdict(), _Checksums()
     records: dict[Path, dict[str, Any]] = {}
     for path in seen(sorted(results.rglob(f"*{provenance.SUFFIX}"))):
@@ -69,8 +65,8 @@ def verify(results: Path, partial: bool = False, seen: Callable[[Iterable[Path]]
         for file, what in _outdated(path, record, sums):
             if _name(file, results) not in bad:  # else it was said already
                 verdict.problems.append((_name(_first(path, record), results), what.format(_name(file, results))))
-    verdict.problems += _unplanned(results, config, records, partial)
-    verdict.notes += _origins(config, records)
+    verdict.problems += _unplanned(results, known, records, partial)
+    verdict.notes += _origins(known, records)
     return verdict
 
 
@@ -103,13 +99,12 @@ def _outdated(path: Path, record: Mapping[str, Any], sums: _Checksums) -> Iterat
 
 
 def _unplanned(
-    results: Path, config: Mapping[str, Any], records: Mapping[Path, Mapping[str, Any]], partial: bool
+    results: Path, known: Dag, records: Mapping[Path, Mapping[str, Any]], partial: bool
 ) -> Iterator[Problem]:
-    """What the configuration calls for and is not there, or was made with other options."""
-    place = Paths(config["experiment"]).results
+    """What the jobs were to make and is not there, or was made with other options."""
     missing = []
-    for job in planning.jobs(config):
-        inside = [results / os.path.relpath(file, place) for file in job.outputs if Path(file).is_relative_to(place)]
+    for job in known.jobs:
+        inside = [Path(file) for file in job.outputs if Path(file).is_relative_to(results)]
         if not inside:
             continue
         record = records.get(provenance.path_of(inside[0]))
@@ -124,7 +119,7 @@ def _unplanned(
         elif job.options is not None and (other := _differs(record["options"], job.options)):
             yield _name(inside[0], results), f"outdated: made with another {other}; run snakemake"
     if missing and not partial:
-        first = os.path.relpath(missing[0].outputs[0], place)
+        first = os.path.relpath(missing[0].outputs[0], results)
         yield (
             first,
             f"missing, with the results of {len(missing) - 1} other jobs; run snakemake (see introprior status)",
@@ -146,14 +141,14 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def _origins(config: Mapping[str, Any], records: Mapping[Path, Mapping[str, Any]]) -> Iterator[str]:
+def _origins(known: Dag, records: Mapping[Path, Mapping[str, Any]]) -> Iterator[str]:
     """What the results do not share."""
     for key, what in (("code", "versions of the code"), ("device", "devices"), ("libraries", "sets of libraries")):
         kinds = {str(record[key]): record for record in records.values()}
         if len(kinds) > 1:
             shown = {str(record["commit"] if key == "code" else record["device"]) for record in kinds.values()}
             yield f"made by {len(kinds)} {what}" + (f" ({', '.join(sorted(shown))})" if key != "libraries" else "")
-    now = configuration.identity(config)
+    now = known.identity.partition("-")[0]
     earlier = sum(record["configuration"] not in (None, now) for record in records.values())
     if earlier:
         yield f"{earlier} jobs ran under another configuration as a whole, with the same options of their own"

@@ -10,22 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from introprior.errors import UserError
-from introprior.operations import provenance
+from introprior.operations import progress, provenance
 
 
 @contextmanager
 def job(snakemake: Any) -> Iterator[None]:
     """The work of a script, logged and recorded.
 
-    Args:
-        snakemake: what Snakemake hands to its scripts. Sources of the package and the script itself, which are among
-            the inputs so that their changes outdate the outputs, are not recorded one by one.
+    Sources of the package and the script itself, which are among the inputs so that their changes outdate the outputs,
+    are not recorded one by one.
     """
     with logged(snakemake.log):
         sources = (provenance.PACKAGE, Path(snakemake.scriptdir))
         inputs = [path for path in snakemake.input if not any(Path(path).resolve().is_relative_to(s) for s in sources)]
         record = provenance.Record(snakemake.rule, dict(snakemake.params.items()), inputs)
-        yield
+        with progress.told(snakemake.output[0]):
+            yield
         record.write(list(snakemake.output))
 
 

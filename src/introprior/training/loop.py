@@ -247,7 +247,7 @@ class Training:
                     checkpoints.keep(state, self.state())
                     saved = time.monotonic()
                 if progress is not None and (stop or progress.due()):
-                    progress.tell(self.iteration, bar.format_dict["rate"], alive, len(self.members), stopped=stop)
+                    progress.tell(self.iteration, bar.format_dict["rate"], alive, len(self.members))
                 if stop:
                     where = f"saved to {state}: run the same command to go on" if state else "nothing was saved"
                     raise Interrupted(received[0], f"{label}: stopped at iteration {self.iteration}; {where}")

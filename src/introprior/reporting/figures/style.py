@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.text import Text
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from introprior.errors import unknown
@@ -63,14 +65,24 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 
 
+def look() -> AbstractContextManager[None]:
+    """Within it the figures' settings hold, and Matplotlib's own; those of a user's matplotlibrc do not."""
+    return mpl.style.context(["default", RC])
+
+
 def class_colours(count: int) -> list[Any]:
     """A colour for each of ``count`` classes; up to ten of them are for the colour-blind too."""
     return list(_CLASSES[:count]) if count <= len(_CLASSES) else list(mpl.colormaps["turbo"](np.linspace(0, 1, count)))
 
 
-def say(axis: Axes, word: str) -> Text:
+def say(axis: Axes, word: str) -> None:
     """Write ``word`` into an empty panel, for example ``diverged``."""
-    return axis.text(0.5, 0.5, word, transform=axis.transAxes, ha="center", va="center", fontsize=6.5, color=MUTED)
+    axis.text(0.5, 0.5, word, transform=axis.transAxes, ha="center", va="center", fontsize=6.5, color=MUTED)
+
+
+def key(label: str, **look: Any) -> Line2D:
+    """An entry of a legend; a point, if ``look`` has a marker and no line."""
+    return Line2D([], [], label=label, **({"ls": ""} if "marker" in look else {}) | look)
 
 
 def fit_scale(axis: Axes, *values: Sequence[float] | np.ndarray, ratio: float = 20) -> None:
@@ -103,5 +115,5 @@ def save(figure: Figure, paths: Iterable[str | Path], dpi: int = 300) -> None:
     for path in map(Path, paths):
         if path.suffix not in _METADATA:
             raise unknown("figure format", path.suffix, _METADATA, str(path))
-        with written(path) as temporary, mpl.rc_context(RC):
+        with written(path) as temporary, look():
             figure.savefig(temporary, dpi=dpi, metadata=_METADATA[path.suffix])

@@ -1,9 +1,17 @@
-"""What a table must say of itself: its scale and its plus-minus sign. Plain Python, cheap to import."""
+"""What a table must say of itself: its scale, its plus-minus sign, how far it met the paper. Cheap to import."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from introprior.data.images.catalogue import DATASETS
+from introprior.experiment.config import Configuration
+from introprior.reporting.tables.layout import CROSS, TICK
+
+DIVERGED = "Seeds that diverged are left out of the mean and counted beside it; “diverged” stands where all did."
+
+SPREADS = {"std": "standard deviation (ddof = 0)", "sem": "standard error of the mean"}
 
 PAPER_SCALE = "Settings as in the paper."
 
@@ -50,15 +58,54 @@ _IGNORED = frozenset({"datasets", "cells", "search.members_per_job"})
 _SCALE = ("training.", "evaluation.", "by_dataset.", "probes.", "stand_ins")
 
 
+def density_settings(config: Configuration, keys: Iterable[str]) -> dict[str, Any]:
+    """What bears on the numbers of a table in 2D.
+
+    Args:
+        config: the whole configuration.
+        keys: what of the density section does; the protocol always does, but for what concerns images alone.
+    """
+    section = config.density.model_dump(mode="json", include=set(keys))
+    if "search" in section and not config.density.search.halving.enabled:
+        del section["search"]["halving"]
+    training = config.resolved_protocol.training.dump(half="density")
+    return {**_protocol(config, set(training)), **section}
+
+
+def image_settings(config: Configuration, datasets: Sequence[str]) -> dict[str, Any]:
+    """What bears on the numbers of Tables 2 and 5.
+
+    Args:
+        config: the whole configuration.
+        datasets: those that are shown.
+    """
+    images = config.images.model_dump(mode="json", include={"seeds", "r_entropy", "training", "evaluation", "probes"})
+    shown = {"weights", "allow_few", "grid_images", "latent_points"}
+    if config.images.evaluation.features == "inception":
+        shown.add("classifier_epochs")
+    images["evaluation"] = {key: value for key, value in images["evaluation"].items() if key not in shown}
+    sections = config.images.by_dataset
+    return {
+        **_protocol(config, set(type(config.protocol_overrides).model_fields) - {"spread", "learning_rate_decay"}),
+        **images,
+        "by_dataset": {name: sections[name].model_dump(mode="json") for name in datasets if name in sections},
+        "stand_ins": [name for name in datasets if DATASETS[name].stand_in_for and name in config.images.datasets],
+    }
+
+
+def _protocol(config: Configuration, of: set[str]) -> dict[str, Any]:
+    """The preset, and those of the overrides that bear on what is shown."""
+    overrides = config.protocol_overrides.model_dump(mode="json", include=of, exclude_none=True)
+    return {"protocol": config.protocol, **overrides}
+
+
 def scale_sentence(experiment: str, section: Mapping[str, Any], paper: Mapping[str, Any]) -> str:
     """How a configuration differs from the paper's, in one sentence.
 
     Args:
         experiment: name of the experiment, which opens the sentence.
-        section: ``seeds``, ``training``, ``search`` and ``evaluation`` of the resolved density configuration, or
-            ``seeds``, ``r_entropy``, ``training``, ``by_dataset``, ``evaluation``, ``probes`` and ``stand_ins`` (the
-            datasets that stand in for the paper's) of the images', or some of these, and options of the protocol:
-            nested mappings of numbers, strings, booleans and lists.
+        section: what bears on numbers, of the resolved configuration of either half and of the protocol, and
+            ``stand_ins``, the datasets that stand in for the paper's: nested mappings of plain values and lists.
         paper: the same for the paper.
 
     Returns:
@@ -92,15 +139,36 @@ def scale_sentence(experiment: str, section: Mapping[str, Any], paper: Mapping[s
     return f"{opening[:1].upper()}{opening[1:]} scale: {what}: not comparable with the paper."
 
 
+def caption(*sentences: str) -> str:
+    """The sentences that there are."""
+    return " ".join(filter(None, sentences))
+
+
 def spread_sentence(spread: str, seeds: int) -> str:
     """What follows the sign ± in a table of ``seeds`` seeds; ``spread`` is ``std`` or ``sem``."""
     if seeds < 2:
         return "One seed, hence no spread."
-    kinds = {
-        "std": "standard deviation (ddof = 0)",
-        "sem": "standard error of the mean (standard deviation with ddof = 0, divided by √n)",
-    }
-    return f"Mean ± {kinds[spread]} over {seeds} seeds."
+    root = " (standard deviation with ddof = 0, divided by √n)" * (spread == "sem")
+    return f"Mean ± {SPREADS[spread]}{root} over {seeds} seeds."
+
+
+def verdict(answers: Sequence[str], images: bool) -> str:
+    """How to read differences from the paper, of images or in 2D, and how many are small, see :func:`tally`."""
+    no_spread = ", or the paper prints no spread" * images
+    three = "three seeds; it may be the standard error, which would widen the tolerance"
+    return (
+        f"{TICK}: the difference is at most twice the combined standard error √(sem² of ours + sem² of the paper), "
+        f"{CROSS}: it is larger; unmarked: fewer than two seeds gave a number{no_spread}. The paper's ± is read as the "
+        f"standard deviation over {three if images else 'five seeds'}. {tally(answers)}"
+    )
+
+
+def tally(answers: Sequence[str]) -> str:
+    """``Of 72 published values 60 can be judged; 41 of these are met.``; an answer is ``yes``, ``no`` or ``NA``."""
+    judged = [answer for answer in answers if answer != "NA"]
+    if not judged:
+        return f"None of {len(answers)} published values can be judged."
+    return f"Of {len(answers)} published values {len(judged)} can be judged; {judged.count('yes')} of these are met."
 
 
 def _of_any_dataset(key: str) -> tuple[str, str]:

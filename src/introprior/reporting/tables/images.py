@@ -1,189 +1,138 @@
-"""The image tables of the paper, 2 and 5, from result files: tidy numbers, and the table as the paper lays it out.
-
-Both show each cell at the r_entropy chosen for it. Table 2 has the priors of 100 components, Table 5 those of 10 too;
-they name some rows differently.
-"""
+"""The image tables, each cell at the r_entropy chosen for it: 2, priors of 100 components; 5, of 10 components too."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from introprior import paper
 from introprior.data.images import dataset as image_dataset
-from introprior.errors import UserError, unknown
-from introprior.reporting import read as results
-from introprior.reporting.tables.captions import spread_sentence
-from introprior.reporting.tables.common import (
-    DIVERGED,
-    Column,
-    Request,
-    Rows,
-    by_place,
-    cell_columns,
-    entries,
-    headings,
-    labelled,
-    plain,
-)
-from introprior.reporting.tables.layout import Entry, Row, Table
+from introprior.errors import UserError
+from introprior.metrics.registry import ENTROPIES, METRICS, PROBES
+from introprior.reporting.read import Choices
+from introprior.reporting.tables import captions, sheets
+from introprior.reporting.tables.sheets import KEY, SUMMARY, Request, Sheet
 
-NUMBERS = ("2", "5")
-
-DECIMALS = 3
-"""As the paper prints its image tables."""
-
-TIDY_COLUMNS = (*results.SUMMARY_COLUMNS[:2], "r_entropy", *results.SUMMARY_COLUMNS[2:], "paper_mean", "paper_spread")
-
-DISTANCES = {"fid_authors": "FID", "fid": "FID", "fd_classifier": "FD-classifier"}
-"""Every Fréchet distance, and what the tables call it where it is the one that they are about."""
-
-ENTROPIES = {
-    "entropy_per_batch": "of each test batch, averaged",
-    "entropy_pooled": "of the whole test split",
-}
-"""Every entropy of the responsibilities, and what it is taken of."""
-
-_DEFINITIONS = {
-    "fid_authors": "This FID, as the authors' code takes it, has Inception in training mode and batches of the "
-    "training size: compare it with the paper's and within the table, with no other.",
-    "fid": "FID is taken with Inception in evaluation mode, as in the literature; the paper's is another measure.",
-    "fd_classifier": "FD-classifier is the Fréchet distance between features of a small classifier trained on the same "
-    "data: no FID, and not to be compared with one.",
-}
-
-_PROBES = ("svm_few", "svm_many", "knn_few", "knn_many")
-
-_STANDARD = {"fid_gen": "FID std (GEN)", "fid_rec": "FID std (REC)"}
-"""The literature's FID, shown beside the authors'."""
+OPENINGS = {"2": "Quantitative performance on images.", "5": "Full ablation on images."}
+TIDY = [*SUMMARY[:2], "r_entropy", *SUMMARY[2:], *sheets.PUBLISHED]
 
 _PAPER_ITERATIONS = (2000, 10000)
 _PAPER_NEIGHBOURS = (5, 100)
 
 
-@dataclass(frozen=True)
-class ImageRequest(Request):
-    """What a table of images shows.
-
-    Attributes:
-        primary: the Fréchet distance that chose epochs and r_entropy and fills the rows GEN and REC, of
-            :data:`DISTANCES`.
-        entropy: the row "Entr.", of :data:`ENTROPIES`.
-        svm_iterations, neighbours: of the probes "few" and "many".
-    """
-
-    primary: str = "fid_authors"
-    entropy: str = "entropy_per_batch"
-    svm_iterations: tuple[int, int] = _PAPER_ITERATIONS
-    neighbours: tuple[int, int] = _PAPER_NEIGHBOURS
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.primary not in DISTANCES:
-            raise unknown("distance", self.primary, DISTANCES)
-        if self.entropy not in ENTROPIES:
-            raise unknown("entropy", self.entropy, ENTROPIES)
-        for dataset in self.datasets:
-            image_dataset(dataset)
-
-
-def image_table(
-    number: str, paths: Iterable[str | Path], chosen: Iterable[str | Path], request: ImageRequest
-) -> tuple[pd.DataFrame, Table]:
-    """Table ``2`` or ``5``.
+def image_sheet(number: str, runs: pd.DataFrame, choices: Choices, request: Request) -> Sheet:
+    """What Table ``2`` or ``5`` shows.
 
     Args:
         number: which one.
-        paths: ``metrics.csv`` and ``probes.csv`` files that hold every dataset, cell and seed of the request at the
-            chosen r_entropy; more does no harm.
-        chosen: the ``r_entropy.json`` file of each dataset.
+        runs: every dataset, cell and seed of the request at the chosen r_entropy, see
+            :func:`introprior.reporting.read.metrics`; more does no harm.
+        choices: of every dataset and cell of the request.
         request: what to show.
-
-    Returns:
-        The tidy table, columns :data:`TIDY_COLUMNS`, all metrics at the chosen r_entropy, which is a metric too; and
-        the table laid out as in the paper.
 
     Raises:
-        UserError: something is missing, malformed or contradictory.
+        UserError: something is missing.
     """
-    if number not in NUMBERS:
-        raise unknown("table", number, NUMBERS)
-    choices = _choices(chosen, request)
-    runs = results.read_metrics(paths)
-    rows = row_names(number, request, set(runs["metric"]))
-    summary = results.summarise(_at(runs, choices), request.datasets, request.cells, request.seeds)
-    absent = [metric for metric in rows if metric != "r_entropy" and metric not in set(summary["metric"])]
-    if absent:
-        raise UserError(
-            f"table {number}: no {absent[0]} in the results; delete the metrics.csv and probes.csv files and run again"
-        )
-    tidy = _with_choices(summary, choices).merge(
-        _published(number, request), how="left", on=["dataset", "cell", "metric"]
-    )[list(TIDY_COLUMNS)]
-    columns, places = cell_columns(request.cells), by_place(tidy)
-    blocks = tuple(
-        tuple(
-            Row((title(dataset), labelled(metric, name)), line(places, dataset, metric, columns, request.spread))
-            for metric, name in rows.items()
-        )
-        for dataset in request.datasets
-    )
+    names = {dataset: _title(dataset) for dataset in request.datasets}
+    keys = [(dataset, cell) for dataset in request.datasets for cell in request.cells]
+    for key in keys:
+        if key not in choices:
+            raise UserError(
+                f"table {number}: no r_entropy chosen for {', '.join(key)}; delete r_entropy.json, run again"
+            )
+    choices = {key: choices[key] for key in keys}
+    rows = _rows(number, request, set(runs["metric"]))
+    tidy = _summary(runs, choices, request, rows)
+    tidy = tidy.merge(sheets.published(number, _incomparable(request)), how="left", on=KEY)[TIDY]
     caption = _caption(number, tidy, rows, choices, request)
-    return tidy, Table(number, f"table{number}", caption, ("", ""), headings(columns), blocks)
+    columns, titles = sheets.cell_columns(request.cells), ("", "", "LC", "IP")
+    return Sheet(number, request, tidy, columns, titles, rows, names, caption, _notes(request))
 
 
-def row_names(number: str, request: ImageRequest, measured: Iterable[str]) -> dict[str, str]:
-    """The rows of Table 2 or 5: metrics, and what the table calls them.
+def _rows(number: str, request: Request, present: set[str]) -> dict[str, str]:
+    """The rows of a table: metrics, and what it calls them.
 
-    Args:
-        number: which one.
-        request: what to show.
-        measured: the metrics that there are; the standard FID is shown where it's among them.
+    Of the distances it has the primary one and, beside the authors' FID, the literature's where it was measured.
     """
-    distance = DISTANCES[request.primary]
-    names = {
-        "r_entropy": "r_entropy",
-        request.entropy: "Entr.",
-        f"{request.primary}_gen": f"{distance} (GEN)",
-        f"{request.primary}_rec": f"{distance} (REC)",
-    }
+    skipped = {entropy for entropy in ENTROPIES if entropy != request.entropy} | request.others
     if request.primary == "fid_authors":
-        names |= {metric: name for metric, name in _STANDARD.items() if metric in measured}
-    if number == "5":
-        return names | dict(zip(_PROBES, ("SVM (few)", "SVM (many)", "KNN (few)", "KNN (many)"), strict=True))
-    probes = [f"{_thousands(n)}-SVM" for n in request.svm_iterations] + [f"{k}-NN" for k in request.neighbours]
-    return names | dict(zip(_PROBES, probes, strict=True))
+        skipped -= {"fid_gen", "fid_rec"} & present
+    rows = {name: "" for name, metric in METRICS.items() if number in metric.tables and name not in skipped}
+    if request.primary == "fid":
+        rows |= {"fid_gen": "FID (GEN)", "fid_rec": "FID (REC)"}
+    if number == "2":  # which names the probes by their settings
+        thousands = [f"{n // 1000}K" if n and n % 1000 == 0 else n for n in request.svm_iterations]
+        probes = [f"{n}-SVM" for n in thousands] + [f"{k}-NN" for k in request.neighbours]
+        rows |= dict(zip(PROBES, probes, strict=True))
+    return rows
 
 
-def title(dataset: str) -> str:
+def _title(dataset: str) -> str:
     """What tables call a dataset: a stand-in by its title, which says what it stands in for."""
     entry = image_dataset(dataset)
     return entry.title if entry.stand_in_for else entry.name
 
 
-def line(rows: Rows, dataset: str, metric: str, columns: Sequence[Column], spread: str) -> tuple[Entry, ...]:
-    """One row of Table 2 or 5; r_entropy is a choice, hence a bare number."""
-    if metric == "r_entropy":
-        return tuple(Entry(plain(rows[dataset, metric, column.cell].mean)) for column in columns)
-    return entries(rows, dataset, metric, columns, spread, DECIMALS)
+def _summary(runs: pd.DataFrame, choices: Choices, request: Request, rows: Mapping[str, str]) -> pd.DataFrame:
+    """Means and spreads at the chosen r_entropy, which is a column and, before the others of a cell, a metric."""
+    chosen = pd.DataFrame([(*key, choice.r_entropy) for key, choice in choices.items()], columns=TIDY[:3])
+    taken = runs.reindex(columns=[*runs.columns.union(["r_entropy"])]).merge(chosen)
+    for key in choices.keys() - set(zip(taken["dataset"], taken["cell"], strict=True)):
+        raise UserError(
+            f"results of {', '.join(key)}: none at r_entropy {choices[key].r_entropy:g}, which r_entropy.json says was "
+            "chosen; delete that file and run again"
+        )
+    measured = sheets.summarise(taken, request, [name for name in rows if name != "r_entropy"]).merge(chosen)
+    settings = chosen.assign(metric="r_entropy", mean=chosen["r_entropy"], n=1, diverged=0)
+    place = chosen.reset_index().set_index(["dataset", "cell"])["index"]
+    both = pd.concat([settings, measured], ignore_index=True).astype(sheets.COUNTS)
+    order = pd.MultiIndex.from_frame(both[["dataset", "cell"]]).map(place)
+    return both.iloc[order.argsort(kind="stable")]
 
 
-def incomparable(request: ImageRequest) -> list[str]:
-    """Sentences on what has no counterpart in the paper; just one where nothing has."""
-    strangers = [title(name) for name in request.datasets if image_dataset(name).stand_in_for]
+def _incomparable(request: Request) -> list[str]:
+    """Metrics that mean something else here than in the paper."""
+    ours, theirs = [*request.svm_iterations, *request.neighbours], [*_PAPER_ITERATIONS, *_PAPER_NEIGHBOURS]
+    others = [probe for probe, mine, published_ in zip(PROBES, ours, theirs, strict=True) if mine != published_]
+    return others + ["r_entropy"] * (request.primary != "fid_authors")
+
+
+def _caption(number: str, tidy: pd.DataFrame, rows: Mapping[str, str], choices: Choices, request: Request) -> str:
+    primary = METRICS[f"{request.primary}_gen"]
+    distance = primary.title.split(" ")[0]
+    tried = sorted({r for choice in choices.values() if len(choice.candidates) > 1 for r in choice.candidates})
+    origin = (
+        f"r_entropy of mixtures: of {', '.join(f'{r:g}' for r in tried)} the one with the fewest diverged seeds and, "
+        f"of these, the lowest mean {distance} (GEN)."
+    )
+    return captions.caption(
+        OPENINGS[number],
+        captions.spread_sentence(request.spread, len(request.seeds)),
+        request.scale,
+        origin if tried else "One r_entropy was trained per column, hence none chosen.",
+        f"Entr.: normalised entropy of the responsibilities {METRICS[request.entropy].definition}; the closer to one, "
+        "the more evenly the components support the aggregated posterior.",
+        f"GEN and REC: {distance} of generated and of reconstructed images to training images. {primary.definition}",
+        "FID std is the literature's, with Inception in evaluation mode." * bool(request.others & set(rows)),
+        f"Accuracies on codes of test images: linear SVMs of {_pair(request.svm_iterations)} iterations, "
+        f"{_pair(request.neighbours)} nearest neighbours.",
+        "Best mean of a row in bold.",
+        captions.DIVERGED * bool((tidy.loc[tidy["metric"].isin(rows), "diverged"] > 0).any()),
+    )
+
+
+def _notes(request: Request) -> list[str]:
+    """What has no counterpart in the paper; one sentence where nothing has."""
+    strangers = [_title(name) for name in request.datasets if image_dataset(name).stand_in_for]
     sentences = [f"The paper has nothing to set beside {', '.join(strangers)}."] if strangers else []
     if len(strangers) == len(request.datasets):
         return sentences
     if request.primary != "fid_authors":
-        definition = _DEFINITIONS[request.primary]
+        definition = METRICS[f"{request.primary}_gen"].definition
         sentences.append(f"The paper's FID, and the r_entropy that it chose, have no counterpart here. {definition}")
-    if request.entropy != "entropy_per_batch":
+    if not METRICS[request.entropy].paper:
         sentences.append("The paper's Entr. is taken per batch, hence not compared.")
-    if (tuple(request.svm_iterations), tuple(request.neighbours)) != (_PAPER_ITERATIONS, _PAPER_NEIGHBOURS):
+    if set(_incomparable(request)) & set(PROBES):
         sentences.append(
             f"The paper's probes have {_pair(_PAPER_ITERATIONS)} iterations and {_pair(_PAPER_NEIGHBOURS)} neighbours: "
             "other ones are not compared."
@@ -191,111 +140,6 @@ def incomparable(request: ImageRequest) -> list[str]:
     return sentences
 
 
-def _choices(paths: Iterable[str | Path], request: ImageRequest) -> dict[tuple[str, str], results.Choice]:
-    """The choice for every dataset and cell of the request, in its order."""
-    found = results.read_choices(paths, f"{request.primary}_gen")
-    wanted = [(dataset, cell) for dataset in request.datasets for cell in request.cells]
-    absent = [", ".join(key) for key in wanted if key not in found]
-    if absent:
-        raise UserError(f"tables of images: no r_entropy chosen for {absent[0]}; delete r_entropy.json and run again")
-    return {key: found[key] for key in wanted}
-
-
-def _at(runs: pd.DataFrame, choices: Mapping[tuple[str, str], results.Choice]) -> pd.DataFrame:
-    """The runs at the chosen r_entropy.
-
-    Raises:
-        UserError: a cell has none.
-    """
-    there = runs.reindex(columns=[*runs.columns.union(["r_entropy"], sort=False)])
-    at = [choices.get(key) for key in zip(there["dataset"], there["cell"], strict=True)]
-    wanted = [choice is not None and choice.r_entropy == r for choice, r in zip(at, there["r_entropy"], strict=True)]
-    taken = there[wanted]
-    for (dataset, cell), choice in choices.items():
-        if not ((taken["dataset"] == dataset) & (taken["cell"] == cell)).any():
-            raise UserError(
-                f"results of {dataset}, {cell}: none at r_entropy {choice.r_entropy:g}, which r_entropy.json says was "
-                "chosen; delete that file and run again"
-            )
-    return taken
-
-
-def _with_choices(summary: pd.DataFrame, choices: Mapping[tuple[str, str], results.Choice]) -> pd.DataFrame:
-    """The summary with a column r_entropy, and before the rows of each cell one for r_entropy as a metric."""
-    parts = []
-    for (dataset, cell), choice in choices.items():
-        row = (dataset, cell, "r_entropy", choice.r_entropy, math.nan, math.nan, 1, 0)
-        parts.append(pd.DataFrame([row], columns=list(results.SUMMARY_COLUMNS)).assign(r_entropy=choice.r_entropy))
-        part = summary[(summary["dataset"] == dataset) & (summary["cell"] == cell)]
-        parts.append(part.assign(r_entropy=choice.r_entropy))
-    return pd.concat(parts, ignore_index=True).astype({"n": "Int64", "diverged": "Int64"})
-
-
-def _published(number: str, request: ImageRequest) -> pd.DataFrame:
-    """The paper's values under our metrics' names, of those alone that are the same thing."""
-    few, many = (ours == paper for ours, paper in zip(request.svm_iterations, _PAPER_ITERATIONS, strict=True))
-    near, far = (ours == paper for ours, paper in zip(request.neighbours, _PAPER_NEIGHBOURS, strict=True))
-    same = {
-        "r_entropy": ("r_entropy", request.primary == "fid_authors"),
-        "responsibility_entropy": ("entropy_per_batch", True),
-        "fid_gen": ("fid_authors_gen", True),
-        "fid_rec": ("fid_authors_rec", True),
-        "svm_2k": ("svm_few", few),
-        "svm_10k": ("svm_many", many),
-        "knn_5": ("knn_few", near),
-        "knn_100": ("knn_many", far),
-    }
-    names = {theirs: ours for theirs, (ours, comparable) in same.items() if comparable}
-    table = paper.table2() if number == "2" else paper.table5()
-    table = table[table["metric"].isin(names)].replace({"metric": names})
-    return table.rename(columns={"mean": "paper_mean", "spread": "paper_spread"})
-
-
-def _caption(
-    number: str,
-    tidy: pd.DataFrame,
-    rows: Mapping[str, str],
-    choices: Mapping[tuple[str, str], results.Choice],
-    request: ImageRequest,
-) -> str:
-    distance = DISTANCES[request.primary]
-    sentences = [
-        "Quantitative performance on images." if number == "2" else "Full ablation on images.",
-        spread_sentence(request.spread, len(request.seeds)),
-        request.scale,
-        _origin_of_r_entropy(choices, distance),
-        f"Entr.: normalised entropy of the responsibilities {ENTROPIES[request.entropy]}; the closer to one, the more "
-        "evenly the components support the aggregated posterior.",
-        f"GEN and REC: {distance} of generated and of reconstructed images to training images. "
-        f"{_DEFINITIONS[request.primary]}",
-    ]
-    if any(metric in rows for metric in _STANDARD) and request.primary == "fid_authors":
-        sentences.append("FID std is the literature's, with Inception in evaluation mode.")
-    probes = (
-        f"linear SVMs of {_pair(request.svm_iterations)} iterations, {_pair(request.neighbours)} nearest neighbours"
-    )
-    sentences.append(f"Accuracies on codes of test images: {probes}.")
-    sentences.append("Best mean of a row in bold.")
-    if (tidy.loc[tidy["metric"].isin(rows), "diverged"] > 0).any():
-        sentences.append(DIVERGED)
-    return " ".join(filter(None, sentences))
-
-
-def _origin_of_r_entropy(choices: Mapping[tuple[str, str], results.Choice], distance: str) -> str:
-    tried = sorted({r for choice in choices.values() if len(choice.candidates) > 1 for r in choice.candidates})
-    if not tried:
-        return "One r_entropy was trained per column, hence none chosen."
-    return (
-        f"r_entropy of mixtures: of {', '.join(map(plain, tried))} the one with the fewest diverged seeds and, of "
-        f"these, the lowest mean {distance} (GEN)."
-    )
-
-
 def _pair(numbers: Sequence[int]) -> str:
     """``2,000 or 10,000``."""
     return " or ".join(f"{number:,}" for number in numbers)
-
-
-def _thousands(number: int) -> str:
-    """``2K`` for 2000, ``200`` for 200."""
-    return f"{number // 1000}K" if number and number % 1000 == 0 else str(number)

@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from introprior.errors import UserError
@@ -26,37 +26,12 @@ _PHRASES = {
     "r_entropy": r"$r_{\mathrm{entropy}}$",
 }
 _CHARACTERS = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "_": r"\_",
-    "%": r"\%",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "±": r"$\pm$",
-    "↓": r"$\downarrow$",
-    "↑": r"$\uparrow$",
-    "✓": r"$\checkmark$",
-    "✗": r"$\times$",
-    "×": r"$\times$",
-    "−": r"$-$",
-    "≤": r"$\leq$",
-    "√": r"$\surd$",
-    "²": r"$^2$",
-    "β": r"$\beta$",
-    "†": r"\dag{}",
-    "–": "--",
-    "“": "``",
-    "”": "''",
-    "’": "'",
-    "\n": " ",
-}
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "✓": r"$\checkmark$", "✗": r"$\times$",
+    "×": r"$\times$", "−": r"$-$", "≤": r"$\leq$", "√": r"$\surd$", "²": r"$^2$", "β": r"$\beta$", "†": r"\dag{}",
+    "–": "--", "“": "``", "”": "''", "’": "'", "\n": " ",
+}  # fmt: skip
 
 _PREAMBLE = r"""\documentclass{article}
 \usepackage[margin=0.5in]{geometry}
@@ -79,19 +54,7 @@ def escape(text: str) -> str:
 def fragment(table: Table) -> str:
     """A ``table*`` float with caption and label, ready for \\input; shrunk where it is larger than the page."""
     stubs, columns = len(table.stubs), len(table.headings[-1].texts)
-    lines = []
-    for index, heading in enumerate(table.headings):
-        last = index == len(table.headings) - 1
-        stub = [escape(text) if last else "" for text in table.stubs]
-        if heading.title:
-            stub[-1] = escape(heading.title)
-        cells, rules, position = [], [], stubs + 1
-        for text, width in table.spans(index):
-            cells.append(escape(text) if width == 1 else rf"\multicolumn{{{width}}}{{c}}{{{escape(text)}}}")
-            if width > 1 and not last:
-                rules.append(rf"\cmidrule(lr){{{position}-{position + width - 1}}}")
-            position += width
-        lines.append(_line([*stub, *cells]) + (" " + "".join(rules) if rules else ""))
+    lines = [_head(table, index) for index in range(len(table.headings))]
     for block in table.blocks:
         lines.append(r"\midrule")
         for position, (labels, row) in enumerate(zip(table.labels(block), block, strict=True)):
@@ -119,16 +82,19 @@ def fragment(table: Table) -> str:
 """
 
 
-def document(fragments: Mapping[str, str]) -> str:
-    """A document of one table a page.
-
-    Args:
-        fragments: LaTeX of each table under the number that it carries, e.g. ``{"1": ..., "1, set beside ours": ...}``.
-    """
-    pages = [
-        f"\\renewcommand{{\\thetable}}{{{escape(number)}}}\n{text}\\clearpage\n" for number, text in fragments.items()
-    ]
-    return _PREAMBLE + "\n".join(pages) + "\\end{document}\n"
+def _head(table: Table, index: int) -> str:
+    """A line of the table's head, with rules under groups of columns."""
+    heading, last = table.headings[index], index == len(table.headings) - 1
+    stub = [escape(text) if last else "" for text in table.stubs]
+    if heading.title:
+        stub[-1] = escape(heading.title)
+    cells, rules, position = [], "", len(stub) + 1
+    for text, width in table.spans(index):
+        cells.append(escape(text) if width == 1 else rf"\multicolumn{{{width}}}{{c}}{{{escape(text)}}}")
+        if width > 1 and not last:
+            rules += rf"\cmidrule(lr){{{position}-{position + width - 1}}}"
+        position += width
+    return _line([*stub, *cells]) + f" {rules}" * bool(rules)
 
 
 def pdflatex_available() -> bool:
@@ -137,28 +103,23 @@ def pdflatex_available() -> bool:
 
 
 def compile_tables(paths: Iterable[str | Path], output: str | Path) -> None:
-    """Compile the tables in ``paths`` (files of :func:`fragment`, numbered by their names) into the PDF ``output``.
+    """Compile tables into a PDF, one a page; the same tables give the same bytes.
+
+    Args:
+        paths: files of :func:`fragment`, numbered by their names.
+        output: where to write.
 
     Raises:
-        UserError: pdflatex is missing or refuses a table, a file cannot be read, or the PDF cannot be written.
+        UserError: pdflatex is missing, fails or takes longer than :data:`TIMEOUT` seconds; a file cannot be read.
     """
-    fragments = {}
+    pages = []
     for path in map(Path, paths):
         try:
-            fragments[_number(path)] = path.read_text()
+            pages.append(f"\\renewcommand{{\\thetable}}{{{escape(_number(path))}}}\n{path.read_text()}\\clearpage\n")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: cannot read ({error}); run again to make it anew") from error
-    if not fragments:
+    if not pages:
         raise UserError(f"{output}: no tables to compile; name at least one")
-    compile_document(document(fragments), output)
-
-
-def compile_document(text: str, output: str | Path) -> None:
-    """Compile LaTeX ``text`` into the PDF ``output``; the same text gives the same bytes.
-
-    Raises:
-        UserError: pdflatex is missing, fails or takes longer than :data:`TIMEOUT` seconds.
-    """
     if not pdflatex_available():
         raise UserError(
             f"{output}: pdflatex not found; install a TeX system (Debian: texlive-latex-recommended), or read the "
@@ -166,17 +127,17 @@ def compile_document(text: str, output: str | Path) -> None:
         )
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "tables.tex"]
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "tables.tex").write_text(text)
-        fixed_date = {**os.environ, "SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1"}
+        Path(folder, "tables.tex").write_text(_PREAMBLE + "\n".join(pages) + "\\end{document}\n")
+        environment = {**os.environ, "SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1"}
         try:
             run = subprocess.run(
-                command, cwd=folder, env=fixed_date, capture_output=True, text=True, errors="replace", timeout=TIMEOUT
+                command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace", timeout=TIMEOUT
             )
         except subprocess.TimeoutExpired:
             raise UserError(f"{output}: pdflatex took longer than {TIMEOUT} s; look for what it waits for") from None
         if run.returncode:
-            complaints = [line for line in run.stdout.splitlines() if line.startswith("!")]
-            complaint = complaints[0].removeprefix("! ") if complaints else f"exit status {run.returncode}"
+            complaints = [line.removeprefix("! ") for line in run.stdout.splitlines() if line.startswith("!")]
+            complaint = (complaints or [f"exit status {run.returncode}"])[0]
             raise UserError(f"{output}: pdflatex failed ({complaint}); delete the .tex files and run again")
         with written(output) as temporary:
             shutil.copyfile(Path(folder, "tables.pdf"), temporary)

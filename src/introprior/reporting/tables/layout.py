@@ -11,13 +11,7 @@ TICK, CROSS = "✓", "✗"
 
 @dataclass(frozen=True)
 class Entry:
-    """One place of a table.
-
-    Attributes:
-        text: what it says, e.g. ``0.51 ± 0.15``.
-        bold: whether it's the best of its row.
-        note: a remark set smaller beside it, e.g. ``4/5 seeds``.
-    """
+    """One place of a table: ``0.51 ± 0.15``, whether it's the best of its row, a smaller remark like ``4/5 seeds``."""
 
     text: str
     bold: bool = False

@@ -1,0 +1,96 @@
+"""Latent spaces of image runs, for Figures 5 and 6."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from introprior.data.images import dataset as catalogue
+from introprior.experiment import cells as naming
+from introprior.reporting.figures.panels import Run, chosen_runs, regularisation, there
+from introprior.reporting.figures.style import MUTED, TEXT_WIDTH, class_colours, key
+from introprior.reporting.read import Choices
+
+SHAPE = 0.75
+"""Height of a panel over its width."""
+
+
+def latent_spaces(
+    panels: Iterable[Run],
+    chosen: Choices,
+    datasets: Sequence[str],
+    cells: Sequence[str],
+    show: Callable[[Axes, Run], None],
+) -> Figure:
+    """A block for each dataset, with a line of panels for each number of components.
+
+    Args:
+        panels: of runs of one seed, in any order; those of other than the chosen r_entropy are passed by. Where a cell
+            has none its panel says so, and where the run diverged too.
+        chosen: the r_entropy to show.
+        datasets: the blocks.
+        cells: the panels.
+        show: draws one run.
+    """
+    runs = chosen_runs(panels, chosen, datasets, cells)
+    lines = arrange(cells)
+    columns = max(3, *map(len, lines))
+    height = 0.4 + len(lines) * (0.2 + SHAPE * TEXT_WIDTH / columns)
+    figure = Figure(figsize=(TEXT_WIDTH, len(datasets) * height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    blocks = np.ravel(figure.subfigures(len(datasets), 1, squeeze=False))
+    for block, dataset in zip(blocks, datasets, strict=True):
+        block.suptitle(catalogue(dataset, "figures").title, fontsize=8, x=0.005, ha="left")
+        grid = block.add_gridspec(len(lines), columns)
+        for place, cell in ((grid[i, j], cell) for i, line in enumerate(lines) for j, cell in enumerate(line) if cell):
+            axis = block.add_subplot(place, xticks=[], yticks=[], box_aspect=SHAPE)
+            axis.set_title(naming.parse(cell).label, loc="left", pad=2.5)
+            if run := there(runs, (dataset, cell), axis):
+                show(axis, run)
+                axis.set_title(" ".join(regularisation(run)), loc="right", fontsize=6, color=MUTED, pad=2.5)
+        names = next((run["classes"] for key_, run in runs.items() if key_[0] == dataset), ())
+        rows = math.ceil(sum(0.25 + 0.05 * len(name) for name in names) / TEXT_WIDTH)  # in inches, about
+        colours = zip(names, class_colours(len(names)), strict=True)
+        block.legend(
+            handles=[key(name, color=colour, marker="o", ms=2.5) for name, colour in colours],
+            loc="outside lower center", ncols=math.ceil(len(names) / max(rows, 1)), handletextpad=0, columnspacing=1,
+        )  # fmt: skip
+    return figure
+
+
+def arrange(cells: Sequence[str]) -> list[list[str]]:
+    """Cells in lines by number of components; those without open the first, and leave their place empty in others."""
+    alone = [cell for cell in cells if not naming.parse(cell).family.components]
+    groups: dict[int, list[str]] = {}
+    for cell in cells:
+        if cell not in alone:
+            groups.setdefault(naming.parse(cell).size, []).append(cell)
+    first, *others = groups.values() or [[]]
+    return [[*alone, *first], *([*[""] * len(alone), *group] for group in others)]
+
+
+def scatter(axis: Axes, points: np.ndarray, run: Run) -> None:
+    """Codes ``[N, 2]`` coloured by class."""
+    classes = len(run["classes"])
+    sns.scatterplot(
+        x=points[:, 0], y=points[:, 1], hue=run["labels"][: len(points)], hue_order=range(classes), legend=False,
+        palette=class_colours(classes), s=1.3, linewidth=0, alpha=0.8, rasterized=True, ax=axis,
+    )  # fmt: skip
+
+
+def window(axis: Axes, low: np.ndarray, high: np.ndarray) -> None:
+    """Show [low, high] with a margin, and as much more of one dimension as the panel has room for on equal scales."""
+    shape = np.array([1, SHAPE])
+    half = max(float(((high - low) / shape).max()), 1e-6) * 1.08 * shape / 2
+    (left, bottom), (right, top) = (low + high) / 2 - half, (low + high) / 2 + half
+    axis.set(xlim=(left, right), ylim=(bottom, top))
+
+
+def two(points: np.ndarray) -> np.ndarray:
+    """The first two coordinates; a single one gets a zero beside it."""
+    return np.pad(points, ((0, 0), (0, max(0, 2 - points.shape[1]))))[:, :2]

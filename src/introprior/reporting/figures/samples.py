@@ -1,0 +1,45 @@
+"""Images of one dataset: generated ones, and test images over their reconstructions; a line for each cell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from introprior.data.images import dataset as catalogue
+from introprior.experiment import cells as naming
+from introprior.reporting.figures.panels import Run, chosen_runs, regularisation, strip, there
+from introprior.reporting.figures.style import TEXT_WIDTH
+from introprior.reporting.read import Choices
+
+GENERATED, PAIRS = 12, 8
+"""Columns of generated images (in two rows), and pairs of an image over its reconstruction, of a cell."""
+
+
+def draw(image_panels: Iterable[Run], chosen: Choices, dataset: str, cells: Sequence[str]) -> Figure:
+    """The figure.
+
+    Args:
+        image_panels: of runs of one seed, in any order; those of other than the chosen r_entropy are passed by.
+        chosen: the r_entropy to show.
+        dataset: what to show.
+        cells: the lines.
+    """
+    runs = chosen_runs(image_panels, chosen, [dataset], cells)
+    figure = Figure(figsize=(TEXT_WIDTH, 0.45 + 0.62 * len(cells)), layout="constrained")
+    figure.suptitle(catalogue(dataset, "figures").title, fontsize=7.5, x=0.005, ha="left")
+    grid = {"squeeze": False, "width_ratios": (GENERATED, PAIRS), "subplot_kw": {"xticks": [], "yticks": []}}
+    panels = figure.subplots(len(cells), 2, **grid)
+    for (generated, pairs), cell in zip(panels, cells, strict=True):
+        label = naming.parse(cell).label
+        if run := there(runs, (dataset, cell), generated, pairs):
+            label += "\n" + ", ".join([*regularisation(run), f"epoch {run['epoch']:g}"])
+            strip(generated, run["samples"], GENERATED, rows=2)
+            above, below = (run[name][:PAIRS] for name in ("real", "reconstructions"))
+            gap = np.full((PAIRS - len(above), *above.shape[1:]), 255, np.uint8)
+            strip(pairs, np.concatenate([above, gap, below, gap]), PAIRS, rows=2)
+        generated.set_ylabel(label, rotation=0, ha="left", va="center", fontsize=6.5, labelpad=62)
+    for axis, title in zip(panels[0], ("generated", "test images over their reconstructions"), strict=True):
+        axis.set_title(title, pad=3)
+    return figure
