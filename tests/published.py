@@ -75,9 +75,12 @@ def publish(
     return Tiny(entry, files, packed, arrays)
 
 
+def idx_header(*axes: int) -> bytes:
+    return struct.pack(f">BBBB{len(axes)}I", 0, 0, 8, len(axes), *axes)
+
+
 def idx_bytes(array: np.ndarray) -> bytes:
-    header = struct.pack(">BBBB", 0, 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
-    return header + array.astype(np.uint8).tobytes()
+    return idx_header(*array.shape) + array.astype(np.uint8).tobytes()
 
 
 class Python2Pickler(pickle._Pickler):

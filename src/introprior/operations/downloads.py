@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,11 +19,13 @@ def downloading(what: str, remedy: str) -> Iterator[None]:
     Raises:
         UserError: no server answers, or sends what was asked for; or the disk cannot be written.
     """
+    from http.client import HTTPException  # late: it brings ssl
+
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:
         yield
-    except (OSError, RuntimeError, ValueError, EOFError, http.client.HTTPException) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, HTTPException) as error:
         raise UserError(f"{what}: cannot download ({one_line(error)}); {remedy}") from error
     finally:
         socket.setdefaulttimeout(before)

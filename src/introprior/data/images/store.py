@@ -10,7 +10,6 @@ import gzip
 import os
 import shutil
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -137,11 +136,11 @@ def _published(
             reader = _reader(entry).__new__(_reader(entry))  # its constructor would read what is not checked yet
             reader.root = root
             reader.download()
-    found = _found(entry, root, place)
-    with TemporaryDirectory(prefix=".unpacked-", dir=folder) as unpacked:
-        _unpack(entry, found, Path(unpacked))
-        verified = _verified(entry, found, Path(unpacked), verify)
-        return _read(entry, Path(unpacked), origin), {"origin": origin, "verified": verified}
+    with TemporaryDirectory(prefix=".unpacked-", dir=folder) as scratch:
+        if not all((place / name).is_file() for name in entry.files):
+            place = _extracted(entry, root, Path(scratch, "archive")) or place
+        verified = _unpack(entry, place, Path(scratch), verify)
+        return _read(entry, Path(scratch), origin), {"origin": origin, "verified": verified}
 
 
 def _advice(entry: ImageDataset) -> str:
@@ -161,60 +160,52 @@ def _reader(entry: ImageDataset) -> Any:
     return getattr(torchvision.datasets, entry.torchvision)
 
 
-def _found(entry: ImageDataset, root: Path, folder: Path) -> dict[str, Path]:
-    """The files in ``folder``, by name, or the archive in ``root``."""
-    places = [(name, folder / f"{name}{suffix}") for suffix in (".gz", "") for name in entry.files]
-    there = {name: path for name, path in places if path.is_file()}  # of both the open one, which torchvision reads
-    missing = [name for name in entry.files if name not in there]
-    if missing and entry.archive and (root / entry.archive[0]).is_file():
-        return {entry.archive[0]: root / entry.archive[0]}
-    if missing:
+def _extracted(entry: ImageDataset, root: Path, target: Path) -> Path | None:
+    """Where the files lie that the archive in ``root`` held; None where there is no such archive."""
+    if entry.archive is None or not (archive := root / entry.archive[0]).is_file():
+        return None
+    if files.checksum(archive) != entry.archive[1]:
+        raise UserError(f"{archive}: not as published (SHA-256 differs): damaged, or another archive; replace it")
+    shutil.unpack_archive(archive, target)
+    return target / entry.folder
+
+
+def _unpack(entry: ImageDataset, place: Path, root: Path, verify: bool) -> bool:
+    """Copy the files to where torchvision reads them below ``root``; whether they are the published ones."""
+    there = {name: path for end in (".gz", "") for name in entry.files if (path := place / f"{name}{end}").is_file()}
+    if missing := [name for name in entry.files if name not in there]:
         lacking = ", ".join(missing) if there else f"all files of {entry.name}"
-        raise UserError(f"{folder}: lacks {lacking}; {_advice(entry)}")
-    return there
-
-
-def _unpack(entry: ImageDataset, found: Mapping[str, Path], root: Path) -> None:
-    """Copy the files to where torchvision reads them below ``root``."""
-    from torchvision.datasets.utils import extract_archive
-
-    (root / entry.folder).mkdir(parents=True)
-    for name, path in found.items():
-        if entry.archive and name == entry.archive[0]:
-            if files.checksum(path) != entry.archive[1]:
-                raise UserError(f"{path}: not as published (SHA-256 differs): damaged, or another archive; replace it")
-            extract_archive(path, root)
-            continue
-        try:
-            with (
-                gzip.open(path) if path.suffix == ".gz" else path.open("rb") as packed,
-                (root / entry.folder / name).open("wb") as file,
-            ):
-                while piece := packed.read(1 << 20):
-                    if file.tell() + len(piece) > LARGEST:
-                        raise UserError(f"{path}: holds more than {LARGEST:,} bytes; replace it by an intact copy")
-                    file.write(piece)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise UserError(f"{path}: truncated or damaged ({one_line(error)}); replace it") from error
-
-
-def _verified(entry: ImageDataset, found: Mapping[str, Path], root: Path, demanded: bool) -> bool:
-    """Whether the unpacked files are the published ones. Only idx files may be others: pickles can run code."""
+        raise UserError(f"{place}: lacks {lacking}; {_advice(entry)}")
     owners = {digest: (name, other.name) for other in DATASETS.values() for name, digest in other.files.items()}
-    harmless = issubclass(_reader(entry), _reader(DATASETS["MNIST"]))
+    idx = issubclass(_reader(entry), _reader(DATASETS["MNIST"]))
     verified = True
     for name, published in entry.files.items():
-        path, digest = found.get(name) or next(iter(found.values())), files.checksum(root / entry.folder / name)
+        path, copy = there[name], root / entry.folder / name
+        _copy(path, copy)
+        digest = files.checksum(copy)
         if digest == published:
             continue
         if digest in owners:
             file, owner = owners[digest]
             raise UserError(f"{path}: this is {file} of {owner}, not {name} of {entry.name}; replace it")
-        if demanded or not harmless:
-            remedy = ", or set images.verify: false to use it as it is" if harmless else "; it could run code"
+        if verify or not idx:  # the others are pickles
+            remedy = ", or set images.verify: false to use it as it is" if idx else "; it could run code"
             raise UserError(f"{path}: not as published (SHA-256 differs): damaged, or another file; replace it{remedy}")
         verified = False
     return verified
+
+
+def _copy(path: Path, target: Path) -> None:
+    """Copy a file and unpack it, without trusting it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as packed, target.open("wb") as file:
+            while piece := packed.read(1 << 20):
+                if file.tell() + len(piece) > LARGEST:
+                    raise UserError(f"{path}: holds more than {LARGEST:,} bytes; replace it by an intact copy")
+                file.write(piece)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path}: truncated or damaged ({one_line(error)}); replace it by an intact copy") from error
 
 
 def _read(entry: ImageDataset, root: Path, origin: str) -> Splits:
