@@ -63,7 +63,12 @@ def classifier(given: argparse.Namespace) -> Facts:
     train, test = load(given.data, "train"), load(given.data, "test")
     with borrowed(given.device) as device:
         trained = classifier.train_classifier(
-            train.images, train.labels, test=(test.images, test.labels), epochs=options.epochs, seed=options.seed, device=device
+            train.images,
+            train.labels,
+            test=(test.images, test.labels),
+            epochs=options.epochs,
+            seed=options.seed,
+            device=device,
         )
         classifier.save(given.output, trained)
     print(f"{given.output}: test accuracy {trained.test_accuracy:.3f}")

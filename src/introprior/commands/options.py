@@ -96,6 +96,4 @@ def members(cell: str, seeds: Sequence[int], betas: Sequence[Sequence[float | No
     """The members of an ensemble, every seed with every setting; a VAE has no use for beta_neg."""
     count = 3 if cells.parse(cell, "--cell").adversarial else 2
     names = ("beta_rec", "beta_kl", "beta_neg")
-    return [
-        Member(seed=seed, **dict(zip(names[:count], setting, strict=False))) for seed in seeds for setting in betas
-    ]
+    return [Member(seed=seed, **dict(zip(names[:count], setting, strict=False))) for seed in seeds for setting in betas]

@@ -92,9 +92,7 @@ def _jobs(config: Configuration, paths: Sequence[Path], targets: Sequence[str]) 
     return [job for job in known.of(targets) if job.outputs]
 
 
-def _planned(
-    jobs: Sequence[Job], experiment: str, targets: Sequence[str], gpus: int, cores: int
-) -> dict[str, Any]:
+def _planned(jobs: Sequence[Job], experiment: str, targets: Sequence[str], gpus: int, cores: int) -> dict[str, Any]:
     """All that a plan says, as plain values."""
     todo = [job for job in jobs if not all(os.path.exists(path) for path in job.outputs)]
     rates = forecast.Rates.of("results")

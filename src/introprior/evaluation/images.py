@@ -218,9 +218,7 @@ def posteriors(model: IntroVAE, images: Tensor, device: torch.device) -> Posteri
     return Posterior(torch.cat([q.mean[0] for q in parts]), torch.cat([q.logvar[0] for q in parts]))
 
 
-def _prepared(
-    model: IntroVAE, run: Run, epoch: int, train: ImageSplit, options: Distances, device: Any
-) -> None:
+def _prepared(model: IntroVAE, run: Run, epoch: int, train: ImageSplit, options: Distances, device: Any) -> None:
     """Bring a model into the mode in which it is to generate."""
     if options.sampling == "running":
         estimate_running_statistics(model, train, run.training.batch_size, stream(run, epoch, 3, device))

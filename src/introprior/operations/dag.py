@@ -208,7 +208,9 @@ def read(results: Path) -> Dag:
     for name in (NAME, PLANNED):
         if (results / name).exists():
             return _moved(_parsed(results / name), results)
-    raise UserError(f"{results / NAME}: not found; give a folder that a run of snakemake has made, results/<experiment>")
+    raise UserError(
+        f"{results / NAME}: not found; give a folder that a run of snakemake has made, results/<experiment>"
+    )
 
 
 def fitting(results: Path, identity: str, targets: Sequence[str]) -> Dag | None:

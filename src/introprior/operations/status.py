@@ -170,7 +170,9 @@ def _seen(job: Job, there: set[str], working: bool | None, now: float) -> Seen:
     found = Seen(job, told["state"], told.get("detail", ""), quiet=max(0.0, now - told["updated"]))
     if found.state == "running" and not _alive(told, found.quiet or 0.0, working):
         found.state = "stopped"
-        found.detail = ", ".join(filter(None, (f"no sign of life for {duration(found.quiet or 0.0)}", last_line(job.log))))
+        found.detail = ", ".join(
+            filter(None, (f"no sign of life for {duration(found.quiet or 0.0)}", last_line(job.log)))
+        )
     if told.get("iterations"):
         found.iteration, found.iterations, found.rate = (told[name] for name in ("iteration", "iterations", "rate"))
         if found.state == "running":
