@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from introprior.data.images import dataset as catalogue
 from introprior.experiment import cells as naming
-from introprior.reporting.figures.panels import Run, chosen_runs, regularisation, strip, there
-from introprior.reporting.figures.style import TEXT_WIDTH
+from introprior.reporting.figures.panels import chosen_runs, regularisation, strip
+from introprior.reporting.figures.style import TEXT_WIDTH, Run, there
 from introprior.reporting.read import Choices
 
 GENERATED, PAIRS = 12, 8

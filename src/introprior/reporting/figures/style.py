@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,9 @@ CYCLE = (MODEL, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _CLASSES = (
     "#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE", "#882255", "#44AA99", "#AA4499", "#999933", "#777777",
 )  # fmt: skip
+
+Run = Mapping[str, Any]
+"""What is shown of a run, see :func:`introprior.reporting.read.density_panels` and ``image_panels``."""
 
 RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -78,6 +81,16 @@ def class_colours(count: int) -> list[Any]:
 def say(axis: Axes, word: str) -> None:
     """Write ``word`` into an empty panel, for example ``diverged``."""
     axis.text(0.5, 0.5, word, transform=axis.transAxes, ha="center", va="center", fontsize=6.5, color=MUTED)
+
+
+def there(runs: Mapping[tuple[str, str], Run], key: tuple[str, str], *axes: Axes) -> Run | None:
+    """The run to show, if there is one; if not the panels say why."""
+    run = runs.get(key)
+    if run and run["usable"]:
+        return run
+    for axis in axes:
+        say(axis, "diverged" if run else "no run")
+    return None
 
 
 def key(label: str, **look: Any) -> Line2D:
