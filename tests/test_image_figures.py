@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -29,7 +26,6 @@ from introprior.reporting.figures.style import DATA, MODEL, TEXT_WIDTH, class_co
 from tests.scripts import run_script
 from tests.test_figures import scatters, words
 
-ROOT = Path(__file__).parents[1]
 MIXTURES = [f"mog{components}{rest}" for components in (10, 100) for rest in ("", "-ip", "-lc", "-lc-ip")]
 CELLS = ["sg", *MIXTURES]
 TITLES = ["SG", *(f"MoG({components}){rest}" for components in (10, 100) for rest in ("", "+IP", "+LC", "+LC+IP"))]
@@ -560,7 +556,7 @@ def test_soft_clipping_is_shown_for_every_range_and_steepness() -> None:
         draw("figureS3", {}, clip_steepness=0)
 
 
-# ---- Script and captions ----
+# ---- Script ----
 
 
 def test_the_script_writes_what_it_is_asked_for(
@@ -588,19 +584,3 @@ def test_the_script_writes_what_it_is_asked_for(
         assert b"/Type3" not in written[0][0]  # text stays text
         assert written[0][1].startswith(b"\x89PNG")
         assert (tmp_path / f"{name}.log").read_text() == ""
-
-
-@pytest.mark.parametrize("name", ["figure2", "figure4", "figure5", "figure6", "figureS2", "figureS3", "samples"])
-def test_captions_can_be_rendered(name: str) -> None:
-    text = (ROOT / "workflow" / "report" / f"{name}.rst").read_text()
-    template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(text)
-    config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
-    config["figure2"]["dataset"] = config["figureS2"]["dataset"] = "digits"
-    config["images"]["evaluation"]["features"] = "classifier"
-    params = SimpleNamespace(metric="fd_classifier_gen", clip_steepness=7.5)
-    job = SimpleNamespace(config=config, params=params, wildcards=SimpleNamespace(dataset="digits"))
-    caption = " ".join(template.render(snakemake=job).split())
-    assert "{" not in caption
-    assert ("digits" in caption) == ("digits (stand-in for MNIST)" in caption)
-    assert ("7.5 [10]" in caption) == (name == "figureS3")
-    assert ("It is no FID" in caption) == (name in ("figure2", "figure4"))
