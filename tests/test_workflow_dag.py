@@ -494,3 +494,11 @@ def test_every_script_is_a_source_of_its_rule():
     rules = "".join(path.read_text() for path in (ROOT / "workflow/rules").iterdir())
     scripts = {path.name for path in (ROOT / "workflow/scripts").glob("*.py")}
     assert set(re.findall(r'script="(\w+\.py)"', rules)) == set(re.findall(r'"../scripts/(\w+\.py)"', rules)) == scripts
+
+
+def test_results_have_one_label_in_the_report():
+    """Of a second label with two values the report's page makes a switch, and goes white where a result has no twin."""
+    rules = "".join(path.read_text() for path in (ROOT / "workflow/rules").iterdir())
+    assert re.findall(r"\breport\(.*", rules) == [
+        'report(path, caption=f"../report/{caption}.rst", category=category, labels={"result": result})'
+    ]
