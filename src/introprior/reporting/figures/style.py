@@ -40,26 +40,12 @@ Run = Mapping[str, Any]
 """What is shown of a run, see :func:`introprior.reporting.read.density_panels` and ``image_panels``."""
 
 RC: dict[str, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 7,
-    "axes.titlesize": 7,
-    "axes.labelsize": 7,
-    "axes.linewidth": 0.5,
-    "axes.edgecolor": FRAME,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.labelsize": 6,
-    "ytick.labelsize": 6,
-    "xtick.major.width": 0.5,
-    "ytick.major.width": 0.5,
-    "xtick.major.size": 2,
-    "ytick.major.size": 2,
-    "legend.fontsize": 6.5,
-    "legend.frameon": False,
+    "font.family": "DejaVu Sans", "font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "legend.fontsize": 6.5,
+    "xtick.labelsize": 6, "ytick.labelsize": 6, "legend.frameon": False, "axes.linewidth": 0.5, "axes.edgecolor": FRAME,
+    "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
+    "xtick.major.width": 0.5, "ytick.major.width": 0.5, "xtick.major.size": 2, "ytick.major.size": 2,
     "pdf.fonttype": 42,  # text stays text
-}
+}  # fmt: skip
 
 # Without dates and versions the same figure gives the same bytes.
 _METADATA: dict[str, dict[str, Any]] = {
@@ -93,9 +79,9 @@ def there(runs: Mapping[tuple[str, str], Run], key: tuple[str, str], *axes: Axes
     return None
 
 
-def key(label: str, **look: Any) -> Line2D:
-    """An entry of a legend; a point, if ``look`` has a marker and no line."""
-    return Line2D([], [], label=label, **({"ls": ""} if "marker" in look else {}) | look)
+def key(label: str, **style: Any) -> Line2D:
+    """An entry of a legend; with a marker it is a point."""
+    return Line2D([], [], label=label, **({"ls": ""} if "marker" in style else {}), **style)
 
 
 def fit_scale(axis: Axes, *values: Sequence[float] | np.ndarray, ratio: float = 20) -> None:

@@ -79,11 +79,11 @@ def comparison(sheet: Sheet) -> tuple[pd.DataFrame, Table]:
     rows = {metric: name for metric, name in sheet.rows.items() if metric not in sheet.request.others}
     blocks = []
     for dataset, title in sheet.names.items():
-        theirs, ours = (frame[frame["dataset"] == dataset] for frame in (compared, sheet.tidy))
         block: list[Row] = []
         for metric, name in rows.items():
-            found, mine, decimals = by_cell(theirs, metric), by_cell(ours, metric), METRICS[metric].decimals
-            entries = [measured(mine[cell], sheet.request.spread, decimals) for cell in columns]
+            found, ours = (by_cell(frame, dataset, metric) for frame in (compared, sheet.tidy))
+            decimals = METRICS[metric].decimals
+            entries = [measured(ours[cell], sheet.request.spread, decimals) for cell in columns]
             labels = (title, METRICS[metric].label(name))
             block += _three(labels, [found.get(cell) for cell in columns], entries, decimals)
         blocks.append(tuple(block))
