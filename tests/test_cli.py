@@ -31,8 +31,8 @@ from introprior import cli
 from introprior.data import density as data
 from introprior.evaluation import density, search, selection
 from introprior.metrics import density as metrics
-from introprior.reporting.tables import common as tables
 from introprior.reporting.tables import comparison
+from introprior.reporting.tables.sheets import Request
 from introprior.training import checkpoints
 from introprior.training.loop import Training
 from tests import naive
@@ -175,7 +175,7 @@ def test_training_writes_the_ensemble_and_its_history(tmp_path, introprior, cell
     assert not list(tmp_path.glob(".*progress*"))
     assert all(tensor.isfinite().all() for tensor in content["model"]["tensors"].values())
     history = rows(tmp_path / "history.csv")
-    assert list(history[0]) == ["iteration", "seed", "quantity", "value"]
+    assert list(history[0]) == ["dataset", "cell", "iteration", "seed", "quantity", "value"]
     logged = {(row["iteration"], row["seed"]) for row in history}
     assert logged == {(str(i), seed) for i in range(1, END + 1) for seed in "01"}
     played = {row["quantity"] for row in history if row["iteration"] == str(END)}
@@ -185,7 +185,9 @@ def test_training_writes_the_ensemble_and_its_history(tmp_path, introprior, cell
 
 def test_a_search_writes_one_row_per_setting_in_the_order_of_the_grid(trained):
     found = rows(trained / "slice.csv")
-    assert list(found[0]) == ["beta_rec", "beta_kl", "beta_neg", "seed", "KL", "JSD", "status", "detail"]
+    names = ["dataset", "cell", "beta_rec", "beta_kl", "beta_neg", "seed", "KL", "JSD", "status", "detail"]
+    assert list(found[0]) == names
+    assert {(row["dataset"], row["cell"]) for row in found} == {(DATASET, "sg")}
     assert [[float(row[name]) for name in ("beta_rec", "beta_kl", "beta_neg")] for row in found] == GRID
     assert {(row["seed"], row["status"], row["detail"]) for row in found} == {("0", "ok", "")}
     assert all(float(row["KL"]) > 0 and float(row["JSD"]) > 0 for row in found)
@@ -204,10 +206,15 @@ def test_a_searched_setting_is_the_same_as_one_trained_alone(tmp_path, exact):
 
 
 def test_the_lowest_kl_of_all_slices_is_selected(tmp_path, introprior):
-    header = "beta_rec,beta_kl,beta_neg,seed,KL,JSD,status,detail\n"
-    (tmp_path / "0.csv").write_text(header + "1,2,3,0,9.5,1,ok,\n4,5,6,0,,,diverged,encoder_loss not finite\n")
-    (tmp_path / "1.csv").write_text(header + "7,8,9,0,10.25,1,ok,\n0.1,0.2,0.3,0,9.25,1,ok,\n1,1,1,0,9.25,1,ok,\n")
+    header = "dataset,cell,beta_rec,beta_kl,beta_neg,seed,KL,JSD,status,detail\n"
+    tried = [["1,2,3,0,9.5,1,ok,", "4,5,6,0,,,diverged,encoder_loss not finite"]]
+    tried += [["7,8,9,0,10.25,1,ok,", "0.1,0.2,0.3,0,9.25,1,ok,", "1,1,1,0,9.25,1,ok,"]]
     slices = (tmp_path / "0.csv", tmp_path / "1.csv")
+    for path, settings in zip(slices, tried, strict=True):
+        path.write_text(header + "".join(f"{DATASET},sg,{setting}\n" for setting in settings))
+    assert_refused(
+        introprior(*selecting(tmp_path, "--cell", "mog4", slices=slices)), f"{DATASET}, sg, not of {DATASET}, mog4"
+    )
     assert introprior(*selecting(tmp_path, slices=slices)) == (0, [])
     assert json.loads((tmp_path / "hyperparameters.json").read_text()) == {
         "dataset": DATASET,
@@ -280,12 +287,12 @@ def test_halving_drops_the_worse_settings_and_says_so(tmp_path, exact, monkeypat
 
 
 def test_what_was_dropped_is_not_selected_while_others_finished(tmp_path):
-    row = {"beta_rec": "1", "beta_kl": "1", "beta_neg": "1", "seed": "0", "JSD": "1", "status": "ok"}
-    dropped = {**row, "KL": "2.0", "detail": "dropped by successive halving at iteration 6"}
-    finished = {**row, "beta_rec": "5", "KL": "3.0", "detail": ""}
-    diverged = {**row, "KL": "", "status": "diverged", "detail": "vae_loss not finite"}
-    assert selection.choose([dropped, diverged, finished])["beta_rec"] == 5
-    assert selection.choose([dropped, diverged])["KL"] == 2.0
+    row = {"dataset": DATASET, "cell": "sg", "beta_rec": 1.0, "beta_kl": 1.0, "beta_neg": 1.0, "status": "ok"}
+    dropped = {**row, "KL": 2.0, "detail": "dropped by successive halving at iteration 6"}
+    finished = {**row, "beta_rec": 5.0, "KL": 3.0, "detail": ""}
+    diverged = {**row, "KL": math.nan, "status": "diverged", "detail": "vae_loss not finite"}
+    assert selection.choose([dropped, diverged, finished], DATASET, "sg")["beta_rec"] == 5
+    assert selection.choose([dropped, diverged], DATASET, "sg")["KL"] == 2.0
 
 
 @pytest.mark.parametrize("at", [5, 6, 7])
@@ -627,7 +634,7 @@ def test_a_truncated_slice_is_refused_wherever_it_was_cut(tmp_path, introprior, 
     cuts = [cut for cut in range(len(whole)) if whole[:cut].count("\n") < 2 or not whole[:cut].endswith("\n")]
     for cut in cuts:
         path.write_text(whole[:cut])
-        assert_refused(introprior(*selecting(tmp_path)), path, "truncated", "delete it and run again")
+        assert_refused(introprior(*selecting(tmp_path)), path, "delete it and run again")
     assert below(tmp_path) == {path}
 
 
@@ -916,7 +923,7 @@ def test_two_processes_never_train_the_same_run_at_a_time(tmp_path, undisturbed,
 
 def table(folder: Path, number: str, results: Path, *seeds: int) -> str:
     """A table of one dataset and cell, in Markdown."""
-    comparison.write_both(number, [results], tables.Request((DATASET,), ("sg",), seeds), folder)
+    comparison.write(number, Request((DATASET,), ("sg",), seeds), folder, [results])
     return (folder / f"table{number}.md").read_text()
 
 
