@@ -18,7 +18,7 @@ from matplotlib.text import Text
 
 from introprior.data.images import DATASETS
 from introprior.errors import UserError
-from introprior.game import distributions as mixtures
+from introprior.game.priors.mixture import soft_clip
 from introprior.operations.files import write_csv, write_json
 from introprior.reporting import read
 from introprior.reporting.figures import curves, draw, figure6, figureS2, figureS3, latents, samples
@@ -529,7 +529,7 @@ def test_damaged_studies_are_one_line(write_study: Write) -> None:
 def test_soft_clip_is_the_models(low: float, high: float, steepness: float) -> None:
     x = np.linspace(2 * low - high, 2 * high - low, 101)
     ours = figureS3.soft_clip(x, low, high, steepness / (high - low))
-    np.testing.assert_allclose(ours, mixtures.soft_clip(torch.tensor(x), low, high, steepness), atol=1e-6)
+    np.testing.assert_allclose(ours, soft_clip(torch.tensor(x), low, high, steepness), atol=1e-6)
 
 
 def test_retained_share_depends_on_the_steepness_alone() -> None:
