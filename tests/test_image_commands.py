@@ -21,6 +21,7 @@ from introprior import cli
 from introprior.data.images.splits import load, to_unit
 from introprior.errors import UserError
 from introprior.evaluation import images as evaluation
+from introprior.experiment.jobs import Distances
 from introprior.metrics import classifier as classifiers
 from introprior.metrics.inception import truncated
 from introprior.metrics.probes import knn_accuracy, svm_accuracy
@@ -231,7 +232,7 @@ def test_the_history_tells_losses_prior_responsibilities_and_speed_by_epoch(worl
         assert found["prior_logvar_max", epoch] >= found["prior_logvar_min", epoch]
         assert found["samples_per_second", epoch] > 0
     assert 0 < found["responsibility_entropy", 4.0] <= 1
-    mixture = evaluation.Snapshots.read(world / "snapshots.pt").model(4, CPU).distribution().a_member(0)
+    mixture = evaluation.Snapshots.read(world / "snapshots.pt").model(4, CPU).distribution().member(0)
     assert found["prior_logvar_max", 4.0] == pytest.approx(mixture.logvars.max().item())
 
 
@@ -265,7 +266,7 @@ def test_distances_are_those_of_batches_generated_as_in_training(world):
     for epoch in (2, 4):
         model = snapshots.model(epoch, CPU).train()
         generator = evaluation.stream(snapshots.run, epoch, 0, CPU)
-        mixture = model.distribution().a_member(0)
+        mixture = model.distribution().member(0)
         z = [mixture.sample(96, 4, generator) for _ in range(3)]  # the last batch is full, too, and cut afterwards
         fake = described(torch.cat([model.decode(part.unsqueeze(0))[0] for part in z])[:200])
         root = scipy.linalg.sqrtm(real[1] @ fake[1]).real
@@ -351,12 +352,12 @@ def test_inception_sees_the_images_once_for_both_protocols(world, inception_netw
     monkeypatch.setattr(evaluation, "generated", counted)
     extractor = evaluation.Extractor(["fid_authors", "fid"], inception_network)
     references = extractor.gather(evaluation.real_batches(train, 3, 3))
-    look = {"samples": 3, "sampling": "batch", "allow_few": False}
+    look = Distances(samples=3)
     with pytest.raises(UserError, match="3 samples are too few for features of 2048 dimensions"):
         evaluation.distances(snapshots, train, references, extractor, look, CPU)
     assert made == []
-    look["allow_few"] = True
-    found = evaluation.distances(snapshots, train, references, extractor, look, CPU)
+    few = Distances(samples=3, allow_few=True)
+    found = evaluation.distances(snapshots, train, references, extractor, few, CPU)
     assert [(row["epoch"], row["metric"], row["status"]) for row in found] == [
         (4, "fid_authors_gen", "ok"),
         (4, "fid_gen", "ok"),
@@ -397,7 +398,7 @@ def test_an_evaluation_tells_the_distances_entropies_and_codes_of_the_chosen_che
         assert panels["prior_weights"].sum() == pytest.approx(1)
         assert str(panels["title"]) == "Digits (stand-in for MNIST)"
         model = evaluation.Snapshots.read(world / "snapshots.pt").model(epoch, CPU)
-        mixture = model.distribution().a_member(0) if epoch > 1 else None
+        mixture = model.distribution().member(0) if epoch > 1 else None
         if mixture is not None:
             assert (panels["prior_means"] == mixture.means.numpy()).all()
 
@@ -499,16 +500,16 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(world, tmp_path, ca
         (playing(out, data, "sg", snapshots=[5]), r"snapshots: must be whole numbers from 0 to 4, are \[5\]"),
         (playing(out, data, "sg", iterations_per_epoch=4), "has 3 batches of 96, not the 4 that were planned"),
         (playing(out, data, "sg", training=GAME | {"hidden": 3}), "training: unknown key 'hidden'"),
-        (playing(out, data, "sg", training=GAME | {"widths": [1.5]}), "widths: must be a list of whole numbers"),
+        (playing(out, data, "sg", training=GAME | {"widths": [1.5]}), r"training.widths\[0\]: must be a whole number, is 1.5"),
         (playing(out, data, "sg", "--dataset", "MINST"), "unknown image dataset 'MINST'; did you mean 'MNIST'"),
         (playing(out, data, "mog300"), "300 components, but only 240 training images"),
         (playing(out, data, "sg", "--warmup", foreign), "classifier.pt: not a warm-up"),
         (playing(out, out / "none", "sg"), "manifest.json: missing, so no dataset is prepared"),
-        (warming(out, data, "mog4", betas=["x", 1]), "must be the numbers beta_rec"),
+        (warming(out, data, "mog4", betas=["x", 1]), r"betas\[0\]: must be a number, is the text x"),
         (["prepare", "--dataset", "digit", "--output", out], "unknown image dataset 'digit'; did you mean 'digits'"),
         (["weights", "--source", foreign, "--output", out / "w.pth"], "classifier.pt: not the weights of FID"),
         (["weights", "--source", out / "no", "--output", out / "w.pth"], "no such file of Inception weights"),
-        (["reference", "--data", data, "--output", out / "r.npz", "--options", "{}"], "FID needs Inception's weights"),
+        (["reference", "--data", data, "--output", out / "r.npz", "--options", "{}"], "features: fid(_authors)? needs --weights, Inception's"),
         (
             ["reference", "--data", data, "--output", out / "r.npz", "--classifier", foreign, "--options",
              '{"features": "fd_classifier", "samples": 241}'],
@@ -516,11 +517,11 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(world, tmp_path, ca
         ),
         (
             [*looking("distances", world, world / "snapshots.pt", features=["fid"]), "--output", out / "d.csv"],
-            "FID needs Inception's weights",
+            "features: fid(_authors)? needs --weights, Inception's",
         ),
         (
             [*looking("distances", world, world / "snapshots.pt", features=["fd"]), "--output", out / "d.csv"],
-            "unknown kind of features 'fd'",
+            r"features\[0\]: must be one of fid_authors, fid, fd_classifier; is fd",
         ),
         (
             [*looking("distances", world, world / "snapshots.pt", batch_size=128), "--output", out / "d.csv"],
@@ -535,8 +536,8 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(world, tmp_path, ca
             [*looking("distances", world, world / "snapshots.pt"), *foreign_distances],
             "probes.csv: no column 'epoch'",
         ),
-        (evaluating(out, world, sampling="both"), "unknown sampling 'both'"),
-        (evaluating(out, world, train_images=0), "train_images: must be a whole number of at least 1"),
+        (evaluating(out, world, sampling="both"), "sampling: must be one of batch, running; is both"),
+        (evaluating(out, world, train_images=0), "train_images: must be at least 1, is 0"),
         (evaluating(out, world, cell="sg"), "trained with cell mog4-lc-ip, not sg"),
         (without(evaluating(out, world), "--codes"), "--codes is missing; images need it"),
         (
@@ -546,12 +547,12 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(world, tmp_path, ca
         (["probe", "--codes", world / "panels.npz", "--output", out / "p.csv"], "panels.npz: no entry 'train'"),
         (
             ["probe", "--codes", world / "codes.npz", "--output", out / "p.csv", "--options", '{"neighbours": [5]}'],
-            "neighbours: must be two whole numbers",
+            "neighbours: must have 2 values, has 1",
         ),
         (
             ["overfit", "--model", world / "snapshots.pt", "--distances", world / "distances.csv", "--data", data,
              "--output", out / "o.npz", "--options", '{"iterations": 0}'],
-            "iterations: must be a whole number of at least 1",
+            "iterations: must be at least 1, is 0",
         ),
     ]  # fmt: skip
     for arguments, message in cases:
@@ -612,7 +613,8 @@ def test_the_paper_as_written_goes_through_too(world, tmp_path):
     do(*playing(alone, data, "mog4-lc-ip", *text, training=training))
     assert_same_run(shared, alone)
     snapshots = checkpoints.load(shared / "snapshots.pt")["snapshots"]
-    assert [snapshots[epoch]["prior"] for epoch in (0, 2, 4)] == ["vamp", "vamp", "mog"]
+    kinds = [snapshots[epoch]["prior"]["class"] for epoch in (0, 2, 4)]
+    assert kinds == ["VampPrior", "VampPrior", "LearnedMixture"]
     assert snapshots[4]["tensors"]["prior.logvars"].shape == (1, 4, 1)  # isotropic
     do(*looking("distances", world, shared / "snapshots.pt", sampling="running"), "--output", shared / "distances.csv")
     arguments = evaluating(shared, world, sampling="running", checkpoint="last")

@@ -260,7 +260,7 @@ class Training:
                 size = (self.run.training.monte_carlo_samples, *posterior.mean.shape[-2:])
                 generator = torch.Generator(self.device).manual_seed(self.iteration)
                 noise = torch.randn(size, generator=generator, device=self.device)
-            return self.model.prior.diagnostics(self.model.distribution(), posterior, noise)
+            return self.model.prior.diagnostics(posterior, noise)
 
     def numbers(self) -> list[int]:
         """Which members of the run are in training; of those that share a warm-up, the first."""

@@ -86,13 +86,10 @@ class Prior(nn.Module):
         """Names of parameters and buffers that have no member axis."""
         return ()
 
-    def diagnostics(
-        self, distribution: Distribution, posterior: Posterior | None, noise: Tensor | None
-    ) -> dict[str, Tensor]:
+    def diagnostics(self, posterior: Posterior | None, noise: Tensor | None) -> dict[str, Tensor]:
         """What the history tells of it, ``[E]`` each.
 
         Args:
-            distribution: its present one.
             posterior: of a batch of real data, in the game; None before.
             noise: ``[T, B, D]`` for samples of it, the same for all members.
         """

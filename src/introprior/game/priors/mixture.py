@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from introprior.game.distributions import Distribution, GaussianMixture, Posterior
+from introprior.game.distributions import GaussianMixture, Posterior
 from introprior.game.divergences import largest_entropy, responsibilities, responsibility_entropy
 from introprior.game.priors import Conversion, Encode, Prior, Start
 
@@ -122,16 +122,14 @@ class LearnedMixture(_Contributions):
             logvars = soft_clip(logvars, self.low, self.high, self.steepness)
         return GaussianMixture(self.means, logvars.expand_as(self.means), self.log_weights())
 
-    def diagnostics(
-        self, distribution: Distribution, posterior: Posterior | None, noise: Tensor | None
-    ) -> dict[str, Tensor]:
+    def diagnostics(self, posterior: Posterior | None, noise: Tensor | None) -> dict[str, Tensor]:
         """Extremes of the log-variances, clipped, over components and latent dimensions (Figure 2), and in the game the
         entropy of the responsibilities over log M (Eq. 11, Figure 4)."""
-        assert isinstance(distribution, GaussianMixture)
-        logvars = distribution.logvars
+        mixture = self(None)
+        logvars = mixture.logvars
         values = {"prior_logvar_max": logvars.amax((-2, -1)), "prior_logvar_min": logvars.amin((-2, -1))}
         if posterior is not None and noise is not None:
-            entropy = responsibility_entropy(responsibilities(posterior, distribution, noise))
+            entropy = responsibility_entropy(responsibilities(posterior, mixture, noise))
             values["responsibility_entropy"] = entropy / largest_entropy(logvars.shape[-2])
         return values
 
