@@ -47,7 +47,7 @@ def told(output: str | os.PathLike[str]) -> Iterator[None]:
         raise
     except BaseException as error:  # a signal, or a script that ends
         failed = isinstance(error, SystemExit)
-        detail = str(error) if failed and isinstance(error.code, str) else "interrupted"
+        detail = f"ended with status {error}" if failed else "interrupted"
         _write(output, **_before(output), state="failed" if failed else "stopped", detail=detail)
         raise
     forget(output)
