@@ -114,21 +114,24 @@ register(
 register(Family("flow", "introprior.game.priors.flow:Flow", "Flow"))
 
 
-def add(names: Iterable[str], where: str) -> None:
+def add(names: Iterable[str], where: str, folders: Iterable[str | Path] = (".",)) -> None:
     """Run Python files that register families, each once in a process, and have the processes started here do so too.
 
     Args:
-        names: files, with or without ``.py``, in the working directory or in its folder config.
+        names: files, with or without ``.py``.
         where: the place to blame.
+        folders: where to look for them, the first that has one counts.
 
     Raises:
         UserError: one that is not there, or fails.
     """
     for name in names:
-        path = Path(name if name.endswith(".py") else f"{name}.py")
-        found = next((place for place in (path, "config" / path) if os.path.isfile(place)), None)
+        file = name if name.endswith(".py") else f"{name}.py"
+        tried = list(dict.fromkeys(Path(folder) / file for folder in folders))
+        found = next((path for path in tried if os.path.isfile(path)), None)
         if found is None:
-            raise UserError(f"{where}: {cut(repr(name))}: no such Python file here or in config/; correct its name")
+            places = " or ".join(cut(ascii(str(path))) for path in tried)
+            raise UserError(f"{where}: no {places}; correct the name, or put the file there")
         _run(found.resolve(), where)
     known = dict.fromkeys([*filter(None, os.environ.get(PRIORS, "").split(os.pathsep)), *_FILES])
     os.environ[PRIORS] = os.pathsep.join(known)

@@ -212,15 +212,17 @@ def shown(value: object) -> str:
 
 
 def _brief(value: Any, depth: int = 4) -> Any:
-    """No more of a value than is shown, it might contain itself; what YAML has no word for as text."""
-    if isinstance(value, str | int | float | None):
-        return value[:100] if isinstance(value, str) else value
-    if not depth or not isinstance(value, Mapping | list | tuple):
-        return "..." if not depth else str(value)
+    """No more of a value than is shown, for it may be long or contain itself; what YAML has no word for as text."""
+    if isinstance(value, str):
+        return value[:100]
+    if isinstance(value, Mapping | list | tuple) and not depth:
+        return "..."
     if isinstance(value, Mapping):
-        items = itertools.islice(value.items(), 50)
-        return {key if isinstance(key, str | int) else str(key): _brief(part, depth - 1) for key, part in items}
-    return [_brief(part, depth - 1) for part in value[:50]]
+        parts = itertools.islice(value.items(), 50)
+        return {_brief(key, 0): _brief(part, depth - 1) for key, part in parts}
+    if isinstance(value, list | tuple):
+        return [_brief(part, depth - 1) for part in value[:50]]
+    return value if isinstance(value, int | float | None) else str(value)
 
 
 def listed(values: Iterable[object]) -> str:

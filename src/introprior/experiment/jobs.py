@@ -427,7 +427,7 @@ def _image_betas(config: Configuration, dataset: str) -> list[float]:
 
 def _per_epoch(config: Configuration, dataset: str) -> int:
     """Batches that an epoch has; the last may be short."""
-    return math.ceil(image_catalogue.DATASETS[dataset].train / _section(config, dataset).batch_size)
+    return math.ceil(image_catalogue.dataset(dataset, "results").train / _section(config, dataset).batch_size)
 
 
 def _image_run(config: Configuration, dataset: str, cell: str, seed: int | str) -> dict[str, Any]:
