@@ -128,7 +128,7 @@ def test_importing_is_cheap():
 
 # ---- Mistakes ----
 
-MISTAKES = yaml.safe_load((ROOT / "tests/mistakes.yaml").read_text())
+MISTAKES = yaml.safe_load((ROOT / "tests/mistakes.yaml").read_text())["configuration"]
 
 
 def refused(values, *files):

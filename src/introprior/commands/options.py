@@ -28,6 +28,8 @@ def stated(given: argparse.Namespace) -> dict[str, Any]:
         UserError: JSON that is none, or a ``--set`` that sets nothing.
     """
     text = given.options
+    if not text.strip():
+        raise UserError("--options: is empty; give JSON, or the name of a file")
     if not text.lstrip().startswith("{"):
         options = files.read_json(text)
         if not isinstance(options, dict):
