@@ -1,17 +1,39 @@
-"""Measure speed and memory against a straightforward script: ``python benchmarks/run.py --help``."""
+"""Measure the package against a straightforward script (benchmarks/baseline.py), side by side in one process.
+
+Everything has the paper's sizes: batches of 512, 100 Monte Carlo samples, 64 components, networks of 256, float32;
+images those of Fashion-MNIST (28x28, full width, batches of 128, D = 32).
+
+sections:
+  kl          one Monte Carlo KL of 512 posteriors to 64 components, 100 samples each, forward and backward
+  memory      the most memory that this KL takes at once, and its largest single tensor
+  underflow   exp of float32 numbers that underflow, which is why the package's KL works to base two
+  step        one adversarial iteration of one model, the cells sg and mog64-lc-ip
+  ensemble    five models as one ensemble: per model and iteration, against one model of the package and the script
+  gnelbo      negative ELBOs of points of the plane, of which a gnELBO takes a million
+  images      one adversarial iteration, the cells sg and mog100-lc-ip (r_entropy 10); at most 5 turns
+  throughput  an ensemble of --members on a GPU against the script there, per model and iteration
+  all         every section that the device can run (the default)
+
+Every line compares two ways of doing the same work, which take turns (A B A B ...), so that whatever else the machine
+is doing disturbs both alike. "ratio" is the median over the turns of their time by ours (above 1: the package is
+faster, or needs less memory), "from" and "to" are the smallest and the largest. On a busy machine take --threads 1.
+
+  python benchmarks/run.py step --threads 1            single-threaded iterations
+  python benchmarks/run.py throughput --device cuda    a GPU
+  python benchmarks/run.py all --markdown              the table of docs/performance.md
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import gc
-import math
 import os
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,71 +45,29 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from introprior.data import density as data
-from introprior.errors import UserError
 from introprior.evaluation.density import negative_elbo, plane
-from introprior.experiment import cells
-from introprior.game.distributions import GaussianMixture
+from introprior.experiment.run import DensityRun, DensityTraining, ImageRun, ImageTraining, Member
+from introprior.game.distributions import GaussianMixture, Posterior, Samples
 from introprior.game.divergences import kl_monte_carlo
-from introprior.game.priors import LearnedMixture
+from introprior.game.model import IntroVAE
+from introprior.game.priors.gaussian import StandardGaussian
+from introprior.game.priors.mixture import LearnedMixture
 from introprior.operations.files import write_json
 from introprior.training.adam import Adam
 from introprior.training.density import begin
-from introprior.training.images import empty
+from introprior.training.images import networks
 from introprior.training.loop import Training
-from introprior.training.options import ImageTrainingOptions, Member, Run, TrainingOptions
 
 BATCH, SAMPLES, COMPONENTS, DIM = 512, 100, 64, 2
-DATASET = "8Gaussian"
-CELLS = ("sg", "mog64-lc-ip")
-BETAS = (0.2, 0.3, 0.9)
-IMAGE_CELLS = {"sg": 0.0, "mog100-lc-ip": 10.0}
-"""Cells measured on images, and their r_entropy."""
-IMAGE_BETAS = (1.0, 1.0, 256.0)
-IMAGE_REPEATS = 5
+DATASET, CELLS, BETAS = "8Gaussian", ("sg", "mog64-lc-ip"), (0.2, 0.3, 0.9)
+IMAGE_CELLS, IMAGE_BETAS, IMAGE_REPEATS = {"sg": 0.0, "mog100-lc-ip": 10.0}, (1.0, 1.0, 256.0), 5
 
-DESCRIPTION = """\
-Measure the package against a straightforward script (benchmarks/baseline.py), side by side in one process, at the
-paper's sizes: batches of 512, 100 Monte Carlo samples, 64 components, networks of 256, float32; images: see below.
-"""
-EPILOG = """\
-sections:
-  kl          one Monte Carlo KL of 512 posteriors to 64 components, 100 samples each, forward and backward
-  memory      the most memory that this KL takes at once, and its largest single tensor
-  underflow   exp of float32 numbers that underflow, which is why the package's KL works to base two
-  step        one adversarial iteration of one model, the cells sg and mog64-lc-ip at the paper's sizes
-  ensemble    five models as one ensemble: per model and iteration, against one model of the package and the script
-  gnelbo      negative ELBOs of points of the plane, of which a gnELBO takes a million
-  images      one adversarial iteration at Fashion-MNIST's sizes (28x28, full width, batch 128, D = 32), of the cells
-              sg and mog100-lc-ip (r_entropy 10); iterations take seconds, so there are at most 5 turns
-  throughput  an ensemble of --members on a GPU against the script there, in models x iterations per second
-  all         every section that the device can run (the default)
-
-how to read it:
-  Every line compares two ways of doing the same work. They take turns (A B A B ...), so that whatever else the machine
-  is doing disturbs both alike. "ratio" is the median over the turns of their time divided by ours (above 1: the
-  package is faster; for memory, needs less), "from" and "to" are the smallest and the largest. Times wobble with the
-  machine, ratios less; on a busy machine take --threads 1, since two threads that wait for each other suffer most.
-
-examples:
-  python benchmarks/run.py                             everything, on all cores
-  python benchmarks/run.py step --threads 1            single-threaded iterations
-  python benchmarks/run.py throughput --device cuda    a GPU
-  python benchmarks/run.py all --markdown              the table of docs/performance.md
-  python benchmarks/run.py all --json bench.json       every single measurement
-"""
+Work = Callable[[], Any]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison.
-
-    Attributes:
-        section: where it belongs.
-        what: what is measured.
-        against: what it is compared with.
-        unit: of both lists, ``ms`` or ``MiB``.
-        reference, ours: one value per turn.
-    """
+    """One comparison, a value per turn; ``unit`` is ms or MiB."""
 
     section: str
     what: str
@@ -97,14 +77,10 @@ class Row:
     ours: list[float]
 
     @property
-    def ratios(self) -> list[float]:
-        """``reference / ours``, turn by turn."""
-        return [a / b for a, b in zip(self.reference, self.ours, strict=True)]
-
-    @property
     def ratio(self) -> dict[str, float]:
-        """Median, smallest and largest ratio."""
-        return {"median": statistics.median(self.ratios), "min": min(self.ratios), "max": max(self.ratios)}
+        """Median, smallest and largest ratio, reference by ours, turn by turn."""
+        ratios = [a / b for a, b in zip(self.reference, self.ours, strict=True)]
+        return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
 
 
 @dataclass(frozen=True)
@@ -115,7 +91,7 @@ class Setting:
     repeats: int
     members: int
 
-    def compare(self, reference: Callable[[], Any], ours: Callable[[], Any]) -> tuple[list[float], list[float]]:
+    def compare(self, reference: Work, ours: Work) -> tuple[list[float], list[float]]:
         """Milliseconds of both, in turns after a warm-up. Quick work is repeated within a turn to last a while."""
         both = (reference, ours)
         slow = [self._seconds(work, 1) > 1 for work in both]
@@ -131,7 +107,7 @@ class Setting:
             gc.enable()
         return turns
 
-    def _seconds(self, work: Callable[[], Any], loop: int) -> float:
+    def _seconds(self, work: Work, loop: int) -> float:
         self._wait()
         start = time.perf_counter()
         for _ in range(loop):
@@ -148,33 +124,29 @@ class Setting:
 
 
 def kl(setting: Setting) -> Iterator[Row]:
-    """The Monte Carlo KL: what the encoder's step asks of it, and what the prior's does."""
     for what, learns in (("posteriors learn", slice(0, 2)), ("mixture learns", slice(2, 5))):
         reference, ours = kl_both_ways(setting.device, learns)
         difference = (reference()[0] - ours()[0]).abs().max()
-        if not difference < 1e-3:
-            raise SystemExit(f"kl: the two ways differ by {difference} nats; what they time is not the same work")
+        assert difference < 1e-3, f"the two ways differ by {difference} nats; what they time is not the same work"
         yield Row("kl", f"KL forward and backward, {what}", "script", "ms", *setting.compare(reference, ours))
 
 
 def memory(setting: Setting) -> Iterator[Row]:
-    """Peak memory of the KL and its largest tensor, which must not have samples x components x dimensions."""
-    three_way = SAMPLES * BATCH * COMPONENTS * DIM * torch.finfo(torch.float32).bits / 8 / 2**20
+    three_way = SAMPLES * BATCH * COMPONENTS * DIM * 4 / 2**20
     for what, learns in (("posteriors learn", slice(0, 2)), ("mixture learns", slice(2, 5))):
-        reference, ours = kl_both_ways(setting.device, learns)
-        theirs, own = Memory(), Memory()
-        for work, watch in ((reference, theirs), (ours, own)):
+        watches = []
+        for work in kl_both_ways(setting.device, learns):
             work()
-            with watch:
+            with Memory() as watch:
                 work()
-        if own.largest >= three_way:
-            raise SystemExit(f"memory: a tensor of {own.largest:.1f} MiB; samples x components x dimensions are back")
+            watches.append(watch)
+        theirs, own = watches
+        assert own.largest < three_way, f"a tensor of {own.largest:.1f} MiB; samples x components x dimensions are back"
         yield Row("memory", f"peak of a KL forward and backward, {what}", "script", "MiB", [theirs.peak], [own.peak])
         yield Row("memory", f"largest tensor of it, {what}", "script", "MiB", [theirs.largest], [own.largest])
 
 
 def underflow(setting: Setting) -> Iterator[Row]:
-    """What a power costs where it underflows, e^-200, beside e^-1 and beside 2^x."""
     shape = (BATCH * SAMPLES, COMPONENTS)
     moderate, tiny = (torch.full(shape, value, device=setting.device) for value in (-1.0, -200.0))
     out = torch.empty_like(tiny)
@@ -187,15 +159,13 @@ def underflow(setting: Setting) -> Iterator[Row]:
 
 
 def step(setting: Setting) -> Iterator[Row]:
-    """An adversarial iteration of one model."""
     for cell in CELLS:
         training = in_the_game(cell, 1, setting.device)
-        script = iterations(script_like(training))
-        yield Row("step", f"iteration, {cell}", "script", "ms", *setting.compare(script, training.step))
+        times = setting.compare(iterations(script_like(training)), training.step)
+        yield Row("step", f"iteration, {cell}", "script", "ms", *times)
 
 
 def ensemble(setting: Setting) -> Iterator[Row]:
-    """Five models at once, beside one of the package and beside the script, per model."""
     for cell in CELLS:
         five, one = in_the_game(cell, 5, setting.device), in_the_game(cell, 1, setting.device)
         for against, reference in (("1 model", one.step), ("script", iterations(script_like(one)))):
@@ -205,20 +175,17 @@ def ensemble(setting: Setting) -> Iterator[Row]:
 
 
 def gnelbo(setting: Setting) -> Iterator[Row]:
-    """Negative ELBOs of 8,192 points, under a mixture of 64 components."""
     training = in_the_game("mog64-lc-ip", 1, setting.device)
     script = script_like(training)
     points, noise = plane(2.0, 1024, setting.device)[::128], torch.randn(SAMPLES, DIM, device=setting.device)
     with torch.no_grad():
         times = setting.compare(
-            lambda: script.negative_elbo(points, noise),
-            lambda: negative_elbo(training.model, points, noise.unsqueeze(0)),
+            lambda: script.negative_elbo(points, noise), lambda: negative_elbo(training.model, points, noise[None])
         )
     yield Row("gnelbo", f"negative ELBO of {len(points)} points, mog64-lc-ip", "script", "ms", *times)
 
 
 def images(setting: Setting) -> Iterator[Row]:
-    """An adversarial iteration on images."""
     few = dataclasses.replace(setting, repeats=min(setting.repeats, IMAGE_REPEATS))
     for cell in IMAGE_CELLS:
         training, x = on_images(cell, setting.device)
@@ -228,15 +195,11 @@ def images(setting: Setting) -> Iterator[Row]:
 
 
 def throughput(setting: Setting) -> Iterator[Row]:
-    """As many models as a grid search has in a slice, on a GPU."""
-    if setting.device.type != "cuda":
-        raise UserError("throughput: made for a GPU; add --device cuda, or measure the section ensemble")
     for cell in CELLS:
         many = in_the_game(cell, setting.members, setting.device)
         single, together = setting.compare(iterations(script_like(many)), many.step)
         per_model = [ms / setting.members for ms in together]
-        what = f"iteration per model, {setting.members} x {cell}"
-        yield Row("throughput", what, "script", "ms", single, per_model)
+        yield Row("throughput", f"iteration per model, {setting.members} x {cell}", "script", "ms", single, per_model)
 
 
 SECTIONS: dict[str, Callable[[Setting], Iterator[Row]]] = {
@@ -247,7 +210,7 @@ SECTIONS: dict[str, Callable[[Setting], Iterator[Row]]] = {
 # What it takes
 
 
-def kl_both_ways(device: torch.device, learns: slice) -> tuple[Callable[[], list[Tensor]], Callable[[], list[Tensor]]]:
+def kl_both_ways(device: torch.device, learns: slice) -> tuple[Work, Work]:
     """The script's KL and the package's of the same posteriors, with gradients for the tensors ``learns``.
 
     The mixture covers the plane about as a trained one does: components of standard deviation 0.6, as far apart as
@@ -265,46 +228,49 @@ def kl_both_ways(device: torch.device, learns: slice) -> tuple[Callable[[], list
     leaves = [tensor.requires_grad_() for tensor in tensors[learns]]
     mixture = GaussianMixture(*tensors[2:])
 
-    def reference() -> list[Tensor]:
-        value = naive_kl(mean, logvar, (means, logvars, tensors[4]), noise)
+    def both(value: Tensor) -> list[Tensor]:
         return [value.detach(), *torch.autograd.grad(value.mean(), leaves)]
 
-    def ours() -> list[Tensor]:
-        value = kl_monte_carlo(mean, logvar, mixture, noise)
-        return [value.detach(), *torch.autograd.grad(value.mean(), leaves)]
+    return (
+        lambda: both(naive_kl(mean, logvar, (means, logvars, tensors[4]), noise)),
+        lambda: both(kl_monte_carlo(Posterior(mean, logvar), mixture, Samples(noise))),
+    )
 
-    return reference, ours
+
+def a_member(seed: int, betas: tuple[float, float, float]) -> Member:
+    return Member(seed=seed, beta_rec=betas[0], beta_kl=betas[1], beta_neg=betas[2])
 
 
-def in_the_game(cell: str, members: int, device: torch.device) -> Training:
+def in_the_game(cell: Any, members: int, device: torch.device) -> Training:
     """An ensemble at the paper's sizes, a few iterations after the game began; its members differ in their seeds."""
-    options = TrainingOptions(warmup_iterations=20, mixture_warmup_iterations=10)
-    run = Run(DATASET, cells.parse(cell), tuple(Member(seed, *BETAS) for seed in range(members)), options)
-    training = begin(run, device)
-    while training.iteration < options.warmup_iterations + 5:
+    numbers = DensityTraining(warmup_iterations=20, mixture_warmup_iterations=10)
+    together = tuple(a_member(seed, BETAS) for seed in range(members))
+    training = begin(DensityRun(dataset=DATASET, cell=cell, members=together, training=numbers), device)
+    while training.iteration < numbers.warmup_iterations + 5:
         training.step()
     return training
 
 
-def on_images(cell_name: str, device: torch.device) -> tuple[Training, Tensor]:
+def on_images(cell: Any, device: torch.device) -> tuple[Training, Tensor]:
     """A run at Fashion-MNIST's sizes on the verge of the game, and the batch that it always gets.
 
     Networks are untrained and images are noise, which takes as long as any others; the mixture covers the latent space
     about as a trained one does.
     """
-    cell = cells.parse(cell_name)
-    options = ImageTrainingOptions(r_entropy=IMAGE_CELLS[cell_name])
-    run = Run("FMNIST", cell, (Member(0, *IMAGE_BETAS),), options)
+    numbers = ImageTraining(r_entropy=IMAGE_CELLS[cell])
+    run = ImageRun(dataset="FMNIST", cell=cell, members=(a_member(0, IMAGE_BETAS),), training=numbers)
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(1, options.batch_size, *options.shape, generator=generator).to(device)
-    training = Training(run, empty(run), lambda *_: x, device)
-    if cell.prior == "mog":
-        size = (1, cell.components, options.latent_dim)
+    x = torch.rand(1, numbers.batch_size, *numbers.shape, generator=generator).to(device)
+    training = Training(
+        run, IntroVAE(*networks(run), StandardGaussian(torch.zeros(1, numbers.latent_dim))), lambda *_: x, device
+    )
+    if run.cell.family.components:
+        size, lc = (1, run.cell.size, numbers.latent_dim), run.cell.learnable_contributions
         means, logvars = (torch.randn(size, generator=generator) for _ in range(2))
         logits = torch.randn(size[:2], generator=generator)
-        prior = LearnedMixture(means, 0.3 * logvars - 1, logits, cell.learnable_contributions).to(device)
+        prior = LearnedMixture(means, 0.3 * logvars - 1, logits, learnable_contributions=lc).to(device)
         training.model.prior = prior
-        training.optimizers["prior"] = Adam(prior.parameters(), options.learning_rate)
+        training.optimizers["prior"] = Adam(prior.parameters(), numbers.learning_rate)
     training.iteration = training.game_start
     training.step()
     return training, x
@@ -313,12 +279,12 @@ def on_images(cell_name: str, device: torch.device) -> tuple[Training, Tensor]:
 def script_like(training: Training) -> Script:
     """The script, where the ensemble's first member stands."""
     run, model = training.run, training.model
-    cell, on_images = run.cell, isinstance(run.training, ImageTrainingOptions)
+    cell, on_images = run.cell, isinstance(run, ImageRun)
     networks = image_networks() if on_images else plane_networks()
-    r_entropy, (member, *_) = run.training.r_entropy, run.members
+    member = run.members[0]
     betas = member.beta_rec, member.beta_kl, member.beta_neg or 0.0
-    settings = Settings(*betas, scale=training.rules.scale, r_entropy=r_entropy)
-    arguments = cell.components, cell.intro_prior, cell.learnable_contributions, settings, on_images
+    settings = Settings(*betas, scale=training.rules.scale, r_entropy=run.training.r_entropy)
+    arguments = cell.size, cell.intro_prior, cell.learnable_contributions, settings, on_images
     script = Script(networks, *arguments, device=training.device)
     mixture: dict[str, Tensor] = {}
     if isinstance(model.prior, LearnedMixture):
@@ -329,7 +295,7 @@ def script_like(training: Training) -> Script:
     return script
 
 
-def iterations(script: Script) -> Callable[[], tuple[float, float]]:
+def iterations(script: Script) -> Work:
     """An iteration of the script at every call, data included."""
     generator = torch.Generator(script.device).manual_seed(0)
     return lambda: script.step(data.sample(DATASET, BATCH, generator))
@@ -362,24 +328,17 @@ class Memory(TorchDispatchMode):
 
 # How it is shown
 
-
-HEADER = (
-    f"{'section':10} {'what':50} {'against':10} {'theirs':>9} {'ours':>9} {'':4} {'ratio':>7} {'from':>7} {'to':>7}"
-)
+HEADER = f"{'section':10} {'what':50} {'against':10} {'theirs':>9} {'ours':>9}      {'ratio':>7} {'from':>7} {'to':>7}"
 
 
-def line(row: Row) -> str:
-    """One row of the plain table."""
+def line(row: Row, markdown: bool) -> str:
+    """A row of the plain table, or of that of docs/performance.md."""
+    ratios = [f"{value:.2f}" for value in row.ratio.values()]
+    if markdown:
+        return f"| {' | '.join((row.section, row.what, row.against, *ratios))} |"
     reference, ours = (f"{statistics.median(values):9.2f}" for values in (row.reference, row.ours))
-    median, low, high = (f"{value:7.2f}" for value in row.ratio.values())
-    return f"{row.section:10} {row.what:50} {row.against:10} {reference} {ours} {row.unit:4} {median} {low} {high}"
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """The table of docs/performance.md."""
-    head = ["| section | what | against | ratio | from | to |", "| --- | --- | --- | ---: | ---: | ---: |"]
-    body = ((row.section, row.what, row.against, *(f"{value:.2f}" for value in row.ratio.values())) for row in rows)
-    return "\n".join(head + [f"| {' | '.join(row)} |" for row in body])
+    shown = " ".join(f"{ratio:>7}" for ratio in ratios)
+    return f"{row.section:10} {row.what:50} {row.against:10} {reference} {ours} {row.unit:4} {shown}"
 
 
 def environment(setting: Setting) -> dict[str, Any]:
@@ -388,87 +347,41 @@ def environment(setting: Setting) -> dict[str, Any]:
     return {
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "processor": processor(),
-        "gpu": gpu,
-        "threads": torch.get_num_threads(),
+        "device": gpu or f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+        "load": os.getloadavg()[0],
         "repeats": setting.repeats,
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan,
-        "sizes": {"batch": BATCH, "samples": SAMPLES, "components": COMPONENTS, "dimensions": DIM, "dtype": "float32"},
-        "images": {"batch": 128, "samples": SAMPLES, "shape": [1, 28, 28], "widths": [64, 128], "dimensions": 32},
     }
 
 
-def processor() -> str:
-    """The processor's name, where Linux tells."""
-    try:
-        with open("/proc/cpuinfo") as info:
-            return next(text.split(":", 1)[1].strip() for text in info if text.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.machine()
-
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("sections", nargs="*", default=["all"], metavar="section", help="see below; default: all")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N; default: cpu")
+def main() -> None:
+    """Run the benchmarks."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", default=["all"], choices=[*SECTIONS, "all"], metavar="section")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, help="threads of a CPU; default: all cores")
     parser.add_argument("--repeats", type=int, default=15, help="turns of each comparison; default: 15")
-    parser.add_argument(
-        "--members", type=int, default=120, help="size of the section throughput's ensemble; default: 120"
-    )
+    parser.add_argument("--members", type=int, default=120, help="of the section throughput's ensemble; default: 120")
     parser.add_argument("--markdown", action="store_true", help="print the table of docs/performance.md")
     parser.add_argument("--json", metavar="FILE", help="write every single measurement to FILE")
-    return parser.parse_args(arguments)
-
-
-def settle(options: argparse.Namespace) -> tuple[list[str], Setting]:
-    """Check what was asked for."""
-    unknown = [name for name in options.sections if name not in SECTIONS and name != "all"]
-    if unknown:
-        raise UserError(f"unknown section {unknown[0]!r}; known: {', '.join(SECTIONS)}, all")
-    for name in ("threads", "repeats", "members"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name}: {value} is not positive")
-    try:
-        device = torch.device(options.device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device: cannot use {options.device!r} here ({str(error).splitlines()[0]})") from error
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    names = list(SECTIONS) if "all" in options.sections else list(dict.fromkeys(options.sections))
-    if "all" in options.sections and device.type != "cuda":
+    given = parser.parse_args()
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    setting = Setting(given.device, max(1, given.repeats), max(1, given.members))
+    names = [name for name in SECTIONS if name in given.sections or "all" in given.sections]
+    if setting.device.type != "cuda" and "throughput" in names:
+        print("throughput: made for a GPU; left out", file=sys.stderr)
         names.remove("throughput")
-    return names, Setting(device, options.repeats, options.members)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the benchmarks."""
-    options = parse(arguments)
-    try:
-        names, setting = settle(options)
-        about = environment(setting)
-        where = about["gpu"] or f"{about['processor']}, {about['threads']} threads"
-        print(f"torch {about['torch']} on {where}, float32, load {about['load']:.1f}", file=sys.stderr)
-        if not options.markdown:
-            print(HEADER)
-        rows = []
-        for name in names:
-            for row in SECTIONS[name](setting):
-                rows.append(row)
-                print(line(row), file=sys.stderr if options.markdown else sys.stdout, flush=True)
-        if options.markdown:
-            print(markdown(rows))
-        if options.json:
-            write_json(
-                options.json, {"environment": about, "rows": [{**vars(row), "ratio": row.ratio} for row in rows]}
-            )
-    except UserError as error:
-        sys.exit(f"benchmarks/run.py: {error}")
+    about, rows = environment(setting), []
+    print(", ".join(f"{name} {value}" for name, value in about.items()), file=sys.stderr)
+    print(
+        "| section | what | against | ratio | from | to |\n|---|---|---|---:|---:|---:|" if given.markdown else HEADER
+    )
+    for name in names:
+        for row in SECTIONS[name](setting):
+            rows.append(row)
+            print(line(row, given.markdown), flush=True)
+    if given.json:
+        write_json(given.json, {"environment": about, "rows": [{**vars(row), "ratio": row.ratio} for row in rows]})
 
 
 if __name__ == "__main__":

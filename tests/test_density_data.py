@@ -14,12 +14,12 @@ from scipy.spatial import KDTree
 from scipy.stats import ks_2samp, kstest
 from torch.overrides import TorchFunctionMode
 
-from introprior.data import density
+from introprior.data import catalogue, density
 from introprior.errors import UserError
 
 N = 40_000
 Z = 4.5
-NAMES = list(density.DATASETS)
+NAMES = list(catalogue.DATASETS)
 
 
 def points(name: str, n: int = N, seed: int = 0) -> np.ndarray:
@@ -246,21 +246,26 @@ def test_form_and_window(name: str) -> None:
     assert x.device.type == "cpu"
     assert x.is_contiguous()
     assert not x.requires_grad
-    entry = density.dataset(name)
-    assert (entry.name, entry.limit, entry.multiple) == (name, density.limit(name), density.batch_multiple(name))
+    entry = catalogue.dataset(name)
+    assert entry.name == name
     everything = points(name)
     assert np.mean(np.abs(everything).max(1) <= entry.limit) > 0.999
     assert np.abs(everything).max() > entry.limit / 2
 
 
 def test_names_windows_and_multiples() -> None:
-    assert {name: (density.limit(name), density.batch_multiple(name)) for name in NAMES} == {
+    assert {entry.name: (entry.limit, entry.multiple) for entry in catalogue.DATASETS.values()} == {
         "8Gaussian": (2, 1),
         "2Spirals": (4, 2),
         "Checkerboard": (4, 1),
         "Rings": (4, 4),
     }
-    assert [entry.title for entry in density.DATASETS.values()] == ["8 Gaussians", "2 Spirals", "Checkerboard", "Rings"]
+    assert [entry.title for entry in catalogue.DATASETS.values()] == [
+        "8 Gaussians",
+        "2 Spirals",
+        "Checkerboard",
+        "Rings",
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -349,41 +354,35 @@ def test_unknown_dataset_names_the_nearest(wrong: str, meant: str) -> None:
         density.sample(wrong, 8, torch.Generator())
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=r"^datasets\[1\]: unknown dataset"):
-        density.dataset(wrong, where="datasets[1]")
-    for function in (density.limit, density.batch_multiple):
-        with pytest.raises(UserError, match=meant):
-            function(wrong)
+        catalogue.dataset(wrong, where="datasets[1]")
 
 
 @pytest.mark.parametrize(
     ("name", "n", "advice"),
     [
-        ("Rings", 510, "multiple of 4, got 510; use for example 508 or 512"),
-        ("Rings", 2, "multiple of 4, got 2; use for example 4"),
-        ("2Spirals", 511, "multiple of 2, got 511; use for example 510 or 512"),
-        ("2Spirals", 0, "positive multiple of 2, got 0"),
-        ("8Gaussian", 0, "positive, got 0"),
-        ("Checkerboard", -4, "positive, got -4"),
-        ("Rings", -4, "positive multiple of 4, got -4; use for example 4"),
+        ("Rings", 510, "multiple of 4 for Rings, is 510; try 512"),
+        ("Rings", 2, "multiple of 4 for Rings, is 2; try 4"),
+        ("2Spirals", 511, "multiple of 2 for 2Spirals, is 511; try 512"),
+        ("2Spirals", 0, "positive multiple of 2 for 2Spirals, is 0"),
+        ("8Gaussian", 0, "positive for 8Gaussian, is 0"),
+        ("Checkerboard", -4, "positive for Checkerboard, is -4"),
+        ("Rings", -4, "positive multiple of 4 for Rings, is -4; try 4"),
     ],
 )
 def test_refused_sizes(name: str, n: int, advice: str) -> None:
-    with pytest.raises(UserError, match=f"{name} needs it to be.*{advice}"):
+    with pytest.raises(UserError, match=f"number of samples: must be .*{advice}"):
         density.sample(name, n, torch.Generator())
-    with pytest.raises(UserError, match=f"^batch_size: {name}"):
-        density.check_size(name, n, where="batch_size")
+    with pytest.raises(UserError, match=r"^batch_size: must be"):
+        catalogue.check_size(name, n, where="batch_size")
 
 
-def test_a_new_distribution_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(density, "DATASETS", dict(density.DATASETS))
-
-    @density.register("Square", title="Square", limit=1.5, multiple=3)
-    def square(n: int, streams: density.Streams) -> torch.Tensor:
-        return streams.uniform(n, 2)
+def test_a_new_distribution_is_one_function_and_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = catalogue.DensityDataset("Square", "Square", 1.5, "square", multiple=3)
+    monkeypatch.setitem(catalogue.DATASETS, "Square", entry)
+    monkeypatch.setattr(density, "square", lambda n, streams: streams.uniform(n, 2), raising=False)
 
     x = density.sample("Square", 9, torch.Generator().manual_seed(0))
     assert x.shape == (9, 2)
     assert 0 <= x.min() < x.max() < 1
-    assert density.limit("Square") == 1.5
     with pytest.raises(UserError, match="multiple of 3"):
         density.sample("Square", 8, torch.Generator())

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import jensenshannon
 from scipy.special import rel_entr
 
-from introprior.data.density import limit as limit_of
+from introprior.data.catalogue import dataset
 from introprior.data.density import sample
 from introprior.errors import UserError
 from introprior.metrics.density import floors, gnelbo, histogram_jsd, histogram_kl, jsd_nats
@@ -83,8 +83,8 @@ def test_kl_and_jsd_agree_with_naive_loops(pair: tuple[np.ndarray, np.ndarray], 
 def test_kl_agrees_with_the_naive_loop_on_data(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     real, generated = (sample(name, 1000, generator) for _ in range(2))  # float32 tensors are welcome
-    expected = naive_kl(real.double().numpy(), generated.double().numpy(), limit_of(name), 100)
-    assert histogram_kl(real, generated, limit_of(name)) == pytest.approx(expected, rel=1e-10)
+    expected = naive_kl(real.double().numpy(), generated.double().numpy(), dataset(name).limit, 100)
+    assert histogram_kl(real, generated, dataset(name).limit) == pytest.approx(expected, rel=1e-10)
 
 
 def probabilities(points: np.ndarray, limit: float) -> np.ndarray:
@@ -188,7 +188,7 @@ def test_floors_are_those_of_the_authors_protocol(name: str) -> None:
     generator = torch.Generator().manual_seed(3)
     pairs = [[sample(name, 5000, generator).numpy() for _ in range(2)] for _ in range(repeats)]
     for metric, expected in zip((histogram_kl, histogram_jsd), PUBLISHED_FLOORS[name], strict=True):
-        values = np.array([metric(real, generated, limit_of(name)) for real, generated in pairs])
+        values = np.array([metric(real, generated, dataset(name).limit) for real, generated in pairs])
         assert abs(values.mean() - expected) <= 4.5 * values.std(ddof=1) / math.sqrt(repeats)
 
 
@@ -272,5 +272,5 @@ def test_refused_gnelbo_and_floors() -> None:
         floors("Rings", 400, 4.0, 0, 0)
     with pytest.raises(UserError, match="did you mean 'Rings'"):
         floors("ring", 400, 4.0, 1, 0)
-    with pytest.raises(UserError, match="multiple of 4, got 402"):
+    with pytest.raises(UserError, match="multiple of 4 for Rings, is 402"):
         floors("Rings", 402, 4.0, 1, 0)

@@ -11,7 +11,7 @@ from introprior.operations import files
 WRITER = """
 import sys, time
 from pathlib import Path
-from introprior import files
+from introprior.operations import files
 with files.written(sys.argv[1]) as temporary:
     temporary.write_text("half of it")
     print(flush=True)

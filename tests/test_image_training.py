@@ -153,5 +153,5 @@ def test_precision_says_whether_convolutions_may_use_tf32(digits, precision, all
 
 
 def test_an_unknown_precision_is_refused():
-    with pytest.raises(UserError, match=r"training.precision: unknown precision 'fp16'.*known: tf32, float32, bf16"):
-        a_run("sg", precision="fp16")
+    with pytest.raises(UserError, match=r"training: precision: must be one of tf32, float32, bf16; is fp16"):
+        ImageTraining.read({"precision": "fp16"}, "training")

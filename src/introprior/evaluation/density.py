@@ -155,7 +155,8 @@ def panels(ensemble: Ensemble, options: Evaluate, device: torch.device) -> dict[
     """What Figure 3 shows of one member: data, samples, density exp(ELBO), latent space and prior.
 
     Args:
-        options: ``panel_seed`` (which member; None: the first), ``panel_points``, ``panel_grid``, ``monte_carlo_samples``.
+        options: ``panel_seed`` (which member; None: the first), ``panel_points``, ``panel_grid``,
+            ``monte_carlo_samples``.
 
     Raises:
         UserError: no member has that seed.

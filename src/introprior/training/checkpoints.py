@@ -63,8 +63,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     if found != FORMAT:
         reader = WRITTEN_BY.get(found, "the version that wrote it") if isinstance(found, int) else "its own program"
         raise UserError(
-            f"{path}: format {found}, this version reads {FORMAT}; read it with {reader}, or delete it and run again to "
-            "make it anew"
+            f"{path}: format {found}, this version reads {FORMAT}; read it with {reader}, or delete it and run again "
+            "to make it anew"
         )
     return content
 
