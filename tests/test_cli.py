@@ -39,7 +39,6 @@ from tests.commands import (
     BETAS,
     DATASET,
     END,
-    GAME,
     GRID,
     LABEL,
     LONG,
@@ -231,7 +230,7 @@ def test_a_search_that_was_interrupted_around_a_rung_ends_alike(tmp_path, introp
 
 # ---- Bad input ----
 
-MISTAKES = yaml.safe_load(Path(__file__).with_name("mistakes.yaml").read_text())["options"]
+MISTAKES = yaml.safe_load(Path(__file__).with_name("cases.yaml").read_text())["options"]
 
 
 @pytest.mark.parametrize(
@@ -369,20 +368,6 @@ def test_a_file_that_may_not_grow_leaves_nothing_half_written(tmp_path, intropri
 
 
 # ---- Interruptions ----
-
-
-@pytest.mark.parametrize("at", [1, GAME, END - 1])
-def test_the_same_command_goes_on_where_it_was_stopped(tmp_path, introprior, monkeypatch, at):
-    do(*training(tmp_path / "whole", cell="mog8-lc-ip"))
-    command = training(tmp_path, "--state", tmp_path / "state", cell="mog8-lc-ip")
-    with stopping(monkeypatch, at):
-        outcome = introprior(*command)
-    (state,) = below(tmp_path) - below(tmp_path / "whole")
-    message = f"{LABEL}: stopped at iteration {at}; saved to {state}: run the same command to go on"
-    assert outcome == (143, [f"introprior train: {message}"])
-    assert introprior(*command) == (0, [f"{LABEL}: going on from iteration {at} of {state}"])
-    assert not state.exists()
-    assert_same_training(tmp_path, tmp_path / "whole")
 
 
 def test_without_a_folder_for_the_state_a_stopped_command_says_so(tmp_path, introprior, monkeypatch):
@@ -564,9 +549,9 @@ def test_a_commands_help_explains_every_option(command):
 
 def test_help_and_choosing_are_quick_since_they_do_without_torch(tmp_path, trained):
     """Also: the exit codes and the single line of a real process."""
-    with process("--help") as helped:
-        printed = helped.communicate()[0].decode()
-    assert helped.returncode == 0
+    with process("--help") as helped, process("--version") as version:
+        printed, number = (each.communicate()[0].decode() for each in (helped, version))
+    assert (helped.returncode, version.returncode, number) == (0, 0, f"introprior {package.__version__}\n")
     assert all(re.search(rf"^    {command}\s", printed, re.MULTILINE) for command in COMMANDS)
     with process("select", "--dataset", "x", "--cell", "sg", "--slices", "y", "--output", tmp_path / "z") as refused:
         out, err = refused.communicate()
@@ -578,10 +563,3 @@ def test_help_and_choosing_are_quick_since_they_do_without_torch(tmp_path, train
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert (tmp_path / "hyperparameters.json").exists()
     assert not {"torch", "numpy", "pandas"} & set(done.stdout.split())
-
-
-def test_versions(introprior, capsys):
-    with pytest.raises(SystemExit) as end:
-        cli.main(["--version"])
-    assert end.value.code == 0
-    assert capsys.readouterr().out == f"introprior {package.__version__}\n"

@@ -186,17 +186,6 @@ def test_a_damaged_state_costs_no_more_than_the_time_since_the_one_before(tmp_pa
     assert below(state.parent) == set()
 
 
-def test_a_state_of_another_version_stops_the_run_and_stays(introprior, stopped, monkeypatch):
-    command, state = stopped
-    before, version = {path: path.read_bytes() for path in below(state.parent)}, checkpoints.FORMAT
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "FORMAT", version + 1)
-        said = f"format {version}, this version reads {version + 1}"
-        commands.assert_refused(introprior(*command), state, said, "delete it")
-    assert {path: path.read_bytes() for path in below(state.parent)} == before
-    assert introprior(*command)[0] == 0
-
-
 # ---- Signals ----
 
 
@@ -295,7 +284,8 @@ def test_states_are_whole_at_whatever_moment_their_writer_is_killed(tmp_path, ti
     assert halves >= 3  # else nobody was killed while writing
     state = latest(folder, capsys)
     (path,) = folder.glob("train-*.pt")
-    ours, theirs = (cli_training(options) for _ in range(2))
+    run = density_run("sg", [a_member(seed, *commands.BETAS) for seed in (0, 1)], commands.DATASET, **options)
+    ours, theirs = (density.begin(run, torch.device("cpu")) for _ in range(2))  # as the command does
     ours.restore(state, path)
     theirs.advance(ours.iteration)
     for name, tensor in theirs.model.state_dict().items():
@@ -309,12 +299,6 @@ def marks(folder: Path) -> dict[str, int]:
         with contextlib.suppress(OSError):
             found[path.name] = path.stat().st_mtime_ns
     return found
-
-
-def cli_training(options: dict[str, Any]) -> Training:
-    """What the command begins with."""
-    members = [a_member(seed, *commands.BETAS) for seed in (0, 1)]
-    return density.begin(density_run("sg", members, commands.DATASET, **options), torch.device("cpu"))
 
 
 # ---- Divergence ----

@@ -165,6 +165,6 @@ def _run(path: Path, where: str) -> None:
 
 try:
     for _path in filter(None, os.environ.get(PRIORS, "").split(os.pathsep)):
-        _run(Path(_path), PRIORS)
+        _run(Path(_path).resolve(), PRIORS)
 except UserError as _error:  # of a process that was started with them: nobody above this import tells it in one line
     sys.exit(f"introprior: {_error}")
