@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,11 +20,10 @@ from matplotlib.text import Text
 
 from introprior import paper
 from introprior.errors import UserError
-from introprior.reporting.figures import figure3 as figures
+from introprior.reporting.figures import FIGURES, draw
+from introprior.reporting.figures.figure3 import PANELS
 from introprior.reporting.figures.style import DATA, MODEL, TEXT_WIDTH, save
-from tests.scripts import run_script
 
-ROOT = Path(__file__).parents[1]
 WEIGHTS = np.array([0.1, 0.2, 0.05, 0.65])
 
 Write = Callable[..., Path]
@@ -56,55 +58,57 @@ def scatters(axis: Axes) -> list[PathCollection]:
     return [artist for artist in axis.collections if isinstance(artist, PathCollection)]
 
 
+def figure3(paths: list[Path], datasets: list[str] | None = None, cells: list[str] | None = None) -> Figure:
+    shown = {"datasets": ["Rings"] if datasets is None else datasets, "cells": ["sg"] if cells is None else cells}
+    return draw("figure3", {"density_panels": paths}, **shown)
+
+
 # ---- Figure 3 ----
 
 
-def test_rows_are_datasets_and_columns_data_and_three_panels_a_cell(write_panels: Write) -> None:
-    datasets, cells = ["8Gaussian", "Rings"], ["sg", "mog64-lc"]
+@pytest.mark.parametrize("cells", [["sg"], ["sg", "mog64-lc", "mog64-lc-ip"]])
+def test_rows_are_datasets_columns_cells_and_all_is_legible(write_panels: Write, cells: list[str]) -> None:
+    datasets = ["8Gaussian", "Checkerboard"]
     paths = [write_panels(dataset, cell) for cell in cells for dataset in reversed(datasets)]  # any order will do
-    figure = figures.figure3(paths, datasets, cells)
-    assert len(figure.axes) == 2 * (1 + 3 * 2)
-    first, second = figure.axes[:7], figure.axes[7:]
+    figure = figure3(paths, datasets, cells)
+    width = 1 + 3 * len(cells)
+    first, second = figure.axes[:width], figure.axes[width:]
     assert [row[0].get_ylabel() for row in (first, second)] == datasets
-    assert [axis.get_title() for axis in first] == ["data", *figures.PANELS * 2]
+    assert [axis.get_title() for axis in first] == ["data", *PANELS * len(cells)]
     assert not any(axis.get_title() for axis in second)
-    assert [text.get_text() for text in figure.texts] == ["SG", "MoG(64) + LC"]
-
-
-def test_it_is_legible_at_the_papers_width(write_panels: Write) -> None:
-    for cells in (["sg"], ["sg", "mog64-lc", "mog64-lc-ip"]):
-        figure = figures.figure3([write_panels("Checkerboard", cell) for cell in cells], ["Checkerboard"], cells)
-        assert figure.get_figwidth() == TEXT_WIDTH
-        size = figure.get_size_inches()
-        boxes = [axis.get_position().bounds * np.tile(size, 2) for axis in figure.axes]
-        for left, bottom, width, height in boxes:
-            assert width == pytest.approx(height)
-            assert width > 0.55
-            assert left >= 0
-            assert left + width <= TEXT_WIDTH
-            assert bottom >= 0
-        for (left, _, width, _), (after, *_) in itertools.pairwise(boxes):
-            assert left + width < after
-        texts = [text for text in figure.findobj(Text) if text.get_text()]
-        assert len(texts) > 8
-        assert min(text.get_fontsize() for text in texts) >= 6
-        figure.draw_without_rendering()
-        for text in figure.texts + figure.legends[0].get_texts():
-            box = text.get_window_extent()
-            assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+    assert [text.get_text() for text in figure.texts] == ["SG", "MoG(64) + LC", "MoG(64) + LC + IP"][: len(cells)]
+    assert figure.get_figwidth() == TEXT_WIDTH
+    boxes = [axis.get_position().bounds * np.tile(figure.get_size_inches(), 2) for axis in first]
+    for left, bottom, width, height in boxes:
+        assert height == pytest.approx(width)
+        assert width > 0.55
+        assert 0 <= left < left + width <= TEXT_WIDTH
+        assert bottom >= 0
+    for (left, _, width, _), (after, *_) in itertools.pairwise(boxes):
+        assert left + width < after
+    texts = [text for text in figure.findobj(Text) if text.get_text()]
+    assert len(texts) > 8
+    assert min(text.get_fontsize() for text in texts) >= 6
+    figure.draw_without_rendering()
+    for text in figure.texts + figure.legends[0].get_texts():
+        box = text.get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.width
 
 
 def test_panels_show_the_arrays(write_panels: Write) -> None:
     path = write_panels()
     with np.load(path) as archive:
         arrays = dict(archive)
-    data, samples, density, latent = figures.figure3([path], ["Rings"], ["sg"]).axes
+    data, samples, density, latent = figure3([path]).axes
     for axis, name in ((data, "data"), (samples, "samples")):
         np.testing.assert_array_equal(scatters(axis)[0].get_offsets(), arrays[name])
         assert axis.get_xlim() == axis.get_ylim() == pytest.approx((-4.16, 4.16))
     posterior, prior = scatters(latent)
     np.testing.assert_array_equal(posterior.get_offsets(), arrays["latent"])
     np.testing.assert_array_equal(prior.get_offsets(), arrays["prior_means"])
+    sizes = prior.get_sizes()  # areas are proportional to weights
+    assert sizes[:3] / sizes[0] == pytest.approx(WEIGHTS[:3] / WEIGHTS[0])
+    assert sizes[2] < sizes[3] < sizes[0] * 6.5  # the largest is capped
     assert latent.get_xlim() == pytest.approx((-3.12, 3.12))
     (image,) = density.images
     np.testing.assert_array_equal(image.get_array(), arrays["density"])
@@ -115,28 +119,73 @@ def test_panels_show_the_arrays(write_panels: Write) -> None:
     assert len(latent.images) == 1
 
 
-def test_component_areas_are_proportional_to_weights(write_panels: Write) -> None:
-    latent = figures.figure3([write_panels()], ["Rings"], ["sg"]).axes[3]
-    sizes = scatters(latent)[1].get_sizes()
-    assert sizes[:3] / sizes[0] == pytest.approx(WEIGHTS[:3] / WEIGHTS[0])
-    assert sizes[2] < sizes[3] < sizes[0] * 6.5  # the largest is capped
+def test_a_prior_without_components_is_drawn_without_their_marks(write_panels: Write) -> None:
+    none = {"prior_means": np.zeros((0, 2)), "prior_weights": np.zeros(0)}
+    axes = figure3([write_panels(**none)]).axes
+    assert not any(map(words, axes))
+    assert len(scatters(axes[3])) == len(axes[3].images) == 1  # posterior means over the prior's density
 
 
-def test_dense_points_are_pixels_and_text_stays_text(write_panels: Write, tmp_path: Path) -> None:
-    figure = figures.figure3([write_panels()], ["Rings"], ["sg"])
-    assert all(scatters(axis)[0].get_rasterized() for axis in (figure.axes[0], figure.axes[1], figure.axes[3]))
-    save(figure, [tmp_path / "f.pdf", tmp_path / "f.png"], dpi=60)
-    assert b"/Type0" in (tmp_path / "f.pdf").read_bytes()
-    assert b"/Type3" not in (tmp_path / "f.pdf").read_bytes()
-    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_the_same_figure_gives_the_same_bytes(write_panels: Write, tmp_path: Path) -> None:
+def test_files_are_the_same_each_time_with_pixels_for_dense_points_and_text_as_text(
+    write_panels: Write, tmp_path: Path
+) -> None:
     for name in ("a", "b"):
-        figure = figures.figure3([write_panels()], ["Rings"], ["sg"])
+        figure = figure3([write_panels()])
+        assert all(scatters(figure.axes[k])[0].get_rasterized() for k in (0, 1, 3))
         save(figure, [tmp_path / f"{name}.pdf", tmp_path / f"{name}.png"], dpi=60)
     for suffix in ("pdf", "png"):
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
+    assert b"/Type0" in (tmp_path / "a.pdf").read_bytes()
+    assert b"/Type3" not in (tmp_path / "a.pdf").read_bytes()
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(UserError, match=r"unknown figure format '\.svg'"):
+        save(figure, [tmp_path / "f.svg"])
+    assert len(list(tmp_path.glob("*.p[dn]*"))) == 4
+    assert not list(tmp_path.glob("*svg*"))
+
+
+HOSTILE = """\
+backend: module://no.such
+font.size: 31
+axes.grid: True
+axes.facecolor: black
+lines.linewidth: 9
+savefig.dpi: 7
+savefig.bbox: tight
+text.usetex: True
+image.cmap: magma
+"""
+
+
+def test_neither_a_notebook_nor_a_users_settings_change_a_figure(tmp_path: Path, write_panels: Write) -> None:
+    paths, choice = write_search(tmp_path, "Rings")
+    search = {"slices": [*map(str, paths)], "hyperparameters": [str(choice)]}
+    script = f"""
+from introprior.reporting.figures import draw
+from introprior.reporting.figures.style import save
+save(draw("search", {search}, datasets=["Rings"], cell="sg"), ["search.pdf", "search.png"], dpi=40)
+save(draw("figure3", {{"density_panels": ["{write_panels()}"]}}, datasets=["Rings"], cells=["sg"]), ["figure3.png"])
+"""
+    made = []
+    for name, backend in (("clean", ""), ("notebook", "module://no.such"), ("mistaken", "no-such")):
+        folder = tmp_path / name
+        folder.mkdir()
+        if backend:
+            (folder / "matplotlibrc").write_text(HOSTILE)
+        environment = {**os.environ, "MPLBACKEND": backend}
+        subprocess.run([sys.executable, "-c", script], cwd=folder, env=environment, check=True)
+        made.append({path.name: path.read_bytes() for path in folder.glob("*.p*")})
+    assert made[0] == made[1] == made[2]
+    assert len(made[0]) == 3
+
+
+def test_every_figure_has_a_module_named_after_it() -> None:
+    modules = {
+        path.stem for path in Path(sys.modules["introprior.reporting.figures"].__file__ or "").parent.glob("*.py")
+    }
+    assert set(FIGURES) < modules
+    with pytest.raises(UserError, match="unknown figure 'figure7'; did you mean 'figure"):
+        draw("figure7", {})
 
 
 def test_data_and_model_differ_in_lightness_too() -> None:
@@ -159,23 +208,18 @@ def test_data_and_model_differ_in_lightness_too() -> None:
         {"latent": np.zeros((0, 2))},
     ],
 )
-def test_a_diverged_run_leaves_panels_that_say_so(write_panels: Write, changes: dict[str, Any]) -> None:
-    data, *panels = figures.figure3([write_panels(**changes)], ["Rings"], ["sg"]).axes
-    assert [words(axis) for axis in panels] == [["diverged"]] * 3
+def test_a_diverged_or_missing_run_leaves_panels_that_say_so(write_panels: Write, changes: dict[str, Any]) -> None:
+    data, *panels = figure3([write_panels(**changes)], cells=["sg", "mog64-lc"]).axes
+    assert [words(axis) for axis in panels] == [["diverged"]] * 3 + [["no run"]] * 3
     assert not any(axis.images or axis.collections for axis in panels)
     assert len(scatters(data)) == 1
-
-
-def test_a_missing_run_is_named_as_such(write_panels: Write) -> None:
-    axes = figures.figure3([write_panels()], ["Rings"], ["sg", "mog64-lc"]).axes
-    assert [words(axis) for axis in axes] == [[]] * 4 + [["no run"]] * 3
 
 
 def test_flat_or_empty_densities_can_be_drawn(write_panels: Write, tmp_path: Path) -> None:
     spike = np.zeros((100, 100))
     spike[3, 4] = 1.0
     for name, density in (("zero", np.zeros((20, 20))), ("spike", spike), ("flat", np.ones((20, 20)))):
-        figure = figures.figure3([write_panels(density=density, latent_density=density)], ["Rings"], ["sg"])
+        figure = figure3([write_panels(density=density, latent_density=density)])
         save(figure, [tmp_path / f"{name}.png"], dpi=40)
         (image,) = figure.axes[2].images
         assert image.get_clim()[1] > 0
@@ -187,103 +231,88 @@ def test_damaged_panels_are_one_line(write_panels: Write, tmp_path: Path) -> Non
         path = tmp_path / f"{name}.npz"
         path.write_bytes(content)
         with pytest.raises(UserError, match=rf"{name}\.npz: cut short or not an archive") as caught:
-            figures.figure3([path], ["Rings"], ["sg"])
+            figure3([path])
         assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=r"gone\.npz: not there"):
-        figures.figure3([tmp_path / "gone.npz"], ["Rings"], ["sg"])
-    with pytest.raises(UserError, match="no entry 'latent'; delete it"):
-        figures.figure3([write_panels(latent=None)], ["Rings"], ["sg"])
-    with pytest.raises(UserError, match="nothing to show"):
-        figures.figure3([], ["Rings"], ["sg"])
-    with pytest.raises(UserError, match="nothing to show"):
-        figures.figure3([write_panels()], [], ["sg"])
-
-
-def test_other_formats_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"unknown figure format '\.svg'"):
-        save(Figure(), [tmp_path / "f.svg"])
-    assert not list(tmp_path.iterdir())
-
-
-def test_figure3_script(write_panels: Write, tmp_path: Path) -> None:
-    output = [tmp_path / "figures" / f"figure3.{suffix}" for suffix in ("pdf", "png")]
-    params = {"datasets": ["Rings"], "cells": ["sg"]}
-    run_script("figure3.py", {"panels": [write_panels()]}, output, params, [tmp_path / "figure3.log"])
-    made = sorted(path.name for path in (tmp_path / "figures").iterdir())
-    assert made == ["figure3.pdf", "figure3.png", "figure3.provenance.json"]
+    for paths, datasets, message in (
+        ([tmp_path / "gone.npz"], ["Rings"], r"gone\.npz: not there"),
+        ([write_panels("8Gaussian", latent=None)], ["Rings"], "no entry 'latent'; delete it"),
+        ([], ["Rings"], "nothing to show"),
+        ([write_panels()], [], "nothing to show"),
+    ):
+        with pytest.raises(UserError, match=message):
+            figure3(paths, datasets)
 
 
 # ---- The search ----
 
 
-def write_search(folder: Path, dataset: str, beta_neg: bool = True) -> tuple[list[Path], Path]:
+def write_search(folder: Path, dataset: str, cell: str = "sg") -> tuple[list[Path], Path]:
     """Two slices of six settings, one of them diverged; KL is 10 beta_rec + beta_kl: the first setting is the best."""
-    paths, best = [], {"beta_rec": 0.2, "beta_kl": 0.1, "beta_neg": 0.2 if beta_neg else None}
+    paths, vae = [], cell.startswith("vae")
     for k, beta_rec in enumerate((0.2, 0.4)):
-        lines = ["beta_rec,beta_kl,beta_neg,seed,KL,JSD,status,detail"]
+        lines = ["dataset,cell,beta_rec,beta_kl,beta_neg,seed,KL,JSD,status,detail"]
         for beta_kl in (0.1, 0.3, 0.5):
-            twice = 2 * beta_kl if beta_neg else ""
             bad = beta_rec == 0.4 and beta_kl == 0.5
-            lines.append(
-                f"{beta_rec},{beta_kl},{twice},0,,,diverged,why"
-                if bad
-                else f"{beta_rec},{beta_kl},{twice},0,{10 * beta_rec + beta_kl},1,ok,"
-            )
-        path = folder / dataset / "sg" / "search" / f"slice-{k}.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
+            fate = ",,diverged,why" if bad else f"{10 * beta_rec + beta_kl},1,ok,"
+            lines.append(f"{dataset},{cell},{beta_rec},{beta_kl},{'' if vae else 2 * beta_kl},0,{fate}")
+        path = folder / f"slice-{dataset}-{k}.csv"
         path.write_text("\n".join(lines) + "\n")
         paths.append(path)
-    choice = folder / dataset / "sg" / "hyperparameters.json"
-    cell = "sg" if beta_neg else "vae-sg"
+    choice = folder / f"{dataset}.json"
+    best = {"beta_rec": 0.2, "beta_kl": 0.1, "beta_neg": None if vae else 0.2}
     record = {"dataset": dataset, "cell": cell, **best, "source": "search", "settings": 6, "diverged": 1, "KL": 2.1}
     choice.write_text(json.dumps(record))
     return paths, choice
 
 
+def search(folder: Path, *datasets: str, cell: str = "sg") -> Figure:
+    written = [write_search(folder, dataset, cell) for dataset in datasets]
+    inputs = {"slices": [path for paths, _ in written for path in paths], "hyperparameters": [c for _, c in written]}
+    return draw("search", inputs, datasets=datasets, cell=cell)
+
+
+def points(axis: Axes) -> list[list[list[float]]]:
+    """Points of each kind that is there: of the two beta_rec, diverged, Daniel and Tamar's, chosen."""
+    kinds: dict[Any, list[Any]] = {}
+    for artist in filter(lambda artist: len(artist.get_offsets()), scatters(axis)):
+        look = (len(artist.get_paths()[0].vertices), artist.get_sizes()[0], *artist.get_facecolors()[:1].ravel())
+        kinds.setdefault(look, []).extend(artist.get_offsets().tolist())
+    return list(kinds.values())
+
+
 def test_search_figure_marks_choice_default_and_divergence(tmp_path: Path) -> None:
-    datasets = ("Checkerboard", "Rings")
-    written = {dataset: write_search(tmp_path, dataset) for dataset in datasets}
-    slices = {dataset: paths for dataset, (paths, _) in written.items()}
-    figure = figures.search_figure(slices, [choice for _, choice in written.values()], "sg")
+    figure = search(tmp_path, "Checkerboard", "Rings")
     checkerboard, rings = figure.axes
     assert checkerboard.get_title() == "Checkerboard"
-    low, high, bad, default, chosen = (artist.get_offsets() for artist in scatters(checkerboard))
-    assert [len(points) for points in (low, high, bad, default, chosen)] == [3, 2, 1, 1, 1]
-    assert chosen[0].tolist() == low[0].tolist() == default[0].tolist()  # Daniel and Tamar's are 0.2, 0.1, 0.2
-    assert chosen[0, 1] == pytest.approx(2.1)
-    assert low[:, 1].tolist() == pytest.approx([2.1, 2.3, 2.5])
-    assert bad[0, 0] == pytest.approx(2, abs=0.5)  # in the third strip of beta_kl
-    assert len(scatters(rings)[3].get_offsets()) == 0  # 0.2, 0.2, 1 was not tried
+    low, high, bad, default, chosen = points(checkerboard)
+    assert [len(found) for found in (low, high, bad, default, chosen)] == [3, 2, 1, 1, 1]
+    assert chosen[0] == low[0] == default[0]  # Daniel and Tamar's are 0.2, 0.1, 0.2
+    assert [kl for _, kl in low] == pytest.approx([2.1, 2.3, 2.5])
+    assert [x for x, _ in low] == pytest.approx([-0.2, 0.8, 1.8])
+    assert [x for x, _ in high] == pytest.approx([0.2, 1.2])
+    assert bad == [[pytest.approx(2.2), 0.97]]  # in the third strip of beta_kl, at the top
+    assert len(points(rings)) == 4  # 0.2, 0.2, 1 was not tried
     assert paper.hyperparameters("Rings", "daniel-tamar")["beta_neg"] == 1
-    texts = [text for text in figure.findobj(Text) if text.get_text()]
-    assert min(text.get_fontsize() for text in texts) >= 6
+    assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 6
     assert figure.get_figwidth() == TEXT_WIDTH
+    assert all(0 < low < high < 10 for low, high in (axis.get_ylim() for axis in figure.axes))
 
 
 def test_search_figure_of_a_vae(tmp_path: Path) -> None:
-    paths, choice = write_search(tmp_path, "Rings", beta_neg=False)
-    figure = figures.search_figure({"Rings": paths}, [choice], "vae-sg")
-    *_, chosen = scatters(figure.axes[0])
-    assert len(chosen.get_offsets()) == 1
+    figure = search(tmp_path, "Rings", cell="vae-sg")
+    *_, chosen = points(figure.axes[0])
+    assert chosen == [[pytest.approx(-0.2), pytest.approx(2.1)]]
     save(figure, [tmp_path / "search.png"], dpi=40)
-
-
-def test_search_script(tmp_path: Path) -> None:
-    written = {dataset: write_search(tmp_path, dataset) for dataset in ("8Gaussian", "Rings")}
-    slices = [path for paths, _ in written.values() for path in paths]
-    inputs = {"slices": slices, "choices": [choice for _, choice in written.values()]}
-    run_script("search.py", inputs, [tmp_path / "search-sg.png"], {"datasets": list(written), "cell": "sg"})
-    assert (tmp_path / "search-sg.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_damaged_slices_are_one_line(tmp_path: Path) -> None:
     paths, choice = write_search(tmp_path, "Rings")
     text = paths[1].read_text()
-    paths[1].write_text(text[:-15])
-    with pytest.raises(UserError, match=r"slice-1\.csv.*cut short"):
-        figures.search_figure({"Rings": paths}, [choice], "sg")
-    paths[1].write_text(text.replace("beta_neg", "beta_nag"))
-    with pytest.raises(UserError, match=r"slice-1\.csv: no column 'beta_neg'"):
-        figures.search_figure({"Rings": paths}, [choice], "sg")
-    with pytest.raises(UserError, match="no datasets given"):
-        figures.search_figure({}, [choice], "sg")
+    for content, datasets, message in (
+        (text[:-15], ["Rings"], r"slice-Rings-1\.csv.*cut short"),
+        (text.replace("beta_neg", "beta_nag"), ["Rings"], r"slice-Rings-1\.csv: no column 'beta_neg'"),
+        (text, [], "nothing to show"),
+    ):
+        paths[1].write_text(content)
+        with pytest.raises(UserError, match=message):
+            draw("search", {"slices": paths, "hyperparameters": [choice]}, datasets=datasets, cell="sg")

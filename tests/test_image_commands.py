@@ -220,7 +220,9 @@ def test_seeds_share_their_stream_only_where_the_protocol_says_so(world):
 
 def test_the_history_tells_losses_prior_responsibilities_and_speed_by_epoch(world):
     history = rows(world / "history.csv")
-    assert list(history[0]) == ["dataset", "cell", "r_entropy", "iteration", "epoch", "seed", "quantity", "value"]
+    run = ["dataset", "cell", "r_entropy", "seed"]
+    assert list(history[0]) == [*run[:3], "iteration", "epoch", "seed", "quantity", "value"]
+    assert {tuple(row[name] for name in run) for row in history} == {("digits", "mog4-lc-ip", "10", "0")}
     found = {(row["quantity"], float(row["epoch"])): float(row["value"]) for row in history}
     assert ("vae_loss", 1.0) in found
     assert ("encoder_loss", 4.0) in found
@@ -325,7 +327,7 @@ def test_running_statistics_are_those_of_the_last_batches(world):
 
 @pytest.mark.parametrize(("rule", "expected"), [("best", 80), ("last", 219)])
 def test_the_checkpoint_is_the_best_evaluated_one_or_the_last(rule, expected):
-    values = {0: 9.0, 80: 1.0, 120: None, 160: 1.0, 219: 3.0}
+    values = {0: 9.0, 80: 1.0, 120: float("nan"), 160: 1.0, 219: 3.0}
     known = [{"metric": "fid_gen", "epoch": epoch, "value": 0.0} for epoch in (0, 300)]
     known += [{"metric": "fid_authors_gen", "epoch": epoch, "value": value} for epoch, value in values.items()]
     assert evaluation.choose_checkpoint(known, "fid_authors_gen", rule) == expected
@@ -531,7 +533,7 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(world, tmp_path, ca
         ([*looking("distances", world, foreign), "--output", out / "d.csv"], "holds no snapshots"),
         (
             [*looking("distances", world, world / "snapshots.pt"), *foreign_distances],
-            "probes.csv: not distances of an image run",
+            "probes.csv: no column 'epoch'",
         ),
         (evaluating(out, world, sampling="both"), "unknown sampling 'both'"),
         (evaluating(out, world, train_images=0), "train_images: must be a whole number of at least 1"),
@@ -541,7 +543,7 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(world, tmp_path, ca
             ["evaluate", "--model", world / "snapshots.pt", "--metrics", out / "m", "--panels", out / "p"],
             "snapshots of an image run; evaluating them takes --data",
         ),
-        (["probe", "--codes", world / "panels.npz", "--output", out / "p.csv"], "damaged, or not codes"),
+        (["probe", "--codes", world / "panels.npz", "--output", out / "p.csv"], "panels.npz: no entry 'train'"),
         (
             ["probe", "--codes", world / "codes.npz", "--output", out / "p.csv", "--options", '{"neighbours": [5]}'],
             "neighbours: must be two whole numbers",

@@ -15,7 +15,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import yaml
 
 from introprior import paper
 from introprior.data.images import DATASETS
@@ -24,14 +23,13 @@ from introprior.evaluation.selection import choose_r_entropy
 from introprior.metrics.registry import PROBES
 from introprior.operations.files import write_csv, write_json
 from introprior.reporting import read
-from introprior.reporting.tables import captions, comparison, latex
+from introprior.reporting.tables import comparison, latex
 from introprior.reporting.tables.images import TIDY
 from introprior.reporting.tables.layout import Table, markdown
 from introprior.reporting.tables.sheets import Request
 from tests.scripts import run_script
-from tests.test_reporting import parse_markdown
+from tests.test_reporting import full_table1, parse_markdown, write_choice
 
-ROOT = Path(__file__).parents[1]
 COLUMNS = ("dataset", "cell", "r_entropy", "seed", "metric", "value", "status", "detail")
 PAPER_DATASETS = ("MNIST", "FMNIST", "CIFAR-10")
 TABLE2 = ("sg", "mog100", "mog100-ip", "mog100-lc", "mog100-lc-ip")
@@ -122,22 +120,15 @@ def chosen(folder: Path, tried: Mapping[float, Sequence[float | None]]) -> dict[
     return choose_r_entropy(read.metrics(made.metrics("FMNIST")), "FMNIST", "fid_authors_gen")
 
 
-def test_the_lowest_mean_wins(tmp_path: Path) -> None:
-    choice = chosen(tmp_path, {10: [3.0, 2.0], 0: [2.9, 2.9], 1: [2.0, 4.0]})
-    assert choice == {
-        "dataset": "FMNIST",
-        "metric": "fid_authors_gen",
-        "cells": {
-            "mog10": {
-                "r_entropy": 10,
-                "candidates": [
-                    {"r_entropy": 0, "mean": 2.9, "n": 2, "diverged": 0},
-                    {"r_entropy": 1, "mean": 3.0, "n": 2, "diverged": 0},
-                    {"r_entropy": 10, "mean": 2.5, "n": 2, "diverged": 0},
-                ],
-            }
-        },
-    }
+def test_the_lowest_mean_wins_and_what_speaks_for_each_is_told(tmp_path: Path) -> None:
+    means = {0: 2.9, 1: 3.0, 10: 2.5}
+    candidates = [{"r_entropy": r, "mean": mean, "n": 2, "diverged": 0} for r, mean in means.items()]
+    choice = chosen(tmp_path / "a", {10: [3.0, 2.0], 0: [2.9, 2.9], 1: [2.0, 4.0]})
+    cells = {"mog10": {"r_entropy": 10, "candidates": candidates}}
+    assert choice == {"dataset": "FMNIST", "metric": "fid_authors_gen", "cells": cells}
+    candidates = [{"r_entropy": r, "mean": None, "n": 0, "diverged": 2} for r in (1, 10)]
+    choice = chosen(tmp_path / "b", {1: [None, None], 10: [None, None]})
+    assert choice["cells"]["mog10"] == {"r_entropy": 1, "candidates": candidates}
 
 
 @pytest.mark.parametrize(
@@ -155,16 +146,7 @@ def test_rules_of_the_choice(tmp_path: Path, tried: dict[float, list[float | Non
     assert chosen(tmp_path, tried)["cells"]["mog10"]["r_entropy"] == expected
 
 
-def test_where_all_diverged_there_is_no_mean(tmp_path: Path) -> None:
-    nothing = {"mean": None, "n": 0, "diverged": 2}
-    assert chosen(tmp_path, {1: [None, None], 10: [None, None]})["cells"]["mog10"] == {
-        "r_entropy": 1,
-        "candidates": [{"r_entropy": 1, **nothing}, {"r_entropy": 10, **nothing}],
-    }
-
-
-HEADER = ",".join(COLUMNS) + "\n"
-GOOD = HEADER + "FMNIST,mog10,1,0,fid_authors_gen,2.5,ok,\n"
+GOOD = ",".join(COLUMNS) + "\nFMNIST,mog10,1,0,fid_authors_gen,2.5,ok,\n"
 
 
 @pytest.mark.parametrize(
@@ -287,16 +269,6 @@ def test_diverged_seeds_are_counted_and_left_out(tmp_path: Path) -> None:
     assert "One r_entropy was trained per column, hence none chosen." in shown.table.caption
     column = [row.entries[2].text for row in shown.beside.blocks[0]]
     assert column[:6] == ["10", "1", "−9", "0.882 ± 0.003", "diverged", "–"]
-
-
-def test_one_seed_has_no_spread(tmp_path: Path) -> None:
-    made = Results(tmp_path)
-    made.run("MNIST", "sg", 0, 0, measured(2.0))
-    shown = made.shown("2", request(("sg",), seeds=1))
-    assert body(shown.table)["FID (GEN) ↓"] == ["2.000"]
-    assert "One seed, hence no spread." in shown.table.caption
-    assert set(shown.compared["within"]) == {"NA"}
-    assert "None of 7 published values can be judged." in shown.beside.caption
 
 
 # ---- Layout ----
@@ -462,72 +434,32 @@ def test_damaged_choices(tmp_path: Path, content: str) -> None:
         read.choices([path], "fid_gen")
 
 
-# ---- Captions ----
-
-PAPER: dict[str, Any] = {
-    "seeds": [0, 1, 2],
-    "r_entropy": [0, 1, 10, 100],
-    "training": {"epochs": 220, "warmup_epochs": 20},
-    "by_dataset": {"MNIST": {"batch_size": 128, "widths": [64, 128]}, "FMNIST": {"batch_size": 128}},
-    "evaluation": {"features": "inception", "samples": 50000},
-    "probes": {"neighbours": [5, 100]},
-    "stand_ins": [],
-}
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({}, captions.PAPER_SCALE),
-        (
-            {"training": {"epochs": 6, "warmup_epochs": 3}, "seeds": [0, 1]},
-            "Demo scale: 6 epochs instead of 220, 2 seeds instead of 3 and 3 warm-up epochs instead of 20: not "
-            "comparable with the paper.",
-        ),
-        (
-            {"stand_ins": ["digits"], "evaluation": {"features": "classifier", "samples": 1000}},
-            "Demo scale: stand-ins digits, distances by classifier features instead of inception and distances of "
-            "1,000 images instead of 50,000: not comparable with the paper.",
-        ),
-        (
-            {"by_dataset": PAPER["by_dataset"] | {"MNIST": {"batch_size": 64, "widths": [4, 8]}}},
-            "Demo scale: networks 4/8 wide (MNIST) instead of 64/128 and batches of 64 (MNIST) instead of 128: not "
-            "comparable with the paper.",
-        ),
-        ({"r_entropy": [0, 10]}, "Unlike the published runs: r_entropy of 0/10 instead of 0/1/10/100."),
-    ],
-)
-def test_scale_sentence_of_images(changes: dict[str, Any], expected: str) -> None:
-    assert captions.scale_sentence("demo", PAPER | changes, PAPER) == expected
-
-
-def test_the_default_configuration_is_at_the_papers_scale() -> None:
-    images = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())["images"]
-    assert captions.scale_sentence("paper", images, images) == captions.PAPER_SCALE
-    smaller = images | {"by_dataset": images["by_dataset"] | {"CIFAR-10": {"batch_size": 1}}}
-    assert "batches of 1 (CIFAR-10) instead of 32" in captions.scale_sentence("x", smaller, images)
-
-
 # ---- LaTeX and the workflow's script ----
 
 
 @needs_pdflatex
-def test_the_largest_tables_fit_on_a_page_each(tmp_path: Path) -> None:
+def test_all_tables_fit_on_a_page_each_of_one_pdf_with_the_same_bytes(tmp_path: Path) -> None:
+    scale = "Test scale: the paper's own numbers."
     made = published_results(tmp_path / "results")
-    wanted = Request(PAPER_DATASETS, TABLE5, (0, 1, 2), scale="Test scale: the paper's own numbers.")
     for number, cells in (("2", TABLE2), ("5", TABLE5)):
-        request_ = Request(PAPER_DATASETS, cells, (0, 1, 2), scale=wanted.scale)
-        comparison.write(number, request_, tmp_path, made.paths, made.choose(*PAPER_DATASETS))
-    names = ("table2", "table2_vs_paper", "table5", "table5_vs_paper")
-    latex.compile_tables([tmp_path / f"{name}.tex" for name in names], tmp_path / "tables.pdf")
+        wanted = Request(PAPER_DATASETS, cells, (0, 1, 2), scale=scale)
+        comparison.write(number, wanted, tmp_path, made.paths, made.choose(*PAPER_DATASETS))
+    paths, wanted = full_table1(tmp_path / "results")
+    comparison.write("1", wanted, tmp_path, paths)
+    choices = [write_choice(tmp_path / "results", dataset) for dataset in wanted.datasets]
+    comparison.write("3", Request(wanted.datasets, ("sg",), scale=scale), tmp_path, choices)
+    files = [tmp_path / f"table{number}{kind}.tex" for number in "1235" for kind in ("", "_vs_paper")]
+    run_script("tables_pdf.py", {"tables": files}, [tmp_path / "a.pdf"])
+    latex.compile_tables(files, tmp_path / "b.pdf")
+    assert (tmp_path / "a.pdf").read_bytes() == (tmp_path / "b.pdf").read_bytes()
     if shutil.which("pdftotext"):
-        layout = ["pdftotext", "-layout", str(tmp_path / "tables.pdf"), "-"]
+        layout = ["pdftotext", "-layout", str(tmp_path / "a.pdf"), "-"]
         pages = subprocess.run(layout, capture_output=True, text=True, check=True).stdout.split("\f")[:-1]
         found = [re.findall(r"^\s*(Table [^:]*):", page, re.MULTILINE) for page in pages]
-        assert found == [["Table 2"], ["Table 2, beside the paper"], ["Table 5"], ["Table 5, beside the paper"]]
-        for page in pages:
-            assert "CIFAR-10" in page  # the last block
-            assert page.rstrip().endswith("numbers.") or "bold." in page  # the whole caption
+        assert found == [[f"Table {number}{kind}"] for number in "1235" for kind in ("", ", beside the paper")]
+        for page, last in zip(pages, (["Rings"] * 2 + ["CIFAR-10"] * 2) * 2, strict=True):
+            assert last in page  # the last block
+            assert page.rstrip().endswith(("numbers.", "comparable.")) or "bold." in page  # the whole caption
 
 
 def test_table_script_writes_six_files(tmp_path: Path) -> None:
@@ -536,13 +468,6 @@ def test_table_script_writes_six_files(tmp_path: Path) -> None:
     params |= {"scale": "", "primary": "fid_authors", "entropy": "entropy_per_batch"}
     params |= {"svm_iterations": [2000, 10000], "neighbours": [5, 100]}
     inputs = {"results": made.paths, "chosen": made.choose("MNIST")}
-    run_script("table.py", inputs, [tmp_path / "table5.csv"], params, [tmp_path / "table5.log"])
-    assert sorted(path.name for path in tmp_path.glob("table5*.*")) == sorted(
-        [
-            "table5.log",
-            "table5.provenance.json",
-            *(f"table5{kind}.{suffix}" for kind in ("", "_vs_paper") for suffix in ("csv", "md", "tex")),
-        ]
-    )
-    assert (tmp_path / "table5.log").read_text() == ""
+    run_script("table.py", inputs, [tmp_path / "table5.csv"], params)
+    assert len(list(tmp_path.glob("table5*.*"))) == 7  # with the record
     assert "1.250 ± 0.250" in (tmp_path / "table5.md").read_text()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import dataclasses
 import json
 import math
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -137,27 +137,29 @@ def test_where_all_seeds_diverged_the_table_says_so(tmp_path: Path) -> None:
     assert "diverged" in markdown(shown.beside)
 
 
-def test_one_seed_has_no_spread(tmp_path: Path) -> None:
-    shown = made("1", [write_metrics(tmp_path, "Rings", "sg", alike(6.0, 10.0, 4.0, seeds=1))], request(seeds=1))
-    assert shown.tidy[["std", "sem"]].isna().all(axis=None)
-    assert parse_markdown(shown.table)[-1][-1] == "**4.00**"
-    assert "One seed, hence no spread." in shown.table.caption
-    assert "±" not in shown.table.caption
-    assert set(shown.compared["within"]) == {"NA"}
-
-
 @pytest.mark.parametrize(
-    ("spread", "entry", "said"),
+    ("seeds", "spread", "entry", "said"),
     [
-        ("std", "10.00 ± 1.00", "standard deviation (ddof = 0) over 4 seeds"),
-        ("sem", "10.00 ± 0.50", "standard error of the mean"),
+        (4, "std", "10.00 ± 1.00", "Mean ± standard deviation (ddof = 0) over 4 seeds."),
+        (
+            4,
+            "sem",
+            "10.00 ± 0.50",
+            "Mean ± standard error of the mean (standard deviation with ddof = 0, divided by √n)",
+        ),
+        (1, "std", "9.00", "One seed, hence no spread."),
     ],
 )
-def test_spread_of_the_configuration_is_shown_and_named(tmp_path: Path, spread: str, entry: str, said: str) -> None:
-    values = alike(6.0, 10.0, 4.0, seeds=4) | {"KL": [9.0, 9.0, 11.0, 11.0]}
-    shown = made("1", [write_metrics(tmp_path, "Rings", "sg", values)], request(seeds=4, spread=spread))
-    assert entry in markdown(shown.table)
+def test_spread_is_shown_and_named(tmp_path: Path, seeds: int, spread: str, entry: str, said: str) -> None:
+    values = alike(6.0, 10.0, 4.0, seeds) | {"KL": [9.0, 9.0, 11.0, 11.0][:seeds]}
+    shown = made("1", [write_metrics(tmp_path, "Rings", "sg", values)], request(seeds=seeds, spread=spread))
+    assert parse_markdown(shown.table)[-2][-1] == f"**{entry}**"
     assert said in shown.table.caption
+    if seeds == 1:
+        assert shown.tidy[["std", "sem"]].isna().all(axis=None)
+        assert "±" not in shown.table.caption
+        assert set(shown.compared["within"]) == {"NA"}
+        assert "None of 3 published values can be judged." in shown.beside.caption
 
 
 def test_tidy_file_has_the_promised_columns_and_all_metrics(tmp_path: Path) -> None:
@@ -371,87 +373,100 @@ def test_comparison_sets_published_ours_and_difference_below_one_another(tmp_pat
 
 # ---- Captions ----
 
-PAPER = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())["density"]
-
-
-def changed(**sections: Mapping[str, Any] | Sequence[int]) -> dict[str, Any]:
-    return PAPER | {
-        name: PAPER[name] | value if isinstance(value, Mapping) else value for name, value in sections.items()
-    }
+CONFIG = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+SAME, UNLIKE, NOT = captions.PAPER_SCALE, "Unlike the published runs:", ": not comparable with the paper."
+WIDTHS = {"MNIST": {"batch_size": 64, "widths": [4, 8]}}
 
 
 @pytest.mark.parametrize(
-    ("experiment", "ours", "expected"),
+    ("half", "changes", "expected"),
     [
-        ("paper", PAPER, captions.PAPER_SCALE),
+        ("density", {}, SAME),
+        ("images", {}, SAME),
         (
-            "demo",
-            changed(training={"iterations": 300}, seeds=[0, 1]),
-            "Demo scale: 300 iterations instead of 30,000 and 2 seeds instead of 5: not comparable with the paper.",
+            "density",
+            {"training": {"iterations": 300}, "seeds": [0, 1]},
+            f"Demo run scale: 300 iterations instead of 30,000 and 2 seeds instead of 5{NOT}",
         ),
         (
-            "quick-run",
-            changed(evaluation={"samples": 1000}),
-            "Quick run scale: histograms of 1,000 points instead of 5,000: not comparable with the paper.",
+            "density",
+            {"evaluation": {"samples": 1000}},
+            f"Demo run scale: histograms of 1,000 points instead of 5,000{NOT}",
         ),
-        ("x", changed(seeds=(0, 1, 2, 3, 4)), captions.PAPER_SCALE),
-        ("x", changed(seeds=[5, 6, 7, 8, 9]), "Unlike the published runs: seeds 5/6/7/8/9 instead of 0/1/2/3/4."),
-        ("x", changed(seeds=[3]), "Unlike the published runs: 1 seed instead of 5."),
+        ("density", {"seeds": (0, 1, 2, 3, 4)}, SAME),
+        ("density", {"seeds": [5, 6, 7, 8, 9]}, f"{UNLIKE} seeds 5/6/7/8/9 instead of 0/1/2/3/4."),
+        ("density", {"seeds": [3]}, f"{UNLIKE} 1 seed instead of 5."),
         (
-            "x",
-            changed(search={"enabled": False, "beta_rec": [0.2]}),
-            "Unlike the published runs: hyperparameter search off instead of on.",
+            "density",
+            {"search": {"enabled": False, "beta_rec": [0.2]}},
+            f"{UNLIKE} hyperparameter search off instead of on.",
+        ),
+        ("density", {"search": {"cells": ["sg"]}}, f"{UNLIKE} hyperparameters searched for sg cells instead of all."),
+        ("density", {"search": {"members_per_job": 7}}, SAME),
+        (
+            "density",
+            {"protocol": "text", "loss_scale": "none"},
+            f"{UNLIKE} protocol text instead of authors and loss_scale none.",
         ),
         (
-            "x",
-            changed(search={"cells": ["sg"]}),
-            "Unlike the published runs: hyperparameters searched for sg cells instead of all.",
+            "images",
+            {"training": {"epochs": 6, "warmup_epochs": 3}, "seeds": [0, 1]},
+            f"Demo run scale: 6 epochs instead of 220, 2 seeds instead of 3 and 3 warm-up epochs instead of 20{NOT}",
         ),
-        ("x", changed(search={"members_per_job": 7}), captions.PAPER_SCALE),
         (
-            "x",
-            {"protocol": "text", "loss_scale": "none", **PAPER},
-            "Unlike the published runs: protocol text instead of authors and loss_scale none.",
+            "images",
+            {"stand_ins": ["digits"], "evaluation": {"features": "classifier", "samples": 1000}},
+            "Demo run scale: stand-ins digits, distances by classifier features instead of inception and distances of "
+            f"1,000 images instead of 50,000{NOT}",
         ),
+        (
+            "images",
+            {"by_dataset": WIDTHS},
+            "Demo run scale: networks 4/8 wide (MNIST) instead of 64/128 and batches of 64 (MNIST) instead of 128"
+            + NOT,
+        ),
+        ("images", {"r_entropy": [0, 10]}, f"{UNLIKE} r_entropy of 0/10 instead of 0/1/10/100."),
     ],
 )
-def test_scale_sentence(experiment: str, ours: dict[str, Any], expected: str) -> None:
-    theirs = PAPER | ({"protocol": "authors"} if "protocol" in ours else {})
-    assert captions.scale_sentence(experiment, ours, theirs) == expected
+def test_scale_sentence(half: str, changes: dict[str, Any], expected: str) -> None:
+    paper_ = CONFIG[half] | {"protocol": "authors"}
+    ours = paper_ | {k: paper_[k] | v if isinstance(paper_.get(k), dict) else v for k, v in changes.items()}
+    if "by_dataset" in changes:
+        ours["by_dataset"]["MNIST"] = paper_["by_dataset"]["MNIST"] | WIDTHS["MNIST"]
+    assert captions.scale_sentence("demo-run", ours, paper_) == expected
 
 
 def test_scale_sentence_counts_what_it_cannot_list() -> None:
-    training = {name: 7 for name in PAPER["training"] if name != "iterations"}
-    sentence = captions.scale_sentence("demo", changed(training=training), PAPER)
+    training = {name: 7 for name in CONFIG["density"]["training"] if name != "iterations"}
+    ours = CONFIG["density"] | {"training": CONFIG["density"]["training"] | training}
+    sentence = captions.scale_sentence("demo", ours, CONFIG["density"])
     assert sentence.count(" instead of ") == captions.LISTED
     assert f"and {len(training) - captions.LISTED} more settings: not comparable" in sentence
     assert "batches of 7 instead of 512" in sentence
 
 
-def test_report_captions_read_the_configuration() -> None:
-    config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+@pytest.mark.parametrize("path", sorted((ROOT / "workflow" / "report").glob("*.rst")), ids=lambda path: path.stem)
+def test_captions_of_the_report_read_the_configuration(path: Path) -> None:
+    config = copy.deepcopy(CONFIG)
     config["experiment"], config["density"]["training"]["iterations"] = "trial", 123
     config["images"]["training"]["epochs"], config["images"]["evaluation"]["samples"] = 45, 678
-    rendered = {}
-    density, images = ("table1", "table3", "table4", "tables", "figure3", "search"), ("table2", "table5", "tables")
-    for name in {*density, *images}:
-        text = (ROOT / "workflow" / "report" / f"{name}.rst").read_text()
-        template = jinja2.Template(text, undefined=jinja2.StrictUndefined)
-        rendered[name] = template.render(snakemake=SimpleNamespace(config=config))
-        assert "{" not in rendered[name]
-    for name in density:
-        assert "``trial``" in rendered[name]
-        assert "123 iterations [30000]" in rendered[name]
-    for name in images:
-        assert "``trial``" in rendered[name]
-        assert "45 epochs [220]" in rendered[name]
-        assert "678 images on each side of a distance [50000]" in rendered[name]
-    assert "``fid_authors`` is FID" in rendered["table2"]
+    config["figure2"]["dataset"] = config["figureS2"]["dataset"] = "digits"
+    params = SimpleNamespace(metric="fid_authors_gen", clip_steepness=7.5)
+    job = SimpleNamespace(config=config, params=params, wildcards=SimpleNamespace(dataset="digits"))
+    template = jinja2.Template(path.read_text(), undefined=jinja2.StrictUndefined)
+    name, said = path.stem, " ".join(template.render(snakemake=job).split())
+    assert "{" not in said
+    assert ("digits" in said) == ("digits (stand-in for MNIST)" in said)
+    assert ("7.5 [10]" in said) == (name == "figureS3")
+    density, images = ("table1", "table3", "table4", "figure3", "search"), ("table2", "table5", "tables", "figure4")
+    assert ("``trial``" in said) == (name != "figureS3")
+    assert ("123 iterations [30000]" in said) == (name in (*density, "tables"))
+    assert ("678 images on each side of a distance [50000]" in said) == (name in (*images, "figure2"))
+    assert ("45 epochs [220]" in said) or name in (*density, "figure2", "figureS3")
+    assert ("Inception in training mode" in said) == (name in ("table2", "table5", "figure2", "figure4"))
     config["images"]["evaluation"]["features"] = "classifier"
-    other = jinja2.Template((ROOT / "workflow" / "report" / "table5.rst").read_text()).render(
-        snakemake=SimpleNamespace(config=config)
-    )
-    assert "It is no\nFID" in other
+    other = " ".join(template.render(snakemake=job).split())
+    assert ("It is no FID" in other) == (name in ("table2", "table5", "figure2", "figure4"))
     assert "fid_authors" not in other
 
 
@@ -479,26 +494,6 @@ def test_every_character_compiles(tmp_path: Path) -> None:
     (tmp_path / "table1.tex").write_text(latex.fragment(tiny_table(text)))
     latex.compile_tables([tmp_path / "table1.tex"], tmp_path / "a.pdf")
     assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF-")
-
-
-@needs_pdflatex
-def test_all_tables_compile_to_one_pdf_with_the_same_bytes(tmp_path: Path) -> None:
-    folder = tmp_path / "tables"
-    paths, wanted = full_table1(tmp_path / "results")
-    comparison.write("1", wanted, folder, paths)
-    choices = [write_choice(tmp_path / "results", dataset) for dataset in wanted.datasets]
-    comparison.write("3", Request(wanted.datasets, ("sg",)), folder, choices)
-    names = ("table1", "table1_vs_paper", "table3", "table3_vs_paper")
-    for copy in ("a.pdf", "b.pdf"):
-        latex.compile_tables([folder / f"{name}.tex" for name in names], tmp_path / copy)
-    assert (tmp_path / "a.pdf").read_bytes() == (tmp_path / "b.pdf").read_bytes()
-    if shutil.which("pdftotext"):
-        pages = subprocess.run(
-            ["pdftotext", "-layout", tmp_path / "a.pdf", "-"], capture_output=True, text=True, check=True
-        ).stdout.split("\f")[:-1]
-        found = [re.findall(r"^\s*(Table [^:]*):", page, re.MULTILINE) for page in pages]
-        assert found == [["Table 1"], ["Table 1, beside the paper"], ["Table 3"], ["Table 3, beside the paper"]]
-        assert "Checkerboard" in pages[0]
 
 
 @needs_pdflatex
@@ -544,11 +539,16 @@ GOOD = "dataset,cell,seed,metric,value,status,detail\nRings,sg,0,KL,1.5,ok,\n"
         (GOOD.replace("1.5", "one"), "line 2: value is 'one', not a number"),
         (GOOD.replace(",0,", ",zero,"), "line 2: seed is 'zero', not a number"),
         (GOOD + GOOD.splitlines()[1] + "\n", "line 3: KL of Rings, sg, seed 0 stands in .*line 2 already"),
+        (None, r"cannot read \(No such file"),
+        (b"\xff\xfe\x00", "cannot read"),
     ],
 )
-def test_damaged_metrics_are_one_line_that_names_the_file(tmp_path: Path, content: str, message: str) -> None:
+def test_damaged_metrics_are_one_line_that_names_the_file(
+    tmp_path: Path, content: str | bytes | None, message: str
+) -> None:
     path = tmp_path / "metrics.csv"
-    path.write_text(content)
+    if content is not None:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(UserError, match=message) as caught:
         read.metrics([path])
     text = str(caught.value)
@@ -557,12 +557,7 @@ def test_damaged_metrics_are_one_line_that_names_the_file(tmp_path: Path, conten
     assert ";" in text  # what is wrong; what to do
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"gone\.csv: cannot read \(No such file"):
-        read.metrics([tmp_path / "gone.csv"])
-    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match=r"binary\.csv: cannot read"):
-        read.metrics([tmp_path / "binary.csv"])
+def test_no_files_are_an_error() -> None:
     for reader in (read.metrics, read.hyperparameters, read.slices, read.distances, read.histories, read.choices):
         with pytest.raises(UserError, match="given; name at least one dataset and one cell"):
             reader([])
@@ -597,21 +592,14 @@ def test_requests_are_checked() -> None:
             request(**changes)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_damaged_missing_and_doubled_hyperparameters(tmp_path: Path) -> None:
+    for changes, message in (
         ({"source": "guess"}, "unknown source of hyperparameters 'guess'"),
         ({"beta_kl": "0.3"}, "beta_kl is '0.3', not a number"),
         ({"beta_kl": True}, "beta_kl is True, not a number"),
-    ],
-)
-def test_damaged_hyperparameters(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    path = write_choice(tmp_path, "Rings", **changes)
-    with pytest.raises(UserError, match=rf"hyperparameters\.json: {message}"):
-        read.hyperparameters([path])
-
-
-def test_missing_and_doubled_hyperparameters(tmp_path: Path) -> None:
+    ):
+        with pytest.raises(UserError, match=rf"hyperparameters\.json: {message}"):
+            read.hyperparameters([write_choice(tmp_path, "Rings", **changes)])
     path = write_choice(tmp_path, "Rings")
     with pytest.raises(UserError, match="Rings, sg given twice"):
         made("3", [path, path], request())
@@ -643,59 +631,36 @@ def test_interrupted_writing_leaves_the_old_table(tmp_path: Path, monkeypatch: p
 # ---- Scripts of the workflow ----
 
 
-def table_job(folder: Path, result: Path) -> dict[str, Any]:
-    return {
-        "input": {"results": [result]},
-        "output": [folder / "table1.csv"],
-        "params": {
-            "number": 1,
-            "datasets": ["Rings"],
-            "cells": ["sg"],
-            "seeds": [0, 1, 2],
-            "spread": "std",
-            "scale": "",
-        },
-        "log": [str(folder / "logs" / "table1.log")],
-    }
+def run_table(folder: Path, result: Path) -> str:
+    """Run the script of Table 1; its log."""
+    params = {"number": 1, "datasets": ["Rings"], "cells": ["sg"], "seeds": [0, 1, 2], "spread": "std", "scale": ""}
+    log = folder / "logs" / "table1.log"
+    try:
+        run_script("table.py", {"results": [result]}, [folder / "table1.csv"], params, [log])
+    finally:
+        said = log.read_text()
+    return said
 
 
-def test_table_script_writes_six_files(tmp_path: Path) -> None:
-    run_script("table.py", **table_job(tmp_path, write_metrics(tmp_path, "Rings", "sg", alike(6.0, 10.0, 4.0))))
-    assert sorted(path.name for path in tmp_path.glob("table1*")) == sorted(
-        ["table1.provenance.json"]
-        + [f"table1{kind}.{suffix}" for kind in ("", "_vs_paper") for suffix in ("csv", "md", "tex")]
-    )
-    record = json.loads((tmp_path / "table1.provenance.json").read_text())
-    assert (record["command"], record["options"]["seeds"]) == ("table", [0, 1, 2])
-    assert len(record["inputs"]) == 1
-    assert (tmp_path / "logs" / "table1.log").read_text() == ""
-
-
-def test_table_script_ends_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_script_writes_six_files_or_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        run_script("table.py", **table_job(tmp_path, tmp_path / "gone.csv"))
+        run_table(tmp_path, tmp_path / "gone.csv")
     assert caught.value.code == 2
     line = (tmp_path / "logs" / "table1.log").read_text()
     assert re.fullmatch(r"introprior: .*gone\.csv: cannot read .*\n", line)
     assert capsys.readouterr().err == line
     assert not list(tmp_path.glob("table1*"))
+    assert run_table(tmp_path, write_metrics(tmp_path, "Rings", "sg", alike(6.0, 10.0, 4.0))) == ""
+    files = {f"table1{kind}.{suffix}" for kind in ("", "_vs_paper") for suffix in ("csv", "md", "tex")}
+    assert {path.name for path in tmp_path.glob("table1*")} == files | {"table1.provenance.json"}
+    record = json.loads((tmp_path / "table1.provenance.json").read_text())
+    assert (record["command"], record["options"]["seeds"], len(record["inputs"])) == ("table", [0, 1, 2], 1)
 
 
 def test_unexpected_errors_leave_their_traceback_in_the_log(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), logged([str(tmp_path / "a.log")]):
         print(1 / 0)
     assert "ZeroDivisionError" in (tmp_path / "a.log").read_text()
-
-
-@needs_pdflatex
-def test_pdf_script(tmp_path: Path) -> None:
-    (tmp_path / "table1.tex").write_text(latex.fragment(tiny_table("x")))
-    run_script(
-        "tables_pdf.py",
-        {"tables": [tmp_path / "table1.tex"]},
-        [tmp_path / "tables.pdf"],
-    )
-    assert (tmp_path / "tables.pdf").read_bytes().startswith(b"%PDF-")
 
 
 @pytest.mark.parametrize(

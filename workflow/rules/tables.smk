@@ -13,7 +13,7 @@ for number, (shown, cells) in TABLE_RULES.items():
     alike, category = (
         (IMAGE_TABLES, "Image generation") if number in IMAGE_TABLES else (DENSITY_TABLES, "Density estimation in 2D")
     )
-    csv, csv_beside, *others = sorted(table(number), key=lambda path: not path.endswith(".csv"))
+    (csv, *alone), (csv_beside, *beside) = table(number)[:3], table(number)[3:]
 
     rule:
         name:
@@ -27,8 +27,9 @@ for number, (shown, cells) in TABLE_RULES.items():
             **measured(number, cells),
         output:
             reported(csv, f"table{number}", f"Table {number}", category),
+            *alone,
             reported(csv_beside, f"table{number}", f"Table {number}, beside the paper", category),
-            *others,
+            *beside,
         log:
             f"{LOGS}/tables/table{number}.log",
         localrule: True

@@ -9,8 +9,9 @@ mode, after one pass over the training set that estimates the running statistics
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from introprior.data.images.splits import Epochs, ImageSplit, to_unit
-from introprior.errors import UserError, unknown
+from introprior.errors import UserError
 from introprior.experiment.jobs import Distances, EvaluateImages
 from introprior.experiment.run import ImageRun, Run
 from introprior.game.distributions import GaussianMixture, Posterior
@@ -109,22 +110,20 @@ class Extractor:
     def __init__(
         self, names: Sequence[str], network: nn.Module | None = None, classifier: classifiers.Classifier | None = None
     ):
+        self.names = tuple(names)
+        self._of: dict[str, Callable[[Tensor], Tensor]] = {}
         for name in names:
-            if name not in FEATURES:
-                raise unknown("kind of features", name, FEATURES, "features")
-        if network is None and set(names) & set(inception.PROTOCOLS):
-            raise UserError("features: FID needs Inception's weights; give --weights, or use fd_classifier")
-        if classifier is None and FD_CLASSIFIER in names:
-            raise UserError(f"features: {FD_CLASSIFIER} needs the dataset's classifier; give --classifier")
-        self.names, self.network, self.classifier = tuple(names), network, classifier
+            if name == FD_CLASSIFIER and classifier is not None:
+                self._of[name] = partial(classifiers.features, classifier)
+            elif name != FD_CLASSIFIER and network is not None:
+                self._of[name] = partial(inception.features, network, protocol=inception.PROTOCOLS[name])
+            else:
+                flag = "--classifier, the dataset's" if name == FD_CLASSIFIER else "--weights, Inception's"
+                raise UserError(f"features: {name} needs {flag}")
 
     def __call__(self, name: str, images: Tensor) -> Tensor:
         """Features ``[B, D]`` of one batch ``[B, C, H, W]``, uint8 or decoded."""
-        if name == FD_CLASSIFIER:
-            assert self.classifier is not None
-            return classifiers.features(self.classifier, images)
-        assert self.network is not None
-        return inception.features(self.network, images, inception.PROTOCOLS[name])
+        return self._of[name](images)
 
     def gather(self, batches: Iterable[Tensor]) -> dict[str, Statistics]:
         """Statistics of each kind of features over batches that are made once and used for all."""

@@ -95,10 +95,9 @@ def _over_the_usual(sections: Any) -> Any:
         if name not in DATASETS:
             raise wrong("", str(unknown("image dataset", name, DATASETS)))
     usual = {name: dict(section) for name, section in SECTIONS.items()}
-    given = {name: dict(section) if isinstance(section, Model) else section for name, section in sections.items()}
-    return usual | {
-        name: {**usual.get(name, {}), **section} if isinstance(section, Mapping) else section
-        for name, section in given.items()
+    return {
+        name: {**usual.get(name, {}), **dict(part)} if isinstance(part, Mapping | Model) else part
+        for name, part in {**usual, **sections}.items()
     }
 
 

@@ -72,18 +72,20 @@ def draw_curves(
     axis: Axes, runs: pd.DataFrame, values: pd.DataFrame, by: str, palette: Mapping[Any, str], **style: Any
 ) -> None:
     """Means over seeds, bands of their range; a cross where a run diverged, on the level of its last finite value."""
-    points = {"marker": "o", "mew": 0} if values["panel"].any() else {}
-    sns.lineplot(
-        thinned(values), x="epoch", y="value", hue=by, palette=palette, errorbar=("pi", 100), legend=False, ax=axis,
-        err_kws={"alpha": 0.15, "lw": 0, "zorder": 0}, **points, **style,
-    )  # fmt: skip
+    if values.empty:
+        say(axis, "no run" if runs.empty else "diverged")
+    else:
+        points = {"marker": "o", "mew": 0} if values["panel"].any() else {}
+        band = {"alpha": 0.15, "lw": 0, "zorder": 0}
+        sns.lineplot(
+            thinned(values), x="epoch", y="value", hue=by, palette=palette, errorbar=("pi", 100), err_kws=band,
+            legend=False, ax=axis, **points, **style,
+        )  # fmt: skip
     for run in runs[runs["diverged"].notna()].to_dict("records"):
         curve = values[(values[RUN] == pd.Series(run)[RUN]).all(axis=1)].sort_values("epoch")
         if len(curve):
             (last, level), end = curve[["epoch", "value"]].to_numpy()[-1], run["diverged"]
             axis.plot([last, max(end, last)], [level] * 2, color=palette[run[by]], lw=0.7, ls=(0, (1, 1.5)))
             axis.plot(end, level, marker="x", ms=5, mew=1.2, color=palette[run[by]], ls="", clip_on=False)
-    if values.empty:
-        say(axis, "no run" if runs.empty else "diverged")
     axis.set(xlabel="", ylabel="")
     sns.despine(ax=axis)

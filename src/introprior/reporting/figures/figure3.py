@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -13,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from introprior.errors import UserError
 from introprior.experiment import cells as naming
-from introprior.reporting.figures.style import DATA, FRAME, MODEL, TEXT_WIDTH, key, say
+from introprior.reporting.figures.style import DATA, FRAME, MODEL, TEXT_WIDTH, Run, key, there
 
 PANELS = ("samples", "density", "latent space")
 
@@ -22,7 +21,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 0.19, 0.02, 0.38, 0.24
 _GAP, _GROUP_GAP = 0.03, 0.11
 
 
-def draw(density_panels: Iterable[Mapping[str, Any]], datasets: Sequence[str], cells: Sequence[str]) -> Figure:
+def draw(density_panels: Iterable[Run], datasets: Sequence[str], cells: Sequence[str]) -> Figure:
     """The figure.
 
     Args:
@@ -49,7 +48,9 @@ def draw(density_panels: Iterable[Mapping[str, Any]], datasets: Sequence[str], c
         if known:
             _points(axes[0], known[0]["data"], known[0]["limit"], DATA)
         for group, cell in enumerate(cells):
-            _draw_cell(axes[1 + 3 * group : 4 + 3 * group], runs.get((dataset, cell)))
+            panels = axes[1 + 3 * group : 4 + 3 * group]
+            if run := there(runs, (dataset, cell), *panels):
+                _draw_run(run, *panels)
         if row == 0:
             _title(axes, cells, figure)
     figure.legend(
@@ -59,13 +60,7 @@ def draw(density_panels: Iterable[Mapping[str, Any]], datasets: Sequence[str], c
     return figure
 
 
-def _draw_cell(axes: Sequence[Axes], run: Mapping[str, Any] | None) -> None:
-    """The three panels of one run."""
-    if run is None or not run["usable"]:
-        for axis in axes:
-            say(axis, "no run" if run is None else "diverged")
-        return
-    samples, density, latent = axes
+def _draw_run(run: Run, samples: Axes, density: Axes, latent: Axes) -> None:
     _points(samples, run["samples"], run["limit"], MODEL)
     _image(density, run["density"], run["limit"], "viridis")
     _image(latent, np.sqrt(run["latent_density"]), run["latent_limit"], "Greys", 0.6)  # the root shows its tails

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from introprior.reporting.figures.latents import latent_spaces, scatter, two, window
-from introprior.reporting.figures.panels import Run
+from introprior.reporting.figures.style import Run
 from introprior.reporting.read import Choices
 
 

@@ -11,7 +11,7 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from introprior.reporting.figures.latents import latent_spaces, scatter, two, window
-from introprior.reporting.figures.panels import Run
+from introprior.reporting.figures.style import Run
 from introprior.reporting.read import Choices
 
 MOST_POINTS = 2000

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from introprior.data.images import dataset as catalogue
 from introprior.experiment import cells as naming
-from introprior.reporting.figures.panels import Run, chosen_runs, regularisation, there
-from introprior.reporting.figures.style import MUTED, TEXT_WIDTH, class_colours, key
+from introprior.reporting.figures.panels import chosen_runs, regularisation
+from introprior.reporting.figures.style import MUTED, TEXT_WIDTH, Run, class_colours, key, there
 from introprior.reporting.read import Choices
 
 SHAPE = 0.75

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from introprior.errors import UserError
 from introprior.experiment import cells as naming
-from introprior.reporting.figures.style import say
+from introprior.reporting.figures.style import Run
 from introprior.reporting.read import Choices
-
-Run = Mapping[str, Any]
 
 
 def chosen_runs(
@@ -43,16 +40,6 @@ def chosen_runs(
     if not runs or not datasets or not cells:
         raise UserError("figures: nothing to show; name at least one dataset and one cell in the configuration")
     return runs
-
-
-def there(runs: Mapping[tuple[str, str], Run], key: tuple[str, str], *axes: Axes) -> Run | None:
-    """The run to show, if there is one; if not the panels say why."""
-    run = runs.get(key)
-    if run and run["usable"]:
-        return run
-    for axis in axes:
-        say(axis, "diverged" if run else "no run")
-    return None
 
 
 def regularisation(run: Run) -> list[str]:

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from introprior.data.images import dataset as catalogue
 from introprior.experiment import cells as naming
-from introprior.reporting.figures.panels import Run, chosen_runs, regularisation, strip, there
-from introprior.reporting.figures.style import TEXT_WIDTH
+from introprior.reporting.figures.panels import chosen_runs, regularisation, strip
+from introprior.reporting.figures.style import TEXT_WIDTH, Run, there
 from introprior.reporting.read import Choices
 
 GENERATED, PAIRS = 12, 8
@@ -39,7 +39,7 @@ def draw(image_panels: Iterable[Run], chosen: Choices, dataset: str, cells: Sequ
             above, below = (run[name][:PAIRS] for name in ("real", "reconstructions"))
             gap = np.full((PAIRS - len(above), *above.shape[1:]), 255, np.uint8)
             strip(pairs, np.concatenate([above, gap, below, gap]), PAIRS, rows=2)
-        generated.set_ylabel(label, rotation=0, ha="left", va="center", fontsize=6.5, labelpad=62)
+        generated.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=6.5)
     for axis, title in zip(panels[0], ("generated", "test images over their reconstructions"), strict=True):
         axis.set_title(title, pad=3)
     return figure

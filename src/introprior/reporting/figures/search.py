@@ -46,10 +46,10 @@ def draw(slices: pd.DataFrame, hyperparameters: pd.DataFrame, datasets: Sequence
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, dataset in zip(axes, datasets, strict=False):
         tried = slices[slices["dataset"] == dataset]
-        marked = {"chosen": choices[choices["dataset"] == dataset].to_dict("records")}
-        if cell == "sg" and dataset in set(paper.table3()["dataset"]):
-            marked["Daniel and Tamar"] = [paper.hyperparameters(dataset, "daniel-tamar")]
-        _panel(axis, tried, palette, marked)
+        known = cell == "sg" and dataset in set(paper.table3()["dataset"])
+        theirs = [paper.hyperparameters(dataset, "daniel-tamar")] if known else []
+        chosen = choices[choices["dataset"] == dataset].to_dict("records")
+        _panel(axis, tried, palette, {"Daniel and Tamar": theirs, "chosen": chosen})
         axis.set(title=dataset, xlabel=r"β$_\mathrm{kl}$", ylabel="")
     for axis in axes[len(datasets) :]:
         axis.set_axis_off()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -36,27 +36,16 @@ _CLASSES = (
     "#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE", "#882255", "#44AA99", "#AA4499", "#999933", "#777777",
 )  # fmt: skip
 
+Run = Mapping[str, Any]
+"""What is shown of a run, see :func:`introprior.reporting.read.density_panels` and ``image_panels``."""
+
 RC: dict[str, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 7,
-    "axes.titlesize": 7,
-    "axes.labelsize": 7,
-    "axes.linewidth": 0.5,
-    "axes.edgecolor": FRAME,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.labelsize": 6,
-    "ytick.labelsize": 6,
-    "xtick.major.width": 0.5,
-    "ytick.major.width": 0.5,
-    "xtick.major.size": 2,
-    "ytick.major.size": 2,
-    "legend.fontsize": 6.5,
-    "legend.frameon": False,
+    "font.family": "DejaVu Sans", "font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "legend.fontsize": 6.5,
+    "xtick.labelsize": 6, "ytick.labelsize": 6, "legend.frameon": False, "axes.linewidth": 0.5, "axes.edgecolor": FRAME,
+    "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
+    "xtick.major.width": 0.5, "ytick.major.width": 0.5, "xtick.major.size": 2, "ytick.major.size": 2,
     "pdf.fonttype": 42,  # text stays text
-}
+}  # fmt: skip
 
 # Without dates and versions the same figure gives the same bytes.
 _METADATA: dict[str, dict[str, Any]] = {
@@ -80,9 +69,19 @@ def say(axis: Axes, word: str) -> None:
     axis.text(0.5, 0.5, word, transform=axis.transAxes, ha="center", va="center", fontsize=6.5, color=MUTED)
 
 
-def key(label: str, **look: Any) -> Line2D:
-    """An entry of a legend; a point, if ``look`` has a marker and no line."""
-    return Line2D([], [], label=label, **({"ls": ""} if "marker" in look else {}) | look)
+def there(runs: Mapping[tuple[str, str], Run], key: tuple[str, str], *axes: Axes) -> Run | None:
+    """The run to show, if there is one; if not the panels say why."""
+    run = runs.get(key)
+    if run and run["usable"]:
+        return run
+    for axis in axes:
+        say(axis, "diverged" if run else "no run")
+    return None
+
+
+def key(label: str, **style: Any) -> Line2D:
+    """An entry of a legend; with a marker it is a point."""
+    return Line2D([], [], label=label, **({"ls": ""} if "marker" in style else {}), **style)
 
 
 def fit_scale(axis: Axes, *values: Sequence[float] | np.ndarray, ratio: float = 20) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from introprior import paper
@@ -22,8 +23,8 @@ from introprior.reporting.tables.latex import fragment
 from introprior.reporting.tables.layout import CROSS, TICK, Entry, Row, Table, markdown
 from introprior.reporting.tables.sheets import Request, Sheet, by_cell, headings, measured, shown, table
 
-_VALUES = ["paper_mean", "paper_spread", "paper_sem", "mean", "std", "sem", "n", "diverged"]
-_VERDICT = ["difference", "tolerance", "within"]
+_COLUMNS = ["metric", "paper_mean", "paper_spread", "paper_sem", "mean", "std", "sem", "n", "diverged"]
+_COLUMNS += ["difference", "tolerance", "within"]
 _MARKS = {"yes": f" {TICK}", "no": f" {CROSS}", "NA": ""}
 
 PathLike = str | Path
@@ -78,11 +79,11 @@ def comparison(sheet: Sheet) -> tuple[pd.DataFrame, Table]:
     rows = {metric: name for metric, name in sheet.rows.items() if metric not in sheet.request.others}
     blocks = []
     for dataset, title in sheet.names.items():
-        theirs, ours = (frame[frame["dataset"] == dataset] for frame in (compared, sheet.tidy))
         block: list[Row] = []
         for metric, name in rows.items():
-            found, mine, decimals = by_cell(theirs, metric), by_cell(ours, metric), METRICS[metric].decimals
-            entries = [measured(mine[cell], sheet.request.spread, decimals) for cell in columns]
+            found, ours = (by_cell(frame, dataset, metric) for frame in (compared, sheet.tidy))
+            decimals = METRICS[metric].decimals
+            entries = [measured(ours[cell], sheet.request.spread, decimals) for cell in columns]
             labels = (title, METRICS[metric].label(name))
             block += _three(labels, [found.get(cell) for cell in columns], entries, decimals)
         blocks.append(tuple(block))
@@ -102,55 +103,46 @@ def _beside(number: str, caption: str, stubs: tuple[str, ...], heads: Any, block
     return Table(f"{number}, beside the paper", f"table{number}_vs_paper", caption, stubs, heads, tuple(blocks))
 
 
-def compare(tidy: pd.DataFrame, seeds: int) -> pd.DataFrame:
-    """The rows of a tidy table that the paper has too.
+def compare(tidy: pd.DataFrame, seeds: int, *more: str) -> pd.DataFrame:
+    """The rows of a tidy table that the paper has too, with some further columns of it.
 
     ``difference`` is ours minus the paper's. ``within`` is ``yes`` where its size is at most ``tolerance``, twice the
     combined standard error ``sqrt(sem_ours^2 + sem_paper^2)``; the paper's spread is read as a standard deviation over
     ``seeds`` seeds. ``NA`` where fewer than two of our seeds gave a number, or the paper has no value or spread.
     """
-    compared = tidy[tidy["n"].notna() & tidy["paper_mean"].notna()].copy()
+    compared = tidy[tidy["n"].notna() & tidy["paper_mean"].notna()].reset_index(drop=True)
     compared["paper_sem"] = compared["paper_spread"] / math.sqrt(seeds)
     compared["difference"] = compared["mean"] - compared["paper_mean"]
     compared["tolerance"] = 2 * (compared["sem"] ** 2 + compared["paper_sem"] ** 2) ** 0.5
-    compared["within"] = [
-        _answer(abs(row.difference) <= row.tolerance, row.n >= 2 and not math.isnan(row.tolerance))
-        for row in compared.itertuples()
-    ]
-    return _ordered(compared)
+    met = compared["difference"].abs() <= compared["tolerance"]
+    compared["within"] = _answers(met, (compared["n"] >= 2) & compared["tolerance"].notna())
+    return compared[["dataset", "cell", *["r_entropy"] * ("r_entropy" in compared), *_COLUMNS, *more]]
 
 
-def _ordered(compared: pd.DataFrame, *more: str) -> pd.DataFrame:
-    run = ["dataset", "cell", *["r_entropy"] * ("r_entropy" in compared), "metric"]
-    return compared[[*run, *_VALUES, *_VERDICT, *more]].reset_index(drop=True)
+def _answers(met: pd.Series, known: pd.Series) -> pd.Series:
+    return met.map({True: "yes", False: "no"}).where(known, "NA")
 
 
 def hyperparameter_comparison(tidy: pd.DataFrame, scale: str) -> tuple[pd.DataFrame, Table]:
-    """Table 3 beside the paper's: a grid has no uncertainty, so ``within`` says whether a search found the same value.
+    """Table 3 beside the paper's, with the columns of :func:`compare` and ``source``, and three lines per dataset.
+
+    A grid has no uncertainty, so ``within`` says whether a search found the same value, ``NA`` where there was none.
 
     Args:
         tidy: from :func:`introprior.reporting.tables.density.hyperparameter_table`.
         scale: a sentence for the caption.
-
-    Returns:
-        Rows as :func:`compare`'s, and ``source``; ``within`` is ``NA`` for values that were not searched; and a table
-        with three lines per dataset: the paper's optimum, ours, and the difference.
     """
-    compared = tidy[tidy["paper_mean"].notna()].assign(paper_sem=math.nan, tolerance=math.nan)
-    compared["difference"] = compared["mean"] - compared["paper_mean"]
-    compared["within"] = [
-        _answer(math.isclose(row.mean, row.paper_mean), row.source == "search" and not math.isnan(row.mean))
-        for row in compared.itertuples()
-    ]
-    compared = _ordered(compared, "source")
+    compared = compare(tidy, paper.SEEDS, "source")
+    same = np.isclose(compared["mean"], compared["paper_mean"], rtol=1e-9, atol=0)
+    known = (compared["source"] == "search") & compared["mean"].notna()
+    compared["within"] = _answers(pd.Series(same, compared.index), known)
     blocks = []
     for (dataset, cell), group in compared.groupby(["dataset", "cell"], sort=False):
         betas = list(group.itertuples())
-        ours = [Entry(shown(row.mean)) for row in betas]
-        lines = _three((dataset, naming.parse(cell).label), betas, ours, None)
-        origins = map(Entry, ("grid search", read.SOURCES[betas[0].source], ""))
+        lines = _three((dataset, naming.parse(cell).label), betas, [Entry(shown(row.mean)) for row in betas], None)
+        origins = ("grid search", read.SOURCES[betas[0].source], "")
         blocks.append(
-            tuple(Row(line.labels, (*line.entries, origin)) for line, origin in zip(lines, origins, strict=True))
+            tuple(Row(line.labels, (*line.entries, Entry(o))) for line, o in zip(lines, origins, strict=True))
         )
     caption = captions.caption(
         f"{TICK}: our search chose the same value, {CROSS}: another one; unmarked: not searched here, hence nothing to "
@@ -163,15 +155,11 @@ def hyperparameter_comparison(tidy: pd.DataFrame, scale: str) -> tuple[pd.DataFr
 def _three(labels: tuple[str, str], theirs: Sequence[Any], ours: Sequence[Entry], decimals: int | None) -> list[Row]:
     """Three lines below one another: the paper's values, ours, and the differences."""
     lines = {
-        "paper": [_published(row, decimals) for row in theirs],
+        "paper": [Entry("–" if row is None else shown(row.paper_mean, row.paper_spread, decimals)) for row in theirs],
         "ours": ours,
         "ours − paper": [_difference(row, decimals) for row in theirs],
     }
     return [Row((*labels, name), tuple(line)) for name, line in lines.items()]
-
-
-def _published(row: Any, decimals: int | None) -> Entry:
-    return Entry("–" if row is None else shown(row.paper_mean, row.paper_spread, decimals))
 
 
 def _difference(row: Any, decimals: int | None) -> Entry:
@@ -180,7 +168,3 @@ def _difference(row: Any, decimals: int | None) -> Entry:
     style = "+g" if decimals is None else f"+.{decimals}f"
     rounded = round(row.difference, 10 if decimals is None else decimals) + 0.0  # no −0.00
     return Entry(format(rounded, style).replace("-", "−") + _MARKS[row.within])
-
-
-def _answer(yes: bool, known: bool) -> str:
-    return ("yes" if yes else "no") if known else "NA"

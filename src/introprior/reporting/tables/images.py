@@ -37,9 +37,7 @@ def image_sheet(number: str, runs: pd.DataFrame, choices: Choices, request: Requ
     keys = [(dataset, cell) for dataset in request.datasets for cell in request.cells]
     for key in keys:
         if key not in choices:
-            raise UserError(
-                f"table {number}: no r_entropy chosen for {', '.join(key)}; delete r_entropy.json, run again"
-            )
+            raise UserError(f"table {number}: no r_entropy chosen for {', '.join(key)}; choose it anew")
     choices = {key: choices[key] for key in keys}
     rows = _rows(number, request, set(runs["metric"]))
     tidy = _summary(runs, choices, request, rows)

@@ -1,4 +1,4 @@
-"""A table as the reader sees it, written once in Unicode: Markdown is made here, LaTeX in ``reporting.latex``."""
+"""A table as the reader sees it, written once in Unicode: Markdown is made here, LaTeX in ``latex``."""
 
 from __future__ import annotations
 

@@ -97,27 +97,22 @@ def table(sheet: Sheet) -> Table:
     """The table as the paper lays it out: datasets in blocks, metrics in rows."""
     blocks = []
     for dataset, title in sheet.names.items():
-        of_dataset = sheet.tidy[sheet.tidy["dataset"] == dataset]
-        blocks.append(
-            tuple(
-                Row((title, METRICS[metric].label(name)), _entries(by_cell(of_dataset, metric), metric, sheet))
-                for metric, name in sheet.rows.items()
-            )
-        )
+        rows = {metric: by_cell(sheet.tidy, dataset, metric) for metric in sheet.rows}
+        labels = {metric: (title, METRICS[metric].label(name)) for metric, name in sheet.rows.items()}
+        blocks.append(tuple(Row(labels[metric], _entries(rows[metric], metric, sheet)) for metric in rows))
     heads = headings(sheet.columns, sheet.titles)
     return Table(sheet.number, f"table{sheet.number}", sheet.caption, ("", ""), heads, tuple(blocks))
 
 
 def headings(columns: Columns, titles: Sequence[str]) -> tuple[Heading, ...]:
     """The table's head: each title with what stands on its line over the columns."""
-    return tuple(
-        Heading(title, texts) for title, texts in zip(titles, zip(*columns.values(), strict=True), strict=True)
-    )
+    return tuple(map(Heading, titles, zip(*columns.values(), strict=True)))
 
 
-def by_cell(tidy: pd.DataFrame, metric: str) -> dict[str, Any]:
-    """The rows of one metric by cell; of one dataset."""
-    return {row.cell: row for row in tidy[tidy["metric"] == metric].itertuples()}
+def by_cell(tidy: pd.DataFrame, dataset: str, metric: str) -> dict[str, Any]:
+    """The rows of one dataset and metric by cell."""
+    rows = tidy[(tidy["dataset"] == dataset) & (tidy["metric"] == metric)]
+    return {row.cell: row for row in rows.itertuples()}
 
 
 def _entries(rows: Mapping[str, Any], metric: str, sheet: Sheet) -> tuple[Entry, ...]:
