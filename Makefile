@@ -24,7 +24,7 @@ export UV_HTTP_TIMEOUT ?= 300
 # Without bytecode every process compiles torch afresh, which takes longer than many a job.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help env demo test slurm soak lint bench lock clean distclean
+.PHONY: help env demo test slurm soak lint config bench lock clean distclean
 
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +54,9 @@ lint: $(STAMP) ## check style, types and the workflow's rules
 	$(BIN)/snakefmt --check $(wildcard Snakefile) workflow
 	$(BIN)/snakemake --lint
 	$(BIN)/mypy
+
+config: $(STAMP) ## make config.yaml, its JSON schema and its list of keys from the models of the configuration
+	$(BIN)/python -m introprior.experiment.config
 
 bench: $(STAMP) ## measure speed and memory against a straightforward script
 	$(BIN)/python benchmarks/run.py $(ARGS)

@@ -69,6 +69,8 @@ def _run(given: argparse.Namespace) -> None:
     if not given.writes:
         given.command(given)
         return
+    if hasattr(given, "options"):
+        given.stated = told.stated(given)
     record = provenance.Record(given.name, told.recorded(given), _paths(given, given.reads))
     written = _paths(given, given.writes)
     with progress.told(written[0]) if provenance.CONFIGURATION in os.environ else nullcontext():
@@ -291,7 +293,7 @@ def _train(given: argparse.Namespace) -> Any:
     """By the dataset: images name theirs, and bring the folder that holds it."""
     from introprior.data.images import DATASETS
 
-    on_images = given.data is not None or str(told.stated(given).get("dataset")) in DATASETS
+    on_images = given.data is not None or str(given.stated.get("dataset")) in DATASETS
     return (_images("train") if on_images else density.train)(given)
 
 

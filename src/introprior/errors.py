@@ -16,11 +16,16 @@ def one_line(error: BaseException | str) -> str:
     return " ".join(said.split()).strip(" :") or type(error).__name__
 
 
+def cut(text: str, most: int = 80) -> str:
+    """A text, shortened where it has more than so many characters."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def unknown(kind: str, name: object, known: Iterable[str], where: str = "") -> UserError:
     """An error for a name that is not among the known ones, with the nearest known name as a suggestion."""
     known = list(known)
     folded = {each.casefold(): each for each in known}
-    near = difflib.get_close_matches(str(name).casefold(), folded, n=1)
+    near = difflib.get_close_matches(str(name)[:100].casefold(), folded, n=1)
     guess = f"did you mean {folded[near[0]]!r}? " if near else ""
     place = f"{where}: " if where else ""
-    return UserError(f"{place}unknown {kind} {str(name)!r}; {guess}known: {', '.join(known)}")
+    return UserError(f"{place}unknown {kind} {cut(repr(str(name)))}; {guess}known: {', '.join(known)}")

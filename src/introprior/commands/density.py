@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from typing import Any
 
@@ -84,10 +83,7 @@ def select(given: argparse.Namespace) -> Facts:
         tried = read.slices(given.slices)
         chosen = {"source": "search", **selection.choose(tried, given.dataset, given.cell)}
     else:
-        try:
-            chosen = json.loads(given.published)
-        except json.JSONDecodeError as error:
-            raise UserError(f"--published: not valid JSON ({error})") from error
+        chosen = told.parsed(given.published, "--published")
         Hyperparameters.read(chosen, "--published")
     files.write_json(given.output, named | chosen)
     return {}

@@ -116,10 +116,12 @@ def _train(given: argparse.Namespace, shared: Path | None) -> Facts | None:
     only_warmup = given.name == "warmup"
     if given.data is None:
         raise UserError("--data is missing; give the folder that `introprior prepare` wrote")
-    stated = told.stated(given)
-    data.dataset(str(stated.get("dataset")), "--dataset")
+    stated = given.stated
+    if stated.get("dataset") is None:
+        raise UserError("--dataset: is missing; give it")
+    data.dataset(str(stated["dataset"]), "--dataset")
     count = len(load(given.data, "train").images)
-    options = told.checked(_filled_in(stated, count, only_warmup), jobs.TrainImages)
+    options = told.read(given, jobs.TrainImages, _filled_in(stated, count, only_warmup))
     betas = options.betas
     if betas is None:
         raise UserError("--betas is missing; give beta_rec beta_kl beta_neg (1 1 256 in the paper, MNIST 1 1 128)")
@@ -192,16 +194,17 @@ def _filled_in(stated: dict[str, Any], images: int, only_warmup: bool) -> dict[s
 
     What is wrong with those that are told, their model says.
     """
+    usual = ImageSchedule()
     if only_warmup:  # what the game would be does not matter: it is not played
-        betas = stated.get("betas") or [1.0, 1.0]
-        stated = {**stated, "betas": [*betas[:2], 1.0] if isinstance(betas, list) else betas}
-    training = stated.get("training", {})
+        betas = stated.get("betas") or [usual.beta_rec, usual.beta_kl]
+        stated = {**stated, "betas": [*betas[:2], 1.0] if isinstance(betas, list) and len(betas) > 1 else betas}
+    training = stated.get("training") or {}
     if not isinstance(training, dict):
         return stated
     batch = training.get("batch_size")
     if type(batch) is not int or batch < 1:
         batch = ImageTraining.model_fields["batch_size"].default
-    per_epoch, usual = math.ceil(images / batch), ImageSchedule()
+    per_epoch = -(-images // batch)
     training = {
         "shape": list(data.DATASETS[stated["dataset"]].shape),
         "iterations": usual.epochs * per_epoch,
@@ -210,7 +213,7 @@ def _filled_in(stated: dict[str, Any], images: int, only_warmup: bool) -> dict[s
         **training,
     }
     if only_warmup and type(training["warmup_iterations"]) is int:
-        training["iterations"] = training["warmup_iterations"] + 1
+        training["iterations"] = max(training["warmup_iterations"], 0) + 1
     return {**stated, "training": training}
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from introprior.errors import UserError
+from introprior.errors import UserError, one_line
 from introprior.experiment import cells
-from introprior.experiment.fields import Model
+from introprior.experiment.fields import Model, shown
 from introprior.experiment.protocol import PRESETS
 from introprior.experiment.run import Member
 from introprior.operations import files
@@ -20,28 +21,6 @@ FLAGS = ("dataset", "cell", "seeds", "betas")
 """Flags that stand for options of the same name."""
 
 
-def read(given: argparse.Namespace, model: type[Options]) -> Options:
-    """The options of a command.
-
-    Raises:
-        UserError: the first thing that is wrong with them.
-    """
-    return checked(stated(given), model)
-
-
-def checked(values: dict[str, Any], model: type[Options]) -> Options:
-    """Plain values as the options of a command; null is as good as not given.
-
-    Raises:
-        UserError: the first thing that is wrong with them.
-    """
-    values = {key: value for key, value in values.items() if value is not None}
-    for key in ("dataset", "cell"):
-        if key in model.model_fields and model.model_fields[key].is_required() and key not in values:
-            raise UserError(f"--{key} is missing; give it, or have it in --options")
-    return model.read(values, "--options")
-
-
 def stated(given: argparse.Namespace) -> dict[str, Any]:
     """The options as they are given, unchecked: those of the JSON, over them ``--set`` and single flags.
 
@@ -49,23 +28,54 @@ def stated(given: argparse.Namespace) -> dict[str, Any]:
         UserError: JSON that is none, or a ``--set`` that sets nothing.
     """
     text = given.options
+    if not text.strip():
+        raise UserError("--options: is empty; give JSON, or the name of a file")
     if not text.lstrip().startswith("{"):
         options = files.read_json(text)
         if not isinstance(options, dict):
-            raise UserError(f"{text}: must be a section of keys, is {options!r}")
+            raise UserError(f"{text}: must be a section of keys, is {shown(options)}")
     else:
-        try:
-            options = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(f"--options: not valid JSON ({error})") from error
+        options = parsed(text, "--options")
     for assignment in getattr(given, "set", []):
         _assign(options, assignment)
-    if isinstance(options.get("protocol", {}), dict) and hasattr(given, "protocol"):
-        options["protocol"] = PRESETS[given.protocol].training.dump() | options.get("protocol", {})
+    changes = options.get("protocol") or {}
+    if hasattr(given, "protocol") and isinstance(changes, dict):
+        options["protocol"] = PRESETS[given.protocol].training.dump() | changes
     for flag in FLAGS:
         if getattr(given, flag, None) is not None:
             options[flag] = getattr(given, flag)
     return options
+
+
+def parsed(text: str, where: str) -> Any:
+    """JSON.
+
+    Raises:
+        UserError: it is none; ``where`` is the place to blame.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # also of numbers with too many digits
+        raise UserError(f"{where}: not valid JSON ({one_line(error)})") from error
+
+
+def read(given: argparse.Namespace, model: type[Options], stated: dict[str, Any] | None = None) -> Options:
+    """The options of a command, checked; null is as good as not given.
+
+    Args:
+        given: the command line.
+        model: of the options.
+        stated: plain values in place of those that were given.
+
+    Raises:
+        UserError: the first thing that is wrong with them.
+    """
+    values = given.stated if stated is None else stated
+    try:
+        return model.read({key: value for key, value in values.items() if value is not None}, "--options")
+    except UserError as error:
+        flags = "|".join(flag for flag in FLAGS if hasattr(given, flag))
+        raise UserError(re.sub(rf"^--options: ({flags})(?=[:[])", r"--\1", str(error))) from None
 
 
 def _assign(options: dict[str, Any], assignment: str) -> None:
@@ -79,13 +89,13 @@ def _assign(options: dict[str, Any], assignment: str) -> None:
             raise UserError(f"--set {assignment}: {section} has no keys of its own")
     try:
         options[key] = json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # text
         options[key] = value
 
 
 def recorded(given: argparse.Namespace) -> dict[str, Any]:
     """What a command's record says that it was told: its options, and the flags that stand for options."""
-    options = stated(given) if hasattr(given, "options") else {}
+    options = dict(getattr(given, "stated", {}))
     for flag in ("dataset", "cell", "metric", "published"):
         if getattr(given, flag, None) is not None:
             options[flag] = getattr(given, flag)
@@ -94,6 +104,6 @@ def recorded(given: argparse.Namespace) -> dict[str, Any]:
 
 def members(cell: str, seeds: Sequence[int], betas: Sequence[Sequence[float | None]]) -> list[Member]:
     """The members of an ensemble, every seed with every setting; a VAE has no use for beta_neg."""
-    count = 3 if cells.parse(cell, "--cell").adversarial else 2
-    names = ("beta_rec", "beta_kl", "beta_neg")
-    return [Member(seed=seed, **dict(zip(names[:count], setting, strict=False))) for seed in seeds for setting in betas]
+    names = ("beta_rec", "beta_kl", "beta_neg")[: 3 if cells.parse(cell, "--cell").adversarial else 2]
+    settings = [dict(zip(names, setting, strict=False)) for setting in betas]
+    return [Member.read({"seed": seed, **setting}, "--betas") for seed in seeds for setting in settings]

@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from introprior.errors import UserError
+from introprior.errors import UserError, cut
 from introprior.experiment.families import FAMILIES, Family
 
 _NAME = re.compile(
@@ -106,7 +106,8 @@ def parse(name: str, where: str = "cells") -> Cell:
     if match is None or family is None or family.sized != (match["size"] is not None):
         families = "|".join(known.name + "<M>" * known.sized for known in FAMILIES.values())
         raise UserError(
-            f"{where}: unknown cell {str(name)!r}; a cell is [vae-]({families})[-lc][-ip[-unclipped]][-dt][-closed], "
+            f"{where}: unknown cell {cut(repr(str(name)))}; a cell is "
+            f"[vae-]({families})[-lc][-ip[-unclipped]][-dt][-closed], with M from 1 to 999999, "
             f"for example {', '.join(TABLE1_CELLS)}"
         )
     size, lc, ip = int(match["size"] or 1), bool(match["lc"]), bool(match["ip"])

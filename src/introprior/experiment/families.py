@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from introprior.errors import UserError, unknown
+from introprior.errors import UserError, cut, one_line, unknown
 
 if TYPE_CHECKING:
     from introprior.game.priors import Prior
@@ -60,7 +60,8 @@ class Family:
     def load(self) -> type[Prior]:
         """The class that a run begins with."""
         module, _, name = self.prior.partition(":")
-        return getattr(importlib.import_module(module), name)
+        found: type[Prior] = getattr(importlib.import_module(module), name)
+        return found
 
 
 FAMILIES: dict[str, Family] = {}
@@ -77,9 +78,9 @@ def register(family: Family) -> None:
         UserError: its name is taken by another, or is no name.
     """
     if not (family.name.isascii() and family.name.isalpha() and family.name.islower()) or family.name == "vae":
-        raise UserError(f"priors: {family.name!r} cannot be a family's name; use small letters, and not vae")
+        raise UserError(f"{family.name!r} cannot be a family's name; use small letters, and not vae")
     if FAMILIES.get(family.name, family) != family:
-        raise UserError(f"priors: there is a family {family.name} already; give yours another name")
+        raise UserError(f"there is a family {family.name} already; give yours another name")
     FAMILIES[family.name] = family
 
 
@@ -92,8 +93,8 @@ def restored(saved: dict[str, Any], tensors: dict[str, Any]) -> Prior:
     name = saved["family"]
     if name not in FAMILIES:
         raise unknown("family of priors", name, FAMILIES, "checkpoint")
-    module = importlib.import_module(FAMILIES[name].module)
-    return getattr(module, saved["class"]).restore(tensors, saved["plain"])
+    kind: type[Prior] = getattr(importlib.import_module(FAMILIES[name].module), saved["class"])
+    return kind.restore(tensors, saved["plain"])
 
 
 def saved(prior: Prior) -> dict[str, Any]:
@@ -125,11 +126,13 @@ def add(names: Iterable[str], where: str, folders: Iterable[str | Path] = (".",)
         UserError: one that is not there, or fails.
     """
     for name in names:
-        tried = list(dict.fromkeys((Path(folder) / name).with_suffix(".py") for folder in folders))
-        places = [path for path in tried if path.is_file()]
-        if not places:
-            raise UserError(f"{where}: no {' or '.join(map(str, tried))}; correct the name, or put the file there")
-        _run(places[0].resolve(), where)
+        file = name if name.endswith(".py") else f"{name}.py"
+        tried = list(dict.fromkeys(Path(folder) / file for folder in folders))
+        found = next((path for path in tried if os.path.isfile(path)), None)
+        if found is None:
+            places = " or ".join(cut(ascii(str(path))) for path in tried)
+            raise UserError(f"{where}: no {places}; correct the name, or put the file there")
+        _run(found.resolve(), where)
     known = dict.fromkeys([*filter(None, os.environ.get(PRIORS, "").split(os.pathsep)), *_FILES])
     os.environ[PRIORS] = os.pathsep.join(known)
 
@@ -141,19 +144,27 @@ _FILES: dict[str, str] = {}
 def _run(path: Path, where: str) -> None:
     if str(path) in _FILES:
         return
-    module_name = f"introprior_priors_{path.stem}"
+    before, module_name = dict(FAMILIES), f"introprior_priors_{len(_FILES)}_{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None
     assert spec.loader is not None
     sys.modules[module_name] = module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+        for family in [family for name, family in FAMILIES.items() if name not in before]:
+            if getattr(family.load(), "family", None) != family.name:
+                raise UserError(f"{family.prior} is of no family {family.name!r}; set its attribute family to that")
+    except (Exception, SystemExit) as error:
         del sys.modules[module_name]
-        problem = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        raise UserError(f"{where}: {path.name}: {problem}") from error
+        FAMILIES.clear()
+        FAMILIES.update(before)
+        problem = error if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        raise UserError(one_line(f"{where}: {path.name}: {problem}")) from error
     _FILES[str(path)] = module_name
 
 
-for _path in filter(None, os.environ.get(PRIORS, "").split(os.pathsep)):
-    _run(Path(_path), PRIORS)
+try:
+    for _path in filter(None, os.environ.get(PRIORS, "").split(os.pathsep)):
+        _run(Path(_path).resolve(), PRIORS)
+except UserError as _error:  # of a process that was started with them: nobody above this import tells it in one line
+    sys.exit(f"introprior: {_error}")

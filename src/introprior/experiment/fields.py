@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-import types
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from introprior.errors import UserError, one_line, unknown
+from introprior.errors import UserError, cut, one_line, unknown
 from introprior.experiment import cells
 
 Value = TypeVar("Value")
@@ -19,7 +19,16 @@ Value = TypeVar("Value")
 class Model(BaseModel):
     """A section of keys: unknown ones are refused, and values of another type, too (2.0 is no whole number)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and cls.model_config["extra"] == "forbid":
+            for key in values:
+                if key not in cls.model_fields:
+                    raise wrong("", str(unknown("key", key, cls.model_fields)))
+        return values
 
     @classmethod
     def read(cls, values: Any, where: str) -> Self:
@@ -31,7 +40,7 @@ class Model(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise explained(error, cls, where) from None
+            raise explained(error, values, where) from None
 
     def dump(self, **about: str) -> dict[str, Any]:
         """As plain values, without the fields that are marked (:func:`option`) as of another ``half`` or ``stage``."""
@@ -46,8 +55,12 @@ class Model(BaseModel):
 
 def option(default: Any, text: str, **about: Any) -> Any:
     """A field: its default, what it is, and what it is marked as: ``half`` (density, images), ``stage`` (game)."""
-    bounds = {key: about.pop(key) for key in ("ge", "gt", "le", "lt", "pattern", "max_length") if key in about}
-    return Field(default, description=text, json_schema_extra=about or None, validate_default=False, **bounds)
+    return Field(default, description=text, json_schema_extra=about or None)
+
+
+def wrong(at: str, problem: str) -> PydanticCustomError:
+    """The error of a check: ``at`` is the key within the section or list that is checked, empty for itself."""
+    return PydanticCustomError("wrong", "{problem}", {"at": at, "problem": problem})
 
 
 # ---- Kinds of values ----
@@ -56,19 +69,21 @@ MOST = 10**9
 Natural = Annotated[int, Field(ge=0, le=MOST)]
 Count = Annotated[int, Field(ge=1, le=MOST)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(abs)]  # no -0.0, which has another text
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Text = Annotated[str, Field(min_length=1)]
+_NAME, _DEVICE = r"^[A-Za-z0-9][A-Za-z0-9._-]*$", r"^(auto|cpu|cuda(:[0-9]{1,4})?)$"
+Name = Annotated[str, Field(max_length=100, pattern=_NAME)]
+"""Of a folder."""
+Device = Annotated[str, Field(pattern=_DEVICE)]
 
 
-def wrong(at: str, problem: str) -> PydanticCustomError:
-    """The error of a check: ``at`` is the key within the section or list that is checked, empty for itself."""
-    return PydanticCustomError("wrong", "{problem}", {"at": at, "problem": problem})
-
-
-def _unique(values: tuple[Value, ...]) -> tuple[Value, ...]:
-    for i, value in enumerate(values):
-        if value in values[:i]:
+def _different(values: tuple[Value, ...]) -> tuple[Value, ...]:
+    met = set()
+    for value in values:
+        if value in met:
             raise wrong("", f"{shown(value)} is there more than once; keep it once")
+        met.add(value)
     return values
 
 
@@ -86,52 +101,59 @@ def _cell(name: str) -> str:
     return name
 
 
-def _all_or(kind: str) -> BeforeValidator:
-    types_ = {"list": list, "number": int}[kind]
-
+def _all_or(kind: type, word: str) -> BeforeValidator:
     def check(value: Any) -> Any:
-        if value != "all" and (not isinstance(value, types_) or isinstance(value, bool)):
-            raise wrong("", f"must be all or a {kind}, is {shown(value)}")
+        if value != "all" and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise wrong("", f"must be all or a {word}, is {shown(value)}")
         return value
 
     return BeforeValidator(check)
 
 
-Listed = Annotated[tuple[Value, ...], Strict(False)]
-Some = Annotated[Listed[Value], Field(min_length=1), AfterValidator(_unique)]
+_LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+Listed = Annotated[tuple[Value, ...], _LIST]
+OneOrMore = Annotated[tuple[Value, ...], Field(min_length=1), _LIST]
+Some = Annotated[OneOrMore[Value], AfterValidator(_different)]
 """One or more different values."""
 Rising = Annotated[Listed[Value], AfterValidator(_rising)]
+SomeRising = Annotated[OneOrMore[Value], AfterValidator(_rising)]
+FewAndMany = Annotated[tuple[Count, ...], Field(min_length=2, max_length=2), _LIST, AfterValidator(_rising)]
+Three = Annotated[tuple[Count, Count, Count], _LIST]
 Cell = Annotated[str, AfterValidator(_cell)]
-AllOrSome = Annotated[Literal["all"] | Some[Value], _all_or("list")]
-AllOrCount = Annotated[Literal["all"] | Count, _all_or("number")]
+AllOrSome = Annotated[Some[Value] | Literal["all"], _all_or(list | tuple, "list")]
+AllOrCount = Annotated[Count | Literal["all"], _all_or(int, "number")]
 
 
 # ---- Mistakes, in the words of someone who writes YAML ----
 
 
-def explained(error: ValidationError, model: type[BaseModel], where: str) -> UserError:
-    """The first of the errors, in one line."""
-    first = min(error.errors(), key=lambda each: "literal" in str(each["loc"][-1:]))  # of a union, not the word `all`
-    path = [part for part in first["loc"] if not isinstance(part, str) or not re.search(r"[\[(-]|^int$", part)]
-    path = path if len(path) == len(first["loc"]) else _without_tags(first["loc"], model)
-    kind, value, limits = first["type"], first["input"], first.get("ctx", {})
+def explained(error: ValidationError, values: Any, where: str) -> UserError:
+    """The first of the errors in ``values``, in one line."""
+    first = error.errors(include_url=False)[0]
+    path = _path(first["loc"], values)
+    limits = first.get("ctx", {})
+    if first["type"] == "wrong":
+        problem, at = limits["problem"], limits["at"]
+        path += f".{at}" if path and at and not at.startswith("[") else at
+    else:
+        problem = _problem(first["type"], first["input"], limits, first["msg"])
+    return UserError(one_line(": ".join(filter(None, (where, path.lstrip("."), problem)))))
 
-    def at(*more: str | int) -> str:
-        place = dotted([*path, *more])
-        return ": ".join(filter(None, (where, place)))
 
-    if kind == "extra_forbidden":
-        *section, key = path
-        place = ": ".join(filter(None, (where, dotted(section))))
-        return unknown("key", str(key), _keys(model, section), place)
-    if kind == "wrong":
-        inner = limits["at"]
-        full = dotted(path) + ("" if inner.startswith("[") or not path or not inner else ".") + inner
-        return UserError(one_line(": ".join(filter(None, (where, full, limits["problem"])))))
-    return UserError(one_line(f"{at()}: {_problem(kind, value, limits, first['msg'])}"))
+def _path(location: Iterable[str | int], values: Any) -> str:
+    """A location as people write it, such as ``density.seeds[2]``; pydantic has names of validators among the keys."""
+    path = ""
+    for part in location:
+        if isinstance(values, Mapping) and isinstance(part, str):
+            path, values = f"{path}.{part}", values.get(part)
+        elif isinstance(values, list | tuple) and isinstance(part, int):
+            path, values = f"{path}[{part}]", values[part] if part < len(values) else None
+    return path.lstrip(".")
 
 
 def _problem(kind: str, value: Any, limits: Mapping[str, Any], message: str) -> str:
+    if kind == "finite_number" or (kind == "float_type" and type(value) is int):  # more than a double can hold
+        return f"must be finite, is {shown(value)}"
     if kind in _KINDS:
         problem = f"must be {_KINDS[kind]}, is {'the text ' * isinstance(value, str)}{shown(value)}"
         if isinstance(value, str) and kind == "float_type":
@@ -139,31 +161,38 @@ def _problem(kind: str, value: Any, limits: Mapping[str, Any], message: str) -> 
         return problem
     if kind in _BOUNDS:
         words, key = _BOUNDS[kind]
-        return f"must be {words} {limits[key]}, is {shown(value)}"
-    if kind == "missing":
-        return "is missing"
-    if kind == "literal_error":
-        choices = re.findall(r"'([^']*)'|(True|False|\d+)", limits["expected"])
-        return f"must be one of {', '.join(word or plain.lower() for word, plain in choices)}; is {shown(value)}"
-    if kind in ("too_short", "too_long"):
-        bound = limits.get("min_length", limits.get("max_length"))
-        return "must not be empty" if bound == 1 else f"must have {bound} values, has {limits['actual_length']}"
-    if kind == "finite_number":
-        return f"must be finite, is {value}"
-    if kind == "string_pattern_mismatch":
-        return f"{shown(value)} will not do; it must match {limits['pattern']}"
-    if kind == "string_too_long":
-        return f"must have at most {limits['max_length']} characters, has {len(value)}"
+        return f"must be {words} {str(limits[key]).removesuffix('.0')}, is {shown(value)}"
+    match kind:
+        case "missing":
+            return "is missing; give it"
+        case "literal_error":
+            choices = re.findall(r"'([^']*)'", limits["expected"])
+            return f"must be one of {', '.join(choices)}; is {shown(value)}"
+        case "too_short" | "too_long":
+            bound = limits.get("min_length", limits.get("max_length"))
+            short = bound == 1 and kind == "too_short"
+            many = f"{bound} value{'s' * (bound != 1)}"
+            return "must not be empty" if short else f"must have {many}, has {limits['actual_length']}"
+        case "string_too_short":
+            return "must not be empty"
+        case "string_too_long":
+            return f"must have at most {limits['max_length']} characters, has {len(value)}"
+        case "string_pattern_mismatch":
+            return f"must be {_WORDS[limits['pattern']]}, is {shown(value)}"
     return f"{shown(value)} will not do ({message})"
 
 
 _KINDS = {
-    **dict.fromkeys(("model_type", "dict_type", "model_attributes_type"), "a section of keys"),
-    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
-    **dict.fromkeys(("int_type", "int_from_float", "int_parsing_size"), "a whole number"),
-    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("model_type", "dict_type"), "a section of keys"),
+    **dict.fromkeys(("int_type", "int_from_float"), "a whole number"),
+    "tuple_type": "a list",
+    "float_type": "a number",
     "string_type": "text",
     "bool_type": "true or false",
+}
+_WORDS = {
+    _NAME: "letters, digits, dots, hyphens and underscores, the first a letter or digit",
+    _DEVICE: "auto, cpu, cuda or cuda:N",
 }
 _BOUNDS = {
     "greater_than_equal": ("at least", "ge"),
@@ -173,55 +202,29 @@ _BOUNDS = {
 }
 
 
-def _without_tags(location: Sequence[str | int], model: type[BaseModel]) -> list[str | int]:
-    """A location without the names that pydantic gives to branches of unions and validators."""
-    return [part for part in location if isinstance(part, int) or not re.search(r"[\[(]|^int$|^constrained-", part)]
-
-
-def _keys(model: Any, path: Sequence[str | int]) -> list[str]:
-    """The keys that the section at ``path`` may have."""
-    for part in path:
-        annotation = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else model
-        model = _inner(annotation)
-    return list(getattr(model, "model_fields", {}))
-
-
-def _inner(annotation: Any) -> Any:
-    """The model within an annotation such as ``dict[str, Model]`` or ``Model | None``."""
-    if (
-        isinstance(annotation, type)
-        and issubclass(annotation, BaseModel)
-        and not isinstance(annotation, types.GenericAlias)
-    ):
-        return annotation
-    found = [_inner(part) for part in get_args(annotation)] if get_origin(annotation) is not None else []
-    return next((part for part in found if part is not None), None)
-
-
-def dotted(path: Iterable[str | int]) -> str:
-    """A path as people write it, e.g. ``density.seeds[2]``."""
-    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).lstrip(".")
-
-
-def shown(value: object, none: str = "empty") -> str:
-    """A value as YAML would have it, shortened; ``none`` for None."""
+def shown(value: object) -> str:
+    """A value as YAML would have it, shortened; ``empty`` for None."""
     import yaml
 
     if value is None:
-        return none
-    text = yaml.safe_dump(plain(value), default_flow_style=True, width=10**9).removesuffix("...\n").strip()
-    return text if len(text) <= 80 else text[:77] + "..."
+        return "empty"
+    return cut(yaml.safe_dump(_brief(value), default_flow_style=True, width=10**9).removesuffix("...\n").strip())
 
 
-def plain(value: Any) -> Any:
-    """Tuples as lists, all the way down; what YAML has no word for as text."""
+def _brief(value: Any, depth: int = 4) -> Any:
+    """No more of a value than is shown, for it may be long or contain itself; what YAML has no word for as text."""
+    if isinstance(value, str):
+        return value[:100]
+    if isinstance(value, Mapping | list | tuple) and not depth:
+        return "..."
     if isinstance(value, Mapping):
-        return {str(key): plain(part) for key, part in value.items()}
+        parts = itertools.islice(value.items(), 50)
+        return {_brief(key, 0): _brief(part, depth - 1) for key, part in parts}
     if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
+        return [_brief(part, depth - 1) for part in value[:50]]
+    return value if isinstance(value, int | float | None) else str(value)
 
 
 def listed(values: Iterable[object]) -> str:
-    """Values with commas between them."""
-    return ", ".join(map(shown, values))
+    """Values with commas between them, shortened."""
+    return cut(", ".join(map(shown, itertools.islice(values, 100))), 200)

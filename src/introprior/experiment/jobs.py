@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from introprior.data import catalogue
 from introprior.data.images import catalogue as image_catalogue
@@ -23,18 +23,42 @@ from introprior.errors import UserError
 from introprior.experiment import cells
 from introprior.experiment.config import Configuration, image_cell
 from introprior.experiment.config.density import DensityEvaluation, Fraction, beta_neg
-from introprior.experiment.config.images import FewAndMany, OfDataset, text
-from introprior.experiment.fields import AllOrCount, Cell, Count, Listed, Model, Natural, Positive, Rising, Seed, Some
-from introprior.experiment.protocol import TrainingProtocol
+from introprior.experiment.config.images import OfDataset, text
+from introprior.experiment.fields import (
+    AllOrCount,
+    Cell,
+    Count,
+    FewAndMany,
+    Listed,
+    Model,
+    Natural,
+    OneOrMore,
+    Positive,
+    Seed,
+    Some,
+    SomeRising,
+    shown,
+    wrong,
+)
+from introprior.experiment.protocol import EvaluationProtocol, TrainingProtocol
 from introprior.experiment.run import DensityTraining, ImageTraining
 
-FEATURES = {"inception": ("fid_authors", "fid"), "classifier": ("fd_classifier",)}
+Features = Literal["fid_authors", "fid", "fd_classifier"]
+
+FEATURES: dict[str, tuple[Features, ...]] = {"inception": ("fid_authors", "fid"), "classifier": ("fd_classifier",)}
 """The distances that each kind of features gives."""
 
-Betas = Annotated[Listed[Positive | None], Field(min_length=2, max_length=3)]
-"""beta_rec, beta_kl, beta_neg; the last is None, or left out, for a VAE, which has no fakes."""
+PAPER = Configuration()
 
-Features = Literal["fid_authors", "fid", "fd_classifier"]
+
+def _betas(values: tuple[float | None, ...]) -> tuple[float | None, ...]:
+    if not 2 <= len(values) <= 3 or None in values[:2]:
+        raise wrong("", f"must be beta_rec, beta_kl and, but for a VAE, beta_neg, are {shown(values)}")
+    return values
+
+
+Betas = Annotated[Listed[Positive | None], AfterValidator(_betas)]
+"""beta_rec, beta_kl, beta_neg; the last is None, or left out, for a VAE, which has no fakes."""
 
 # ---- The options of each command; defaults are as in the paper ----
 
@@ -43,7 +67,7 @@ class Halving(Model):
     """Successive halving."""
 
     keep: Fraction
-    at: Annotated[Rising[Fraction], Field(min_length=1)]
+    at: SomeRising[Fraction]
 
 
 class Search(Model):
@@ -53,9 +77,9 @@ class Search(Model):
     cell: Cell
     protocol: TrainingProtocol = TrainingProtocol()
     training: DensityTraining = DensityTraining()
-    seed: Seed = 0
-    betas: Annotated[Listed[Betas], Field(min_length=1)]
-    samples: Count = 5000
+    seed: Seed = PAPER.density.search.seed
+    betas: OneOrMore[Betas]
+    samples: Count = PAPER.density.search.samples
     halving: Halving | None = None
 
 
@@ -66,7 +90,7 @@ class Train(Model):
     cell: Cell
     protocol: TrainingProtocol = TrainingProtocol()
     training: DensityTraining = DensityTraining()
-    seeds: Some[Seed] = (0, 1, 2, 3, 4)
+    seeds: Some[Seed] = PAPER.density.seeds
     betas: Betas | None = None
 
 
@@ -75,8 +99,8 @@ class Evaluate(DensityEvaluation):
 
     dataset: str | None = None
     cell: str | None = None
-    panel_grid: Annotated[Count, Field(ge=2)] = 200
-    panel_points: Count = 2000
+    panel_grid: Annotated[Count, Field(ge=2)] = PAPER.figure3.grid
+    panel_points: Count = PAPER.figure3.points
     panel_seed: Seed | None = None
 
 
@@ -87,7 +111,7 @@ class TrainImages(Model):
     cell: Cell
     protocol: TrainingProtocol = TrainingProtocol()
     training: ImageTraining
-    seeds: Annotated[Some[Seed], Field(max_length=1)] = (0,)
+    seeds: Annotated[Some[Seed], Field(max_length=1)] = PAPER.images.seeds[:1]
     betas: Betas | None = None
     iterations_per_epoch: Count | None = None
     snapshots: Listed[Natural] | None = None
@@ -96,7 +120,7 @@ class TrainImages(Model):
 class Classifier(Model):
     """Options of ``introprior classifier``."""
 
-    epochs: Count = 10
+    epochs: Count = PAPER.images.evaluation.classifier_epochs
     seed: Seed = 0
 
 
@@ -104,17 +128,17 @@ class Reference(Model):
     """Options of ``introprior reference``."""
 
     features: Features = "fid_authors"
-    samples: Count = 50_000
-    batch_size: Count = 128
+    samples: Count = PAPER.images.evaluation.samples
+    batch_size: Count = PAPER.images.by_dataset["FMNIST"].batch_size
 
 
 class Distances(Model):
     """Options of ``introprior distances``; ``batch_size`` is only compared with the model."""
 
-    features: Some[Features] = ("fid_authors", "fid")
-    samples: Count = 50_000
-    sampling: Literal["batch", "running"] = "batch"
-    allow_few: bool = False
+    features: Some[Features] = FEATURES["inception"]
+    samples: Count = PAPER.images.evaluation.samples
+    sampling: Literal["batch", "running"] = EvaluationProtocol().sampling_batchnorm
+    allow_few: bool = PAPER.images.evaluation.allow_few
     batch_size: Count | None = None
 
 
@@ -123,11 +147,11 @@ class EvaluateImages(Distances):
 
     dataset: str | None = None
     cell: str | None = None
-    checkpoint: Literal["best", "last"] = "best"
-    monte_carlo_samples: Count = 100
-    grid_images: Count = 64
-    latent_points: Count = 2000
-    train_images: AllOrCount = "all"
+    checkpoint: Literal["best", "last"] = EvaluationProtocol().checkpoint
+    monte_carlo_samples: Count = PAPER.images.evaluation.monte_carlo_samples
+    grid_images: Count = PAPER.images.evaluation.grid_images
+    latent_points: Count = PAPER.images.evaluation.latent_points
+    train_images: AllOrCount = PAPER.images.probes.train_images
 
 
 class Probe(Model):
@@ -137,17 +161,17 @@ class Probe(Model):
     cell: str = ""
     r_entropy: str = ""
     seed: Seed = 0
-    svm_iterations: FewAndMany = (2000, 10_000)
-    neighbours: FewAndMany = (5, 100)
+    svm_iterations: FewAndMany = PAPER.images.probes.svm_iterations
+    neighbours: FewAndMany = PAPER.images.probes.neighbours
 
 
 class Overfit(Model):
     """Options of ``introprior overfit``: the weights come with the model, beside 1 only beta_neg is told."""
 
     dataset: str | None = None
-    iterations: Count = 2000
-    beta_neg: Positive = 256.0
-    checkpoint: Literal["best", "last"] = "best"
+    iterations: Count = PAPER.figureS2.iterations
+    beta_neg: Positive = PAPER.images.by_dataset["FMNIST"].beta_neg
+    checkpoint: Literal["best", "last"] = EvaluationProtocol().checkpoint
 
 
 # ---- Resolving: two dimensions ----
@@ -224,6 +248,7 @@ def hyperparameters(config: Configuration, dataset: str, cell: str) -> dict[str,
     """
     known = cells.parse(cell, "results")
     betas: dict[str, float | None]
+    source: str
     if known.adversarial:
         source = "daniel-tamar" if known.published_betas else config.density.search.published
         column = {"table3": "grid_search_optimum", "daniel-tamar": "daniel_tamar_2021"}[source]
@@ -402,7 +427,7 @@ def _image_betas(config: Configuration, dataset: str) -> list[float]:
 
 def _per_epoch(config: Configuration, dataset: str) -> int:
     """Batches that an epoch has; the last may be short."""
-    return math.ceil(image_catalogue.DATASETS[dataset].train / _section(config, dataset).batch_size)
+    return math.ceil(image_catalogue.dataset(dataset, "results").train / _section(config, dataset).batch_size)
 
 
 def _image_run(config: Configuration, dataset: str, cell: str, seed: int | str) -> dict[str, Any]:

@@ -84,7 +84,11 @@ class Protocol(Model):
     report: ReportProtocol = ReportProtocol()
 
 
-_ROLES = {"training": TrainingProtocol, "evaluation": EvaluationProtocol, "report": ReportProtocol}
+_ROLES: dict[str, type[Model]] = {
+    "training": TrainingProtocol,
+    "evaluation": EvaluationProtocol,
+    "report": ReportProtocol,
+}
 _ROLE_OF = {name: role for role, model in _ROLES.items() for name in model.model_fields}
 
 Overrides = create_model(

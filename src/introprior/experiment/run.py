@@ -14,12 +14,13 @@ from introprior.errors import UserError
 from introprior.experiment import cells
 from introprior.experiment.fields import (
     Count,
-    Listed,
     Model,
     Natural,
+    OneOrMore,
     Positive,
     Rising,
     Seed,
+    Three,
     Weight,
     option,
     wrong,
@@ -27,6 +28,13 @@ from introprior.experiment.fields import (
 from introprior.experiment.protocol import TrainingProtocol
 
 Precision = Literal["tf32", "float32", "bf16"]
+
+
+EPOCHS, WARMUP_EPOCHS, MIXTURE_WARMUP_EPOCHS = 220, 20, 5
+"""Of the paper's runs on images: in all, of them as a VAE, and the last of those with the free mixture."""
+
+FMNIST_BATCHES = 469
+"""In an epoch of 60,000 images in batches of 128."""
 
 
 class GameNumbers(Model):
@@ -97,18 +105,17 @@ class DensityTraining(AnyTraining):
 class ImageTraining(AnyTraining):
     """How a run on images is trained, counted in iterations like all others; the defaults are Fashion-MNIST's.
 
-    An epoch of 60,000 images in batches of 128 has 469 iterations; the paper's runs have 220 epochs, the first 20 as a
-    VAE, the last 5 of those with the free mixture, and a constant learning rate.
+    The learning rate is constant.
     """
 
-    iterations: Count = option(220 * 469, "Iterations in all, warm-up included.", stage="game")
-    warmup_iterations: Natural = 20 * 469
-    mixture_warmup_iterations: Natural = 5 * 469
+    iterations: Count = option(EPOCHS * FMNIST_BATCHES, "Iterations in all, warm-up included.", stage="game")
+    warmup_iterations: Natural = WARMUP_EPOCHS * FMNIST_BATCHES
+    mixture_warmup_iterations: Natural = MIXTURE_WARMUP_EPOCHS * FMNIST_BATCHES
     batch_size: Annotated[Count, Field(le=10**6)] = 128
     latent_dim: Annotated[Count, Field(le=10**5)] = 32
     milestones: Rising[Natural] = ()
-    shape: Annotated[Listed[Count], Field(min_length=3, max_length=3)] = (1, 28, 28)
-    widths: Annotated[Listed[Count], Field(min_length=1)] = (64, 128)
+    shape: Three = (1, 28, 28)
+    widths: OneOrMore[Count] = (64, 128)
     precision: Precision = "tf32"
 
     @property
@@ -141,7 +148,7 @@ class Run(Model):
 
     dataset: str
     cell: Annotated[InstanceOf[cells.Cell], BeforeValidator(_cell), PlainSerializer(lambda cell: cell.name)]
-    members: Annotated[Listed[Member], Field(min_length=1)]
+    members: OneOrMore[Member]
     training: AnyTraining
     protocol: TrainingProtocol = TrainingProtocol()
 
@@ -181,9 +188,15 @@ class Run(Model):
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> DensityRun | ImageRun:
-        """From what :meth:`as_dict` gave."""
-        kind = {"density": DensityRun, "images": ImageRun}[values["half"]]
-        return kind.model_validate({key: value for key, value in values.items() if key != "half"})
+        """From what :meth:`as_dict` gave.
+
+        Raises:
+            UserError: it is none, or of another version.
+        """
+        content = {key: value for key, value in values.items() if key != "half"}
+        if values.get("half") == ImageRun.half:
+            return ImageRun.read(content, "run")
+        return DensityRun.read(content, "run")
 
     @property
     def key(self) -> str:

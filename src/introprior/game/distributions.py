@@ -118,7 +118,8 @@ class Distribution(ABC):
         if not isinstance(noise, Samples):
             raise TypeError("cross-entropy by Monte Carlo: needs the samples, not their moments alone")
         z = posterior.samples(noise.noise)
-        return -self.log_prob(z.flatten(-3, -2)).unflatten(-1, z.shape[-3:-1]).mean(-2)
+        log_prob: Tensor = self.log_prob(z.flatten(-3, -2)).unflatten(-1, z.shape[-3:-1])
+        return -log_prob.mean(-2)
 
     def sample(self, count: int, dim: int, generator: torch.Generator) -> Tensor:
         """``count`` samples of a distribution without member axis, ``[count, dim]``, on the generator's device."""

@@ -53,7 +53,10 @@ def mean_log_mixture(
         log_weights: ``[E, M]``.
         noise: ``[E, T, B, D]``.
     """
-    return _MeanLogMixture.apply(mean, logvar, means, logvars, log_weights, noise)
+    mean_log: Tensor = _MeanLogMixture.apply(  # type: ignore[no-untyped-call]
+        mean, logvar, means, logvars, log_weights, noise
+    )
+    return mean_log
 
 
 class _MeanLogMixture(torch.autograd.Function):

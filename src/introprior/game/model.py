@@ -41,8 +41,10 @@ class IntroVAE(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Means of p(x|z) of a batch."""
+        output: Tensor
         if not self.bf16:
-            return self.decoder(z)
+            output = self.decoder(z)
+            return output
         with torch.autocast(z.device.type, torch.bfloat16):
             output = self.decoder(z)
         return output.float()
@@ -64,4 +66,5 @@ class IntroVAE(nn.Module):
 
     def distribution(self) -> Distribution:
         """The prior's present one."""
-        return self.prior(self.encode)
+        distribution: Distribution = self.prior(self.encode)
+        return distribution

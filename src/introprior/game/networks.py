@@ -57,11 +57,13 @@ class MLP(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() == 3 and x.device.type == "cpu":
-            return _Chain.apply(x, *self.parameters())
+            output: Tensor = _Chain.apply(x, *self.parameters())  # type: ignore[no-untyped-call]
+            return output
         *hidden, last = self
         for layer in hidden:
             x = F.relu(layer(x))
-        return last(x)
+        x = last(x)
+        return x
 
 
 class _Chain(torch.autograd.Function):
@@ -155,7 +157,8 @@ class MLPDecoder(nn.Module):
         self.body = MLP([latent_dim, *[width] * layers, data_dim], generators)
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.body(z)
+        output: Tensor = self.body(z)
+        return output
 
 
 class ResidualBlock(nn.Module):
@@ -231,7 +234,8 @@ class ConvDecoder(nn.Module):
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.body(_channels_last(self.head(z.squeeze(0)))).unsqueeze(0)
+        output: Tensor = self.body(_channels_last(self.head(z.squeeze(0))))
+        return output.unsqueeze(0)
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -50,11 +50,13 @@ class Classifier(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """Features ``[B, 64]`` of images ``[B, C, H, W]`` in [0, 1]."""
-        return self.body(2 * images - 1).mean((2, 3))
+        maps: Tensor = self.body(2 * images - 1)
+        return maps.mean((2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B, classes]``."""
-        return self.head(self.embed(images))
+        logits: Tensor = self.head(self.embed(images))
+        return logits
 
 
 def train_classifier(
@@ -122,7 +124,7 @@ def accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> float:
     """Share of images ``[N, C, H, W]`` whose label ``[N]`` is the likeliest, from 0 to 1."""
     with torch.no_grad():
         found = classifier.head(features(classifier, images)).argmax(1)
-    return (found == labels.to(found.device)).double().mean().item()
+    return float((found == labels.to(found.device)).double().mean())
 
 
 def save(path: str | os.PathLike[str], classifier: Classifier) -> None:

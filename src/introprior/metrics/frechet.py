@@ -163,4 +163,5 @@ def check_count(samples: int, dimensions: int) -> None:
 def _root(covariance: Array) -> Array:
     """R with ``R R^T = covariance``: eigenvectors times the roots of their eigenvalues."""
     values, vectors = np.linalg.eigh(covariance)
-    return vectors * np.sqrt(values.clip(min=0))
+    root: Array = vectors * np.sqrt(values.clip(min=0))
+    return root

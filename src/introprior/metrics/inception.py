@@ -98,7 +98,7 @@ def features(network: nn.Module, images: Tensor, protocol: InceptionProtocol) ->
     images = shown(images.to(next(network.parameters()).device), protocol.quantise)
     network.train(protocol.batch_statistics)
     with torch.no_grad():
-        (pooled,) = network(images.expand(-1, 3, -1, -1))
+        pooled: Tensor = network(images.expand(-1, 3, -1, -1))[0]
     return pooled.flatten(1)
 
 
@@ -133,7 +133,8 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu", sha25
         if isinstance(module, nn.BatchNorm2d):
             # In training mode they now use the batch's statistics and leave the running ones alone.
             module.track_running_stats = False
-    return network.requires_grad_(False).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.requires_grad_(False).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 def check(path: Path, sha256: str = SHA256) -> None:
@@ -183,6 +184,7 @@ def _build(state: dict[str, Any]) -> nn.Module:
     download = upstream.load_state_dict_from_url
     upstream.load_state_dict_from_url = lambda *_, **__: state
     try:
-        return upstream.InceptionV3([upstream.InceptionV3.BLOCK_INDEX_BY_DIM[DIMENSIONS]])
+        network: nn.Module = upstream.InceptionV3([upstream.InceptionV3.BLOCK_INDEX_BY_DIM[DIMENSIONS]])
+        return network
     finally:
         upstream.load_state_dict_from_url = download

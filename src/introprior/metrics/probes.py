@@ -56,7 +56,9 @@ def knn_accuracy(train: ArrayLike, train_labels: ArrayLike, test: ArrayLike, tes
     return _accuracy(KNeighborsClassifier(n_neighbors=k), *data)
 
 
-_Data = tuple[NDArray[np.floating], NDArray, NDArray[np.floating], NDArray]
+_Floats = NDArray[np.floating]
+_Labels = NDArray[np.integer]
+_Data = tuple[_Floats, _Labels, _Floats, _Labels]
 
 
 def _standardised(
@@ -78,6 +80,6 @@ def _standardised(
 
 
 def _accuracy(
-    classifier: SVC | KNeighborsClassifier, train: NDArray, labels: NDArray, test: NDArray, test_labels: NDArray
+    classifier: SVC | KNeighborsClassifier, train: _Floats, labels: _Labels, test: _Floats, test_labels: _Labels
 ) -> float:
     return float(classifier.fit(train, labels).score(test, test_labels))

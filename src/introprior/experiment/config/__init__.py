@@ -15,19 +15,22 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from introprior.data.images.catalogue import DATASETS as IMAGE_DATASETS
-from introprior.errors import UserError
+from introprior.errors import UserError, cut, one_line
 from introprior.experiment import cells, families
 from introprior.experiment.config.density import Density, check_size
 from introprior.experiment.config.images import Images, check_weight, text
 from introprior.experiment.config.shown import Figure2, Figure3, Figure4, FigureS2, Latents, Tables
 from introprior.experiment.fields import (
     Count,
+    Device,
     Listed,
     Model,
+    Name,
     Natural,
+    Text,
     Weight,
-    listed,
     option,
+    shown,
     wrong,
 )
 from introprior.experiment.protocol import Overrides, Protocol, resolve
@@ -45,19 +48,17 @@ _PLACES = {"device", "jobs_per_gpu", "gpu_memory_mb", "max_runtime", "checkpoint
 class Configuration(Model):
     """Every key that config/config.yaml and the files laid over it may have; others are refused."""
 
-    experiment: Annotated[str, Field(max_length=100, pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]*\z")] = option(
-        "paper", "Name of the folder under results/ that everything is written to."
-    )
-    priors: Listed[str] = option(
+    experiment: Name = option("paper", "Name of the folder under results/ that everything is written to.")
+    priors: Listed[Text] = option(
         (), "Python files, beside the configuration, that add families of priors; see docs/add-a-prior.md."
     )
     protocol: Literal["authors", "text"] = option(
         "authors", "Preset for what the paper's text and the authors' code do differently; see docs/fidelity.md."
     )
-    protocol_overrides: Overrides = option(  # type: ignore[valid-type]
+    protocol_overrides: Overrides = option(
         Overrides(), "Single options of the protocol that replace those of the preset; see docs/fidelity.md."
     )
-    device: Annotated[str, Field(pattern=r"\A(auto|cpu|cuda(:[0-9]{1,4})?)\z")] = option(
+    device: Device = option(
         "auto", "Where to train and evaluate; auto, cpu, cuda or cuda:N. It never outdates a result."
     )
     jobs_per_gpu: Annotated[Count, Field(le=64)] = option(
@@ -90,16 +91,11 @@ class Configuration(Model):
         if self.experiment in _TAKEN:
             problem = f"results/{self.experiment} holds {_TAKEN[self.experiment]}; choose another name"
             raise wrong("experiment", problem)
-        self._check_figure3()
+        check_size("figure3.points", self.figure3.points, self.density.datasets)
+        _among("figure3.seed", self.figure3.seed, self.density.seeds, "density.seeds")
         self._check_image_cells()
         self._check_image_figures()
         return self
-
-    def _check_figure3(self) -> None:
-        check_size("figure3.points", self.figure3.points, self.density.datasets)
-        if self.figure3.seed not in self.density.seeds:
-            problem = f"{self.figure3.seed} is not trained; choose one of density.seeds: {listed(self.density.seeds)}"
-            raise wrong("figure3.seed", problem)
 
     def _check_image_cells(self) -> None:
         for table in ("table2", "table5"):
@@ -146,7 +142,7 @@ class Configuration(Model):
     @property
     def resolved_protocol(self) -> Protocol:
         """The preset with its overrides."""
-        return resolve(self.protocol, self.protocol_overrides.model_dump(exclude_none=True))  # type: ignore[attr-defined]
+        return resolve(self.protocol, self.protocol_overrides.model_dump(exclude_none=True))
 
     @property
     def density_cells(self) -> list[str]:
@@ -200,12 +196,8 @@ class Configuration(Model):
 def _among(path: str, value: object, known: Iterable[object], where: str) -> None:
     known = list(known)
     if value not in known:
-        problem = f"{_number(value)} is not trained; choose one of {where}: {', '.join(map(_number, known))}"
-        raise wrong(path, problem)
-
-
-def _number(value: object) -> str:
-    return text(value) if isinstance(value, float) else str(value)
+        name, *names = (text(each) if isinstance(each, float) else shown(each) for each in (value, *known))
+        raise wrong(path, f"{name} is not trained; choose one of {where}: {cut(', '.join(names), 200)}")
 
 
 def _check_image_cell(path: str, name: str) -> None:
@@ -275,8 +267,8 @@ def read_yaml(paths: Iterable[str | Path]) -> dict[str, Any]:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(f"{path}: cannot read ({error.strerror})") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # the latter: of dates, or of what is too long
+            raise UserError(f"{path}: not valid YAML ({one_line(error)})") from error
         if not isinstance(content, dict):
             raise UserError(f"{path}: must hold the keys of a configuration, see config/README.md")
         _lay_over(config, content)

@@ -3,118 +3,133 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from introprior.experiment.config import Configuration
-from introprior.experiment.fields import plain
+from introprior.experiment.fields import Model
 
 WIDTH = 128
 
 HEAD = """\
-# The paper, exactly. Everything can be changed here, or in a file that holds only what differs:
+# The paper, exactly. What is to differ goes into a file that holds nothing else, such as config/demo.yaml:
 #
 #     snakemake --cores 8 --configfile config/demo.yaml
 #
-# config/README.md lists every key; unknown keys are refused, and keys left out are as here. Changing a value reruns
-# what depends on it, nothing else. (Made by `make config` from introprior/experiment/config, which has all defaults.)
+# config/README.md lists every key; unknown keys are refused. Changing a value reruns what depends on it, nothing else.
+# (Made by `make config` from introprior.experiment.config, which has all defaults.)
+
 """
-KEYS = "<!-- keys: made by `make config` -->\n"
+KEYS = "<!-- made by `make config` -->\n"
 
 
-def files() -> dict[str, str]:
-    """The files and what they are to hold, relative to the project's folder."""
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Configuration.model_json_schema()}
-    readme = Path("config/README.md").read_text(encoding="utf-8")
+def files(folder: Path) -> dict[Path, str]:
+    """The files in ``folder``, and what each is to hold."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_pruned(Configuration.model_json_schema())}
+    readme = folder / "README.md"
     return {
-        "config/config.yaml": HEAD + "\n".join(_yaml(Configuration, Configuration(), 0)).rstrip() + "\n",
-        "config/config.schema.json": json.dumps(schema, indent=1, ensure_ascii=False) + "\n",
-        "config/README.md": readme.partition(KEYS)[0] + KEYS + _table(),
+        folder / "config.yaml": HEAD + "\n".join(_yaml(Configuration())) + "\n",
+        folder / "config.schema.json": json.dumps(schema, indent=1) + "\n",
+        readme: readme.read_text(encoding="utf-8").partition(KEYS)[0] + KEYS + "\n".join(_table()) + "\n",
     }
 
 
-def _section(field: FieldInfo) -> type[BaseModel] | None:
-    """The model of a field that is a section."""
-    return field.annotation if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) else None
+def _pruned(schema: Any) -> Any:
+    """Without titles, which repeat the names of keys, and defaults of sections, which repeat those of their keys."""
+    if isinstance(schema, list):
+        return [_pruned(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: _pruned(part)
+        for key, part in schema.items()
+        if not (key == "title" and isinstance(part, str)) and not (key == "default" and isinstance(part, dict))
+    }
 
 
-def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+def _fields(model: type[Model]) -> dict[str, FieldInfo]:
     """The fields of a model, its own before those that it shares with others."""
-    own = [name for name in model.model_fields if name in model.__annotations__]
-    return {name: model.model_fields[name] for name in dict.fromkeys([*own, *model.model_fields])}
+    return {name: model.model_fields[name] for name in {**dict.fromkeys(model.__annotations__), **model.model_fields}}
 
 
-def _yaml(model: type[BaseModel], values: BaseModel, depth: int) -> Iterator[str]:
+def _section(field: FieldInfo) -> type[Model] | None:
+    """The model of a field that is a section."""
+    return field.annotation if isinstance(field.annotation, type) and issubclass(field.annotation, Model) else None
+
+
+def _yaml(values: Model, depth: int = 0) -> Iterator[str]:
     indent = "  " * depth
-    for name, field in _fields(model).items():
+    for name, field in _fields(type(values)).items():
         value, section = getattr(values, name), _section(field)
-        if depth == 0 and ((section and name != "protocol_overrides") or name in ("protocol", "device")):
+        filled = section is not None and bool(_plain(value))
+        if depth == 0 and (filled or name in ("protocol", "device")):
             yield ""
-        about = field.description or (section.__doc__ or "").partition("\n")[0] if section else field.description or ""
-        if section and name != "protocol_overrides":
-            yield f"{indent}# {about}"
-            yield f"{indent}{name}:"
-            yield from _yaml(section, value, depth + 1)
+        about = field.description or str(section.__doc__).partition("\n")[0]
+        short = f"{indent}{name}: {_word(value)} # {about}"
+        if not filled and not isinstance(value, dict) and len(short) <= WIDTH:
+            yield short
             continue
-        lines = [f"{indent}{name}: {_value(value)}"]
-        if isinstance(value, dict):  # one line for each dataset
-            lines = [f"{indent}{name}:", *(f"{indent}  {key}: {_value(part)}" for key, part in value.items())]
-        if len(lines) == 1 and len(lines[0]) + len(about) + 4 <= WIDTH:
-            yield f"{lines[0]} # {about}"
+        yield f"{indent}# {about}"
+        if filled:
+            yield f"{indent}{name}:"
+            yield from _yaml(value, depth + 1)
+        elif isinstance(value, dict):  # one line for each dataset
+            yield f"{indent}{name}:"
+            yield from (f"{indent}  {key}: {_word(part)}" for key, part in value.items())
         else:
-            yield f"{indent}# {about}"
-            yield from lines
+            yield f"{indent}{name}: {_word(value)}"
 
 
-def _value(value: Any) -> str:
+def _plain(values: Model) -> dict[str, Any]:
+    return values.model_dump(mode="json", exclude_none=True)
+
+
+def _word(value: Any) -> str:
     """As YAML, in one line; real numbers without a fraction as whole ones."""
-    if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json", exclude_none=True)
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_value(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, Model):
+        value = _plain(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_word(part)}" for key, part in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_value, value)) + "]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
+        return "[" + ", ".join(map(_word, value)) + "]"
     if isinstance(value, float):
-        return (
-            str(int(value))
-            if value.is_integer()
-            else repr(value)
-            if "e" not in repr(value)
-            else f"{value:.1e}".replace("e-0", "e-")
-        )
-    return str(value)
+        return str(int(value)) if value.is_integer() else repr(value).replace("1e-0", "1.0e-")
+    return value if isinstance(value, str) else json.dumps(value)
 
 
-def _table() -> str:
+def _table() -> Iterator[str]:
     """All keys with their defaults and descriptions, in Markdown."""
-    lines = ["| key | default | |", "| --- | --- | --- |"]
+    yield "| key | default | |"
+    yield "| --- | --- | --- |"
+    yield from _rows("", Configuration, Configuration())
 
-    def add(path: str, model: type[BaseModel], values: BaseModel | None) -> None:
-        for name, field in _fields(model).items():
-            key, section = f"{path}.{name}".lstrip("."), _section(field)
-            value = getattr(values, name) if values is not None else None
-            listing = isinstance(value, dict)
-            shown = "" if section or listing or values is None else f"`{_value(plain(value))}`"
-            choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str)]
-            words = f" One of `{'`, `'.join(choices)}`." if len(choices) > 1 else ""
-            about = field.description or " ".join((section.__doc__ or "").split()) if section else field.description
-            lines.append(f"| `{key}` | {shown} | {about}{words} |")
-            if section:
-                add(key, section, None if name == "protocol_overrides" else value)
-            elif listing:
-                inner = type(next(iter(value.values())))
-                add(f"{key}.<dataset>", inner, None)
 
-    add("", Configuration, Configuration())
-    return "\n".join(lines) + "\n"
+def _rows(path: str, model: type[Model], values: Model | None) -> Iterator[str]:
+    for name, field in _fields(model).items():
+        section, value = _section(field), getattr(values, name, None)
+        key = f"{path}{name}"
+        about = field.description or " ".join(str(section.__doc__).split())
+        if choices := _choices(field.annotation):
+            about += f" One of `{'`, `'.join(choices)}`."
+        default = "" if values is None or section or isinstance(value, dict) else f"`{_word(value)}`"
+        yield f"| `{key}` | {default} | {about} |"
+        if section:
+            yield from _rows(f"{key}.", section, None if name == "protocol_overrides" else value)
+        elif isinstance(value, dict):
+            yield from _rows(f"{key}.<dataset>.", type(next(iter(value.values()))), None)
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The words that a key may have, where they are more than one."""
+    parts = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return list(parts) if len(parts) > 1 else []
+    return next((found for part in parts if (found := _choices(part))), [])
 
 
 if __name__ == "__main__":
-    for path, content in files().items():
-        Path(path).write_text(content, encoding="utf-8")
+    for path, content in files(Path("config")).items():
+        path.write_text(content, encoding="utf-8")

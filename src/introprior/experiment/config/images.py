@@ -2,46 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from introprior.data.images.catalogue import DATASETS
 from introprior.errors import unknown
 from introprior.experiment.fields import (
     AllOrCount,
     Count,
-    Listed,
+    FewAndMany,
     Model,
     Natural,
+    OneOrMore,
     Positive,
-    Rising,
     Seed,
     Some,
+    SomeRising,
+    Text,
     Weight,
     option,
     wrong,
 )
-from introprior.experiment.run import GameNumbers, Precision
+from introprior.experiment.run import (
+    EPOCHS,
+    MIXTURE_WARMUP_EPOCHS,
+    WARMUP_EPOCHS,
+    GameNumbers,
+    ImageTraining,
+    Precision,
+)
 
 DIMENSIONS = {"inception": 2048, "classifier": 64}
 """The length of the features, kept equal (by a test) to those of the networks."""
 
-FewAndMany = Annotated[Rising[Count], Field(min_length=2, max_length=2)]
+_USUAL = ImageTraining()
 
 
 class ImageSchedule(GameNumbers):
     """How each run is trained."""
 
-    epochs: Count = option(220, "Epochs in all, warm-up included.")
-    warmup_epochs: Natural = option(20, "Epochs as a plain VAE before the adversarial game.")
+    epochs: Count = option(EPOCHS, "Epochs in all, warm-up included.")
+    warmup_epochs: Natural = option(WARMUP_EPOCHS, "Epochs as a plain VAE before the adversarial game.")
     mixture_warmup_epochs: Natural = option(
-        5, "Last epochs of the warm-up, in which the prior is a free mixture already."
+        MIXTURE_WARMUP_EPOCHS, "Last epochs of the warm-up, in which the prior is a free mixture already."
     )
     beta_rec: Positive = option(1.0, "Weight of the reconstruction error.")
     beta_kl: Positive = option(1.0, "Weight of the KL divergence.")
     precision: Precision = option(
-        "tf32", "What networks compute in; tf32: convolutions, where the GPU has it; bf16: autocast. Losses: float32."
+        _USUAL.precision,
+        "What networks compute in; tf32: convolutions, where the GPU has it; bf16: autocast. Losses: float32.",
     )
 
     @model_validator(mode="after")
@@ -57,30 +68,49 @@ class ImageSchedule(GameNumbers):
 class OfDataset(Model):
     """Networks, batches and beta_neg for a dataset."""
 
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema.pop("required"))  # files hold what differs
+
     batch_size: Annotated[Count, Field(le=10**6)] = Field(
         description="Images per iteration; the last batch of an epoch may have fewer."
     )
     latent_dim: Annotated[Count, Field(le=10**5)] = Field(description="Dimensions of the latent space.")
-    widths: Annotated[Listed[Annotated[Count, Field(le=10**5)]], Field(min_length=1)] = Field(
+    widths: OneOrMore[Annotated[Count, Field(le=10**5)]] = Field(
         description="Channels after each halving of height and width."
     )
     beta_neg: Positive = Field(description="Weight of the fakes' KL divergence in the encoder's loss.")
 
 
-_MNIST = OfDataset(batch_size=128, latent_dim=32, widths=(64, 128), beta_neg=128.0)  # beta_neg of the authors' code
+_FMNIST = OfDataset(batch_size=_USUAL.batch_size, latent_dim=_USUAL.latent_dim, widths=_USUAL.widths, beta_neg=256.0)
+_MNIST = _FMNIST.model_copy(update={"beta_neg": 128.0})  # that of the authors' code
 _CIFAR = OfDataset(batch_size=32, latent_dim=128, widths=(64, 128, 256), beta_neg=256.0)
+SECTIONS = {"MNIST": _MNIST, "FMNIST": _FMNIST, "CIFAR-10": _CIFAR, "digits": _MNIST, "photos": _CIFAR}
+"""What differs between the paper's datasets; a stand-in is trained like what it stands in for."""
+
+
+def _over_the_usual(sections: Any) -> Any:
+    """Sections of datasets, each laid over that of the paper if there is one."""
+    if not isinstance(sections, Mapping):
+        return sections
+    for name in sections:
+        if name not in DATASETS:
+            raise wrong("", str(unknown("image dataset", name, DATASETS)))
+    usual = {name: dict(section) for name, section in SECTIONS.items()}
+    return {
+        name: {**usual.get(name, {}), **dict(part)} if isinstance(part, Mapping | Model) else part
+        for name, part in {**usual, **sections}.items()
+    }
 
 
 class ImageEvaluation(Model):
     """How a run is measured."""
 
-    epochs: Annotated[Rising[Natural], Field(min_length=1)] = option(
+    epochs: SomeRising[Natural] = option(
         (0, 80, 120, 160, 200, 219), "Epochs after which a run is measured; the best one enters the tables."
     )
     features: Literal["inception", "classifier"] = option(
         "inception", "What distances compare, Inception's features (FID) or those of a small classifier."
     )
-    weights: str | None = option(
+    weights: Text | None = option(
         None, "File of Inception's weights, as pytorch-fid has them; null, they are downloaded."
     )
     classifier_epochs: Count = option(10, "Epochs that the small classifier is trained for.")
@@ -121,29 +151,19 @@ class Images(Model):
         (0.0, 1.0, 10.0, 100.0),
         "Weights of the responsibility entropy tried for every mixture; the best by FID enters the tables.",
     )
-    source: str | None = option(
+    source: Text | None = option(
         None, "torchvision's root, a folder that holds the datasets' files or is to; null, one beside the results."
     )
     verify: bool = option(True, "Whether to refuse files that are not the published ones.")
     training: ImageSchedule = ImageSchedule()
-    by_dataset: dict[str, OfDataset] = option(
-        {
-            "MNIST": _MNIST,
-            "FMNIST": _MNIST.model_copy(update={"beta_neg": 256.0}),
-            "CIFAR-10": _CIFAR,
-            "digits": _MNIST,
-            "photos": _CIFAR,
-        },
-        "What differs between the datasets.",
+    by_dataset: Annotated[dict[str, OfDataset], BeforeValidator(_over_the_usual)] = option(
+        SECTIONS, "What differs between the datasets."
     )
     evaluation: ImageEvaluation = ImageEvaluation()
     probes: Probes = Probes()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for name in self.by_dataset:
-            if name not in DATASETS:
-                raise wrong("by_dataset", str(unknown("image dataset", name, DATASETS)))
         for i, name in enumerate(self.datasets):
             if name not in DATASETS:
                 raise wrong(f"datasets[{i}]", str(unknown("image dataset", name, DATASETS)))

@@ -34,7 +34,8 @@ class _Ask(nn.Module):
     def forward(self, values: Tensor, sampling: bool) -> Tensor:
         """Log-density of z ``[..., D]``, or z of standard normal numbers."""
         distribution = self.flow()
-        return distribution.transform.inv(values) if sampling else distribution.log_prob(values)
+        output: Tensor = distribution.transform.inv(values) if sampling else distribution.log_prob(values)
+        return output
 
 
 class FlowDistribution(Distribution):
@@ -60,9 +61,9 @@ class FlowDistribution(Distribution):
         return FlowDistribution(self.ask, {n: p[index] for n, p in self.parameters.items()}, ensemble=False)
 
     def _asked(self, values: Tensor, sampling: bool) -> Tensor:
-        if not self.ensemble:
-            return functional_call(self.ask, self.parameters, (values, sampling))
-        return functional_call(self.ask, self.parameters, (values.transpose(0, 1), sampling)).transpose(0, 1)
+        values = values.transpose(0, 1) if self.ensemble else values
+        output: Tensor = functional_call(self.ask, self.parameters, (values, sampling))
+        return output.transpose(0, 1) if self.ensemble else output
 
 
 class Flow(Prior):
