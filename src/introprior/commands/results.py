@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from introprior.errors import UserError
+from introprior.operations import verification
 
 
 def add_parser(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -29,14 +28,7 @@ def verify(given: argparse.Namespace) -> None:
     Raises:
         UserError: something is wrong with it; what, is printed.
     """
-    from tqdm import tqdm
-
-    from introprior.operations import verification
-
-    def bar(records: Any) -> Any:
-        return tqdm(list(records), desc="reading", unit="job", leave=False, disable=not sys.stderr.isatty())
-
-    verdict = verification.verify(given.results, given.partial, bar)
+    verdict = verification.verify(given.results, given.partial)
     if given.json:
         print(json.dumps({"ok": not verdict.problems, **asdict(verdict)}, indent=2))
     else:
