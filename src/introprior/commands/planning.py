@@ -82,8 +82,9 @@ def _jobs(config: Configuration, paths: Sequence[Path], targets: Sequence[str]) 
     known = dag.fitting(config, targets)
     if known is None:
         print("resolving the jobs by a dry run of snakemake", file=sys.stderr)
-        command = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "progress", "rules", "--nolock"]
-        command += ["--cores", "1", "--configfile", *map(str, paths)] if paths else ["--cores", "1"]
+        # Where it is planned need not be where it will run, with a GPU.
+        options = ["--dry-run", "--quiet", "progress", "rules", "--nolock", "--cores", "1", "--config", "device=auto"]
+        command = [sys.executable, "-m", "snakemake", *options, *["--configfile", *map(str, paths)] * bool(paths)]
         done = subprocess.run([*command, "--", *targets], capture_output=True, text=True)
         known = dag.fitting(config, targets)
         if done.returncode or known is None:

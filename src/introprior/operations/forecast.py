@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import heapq
 import json
-import statistics
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from graphlib import TopologicalSorter
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from introprior.errors import UserError
@@ -31,14 +31,6 @@ class Price(NamedTuple):
     measured: bool
 
 
-class Measurement(NamedTuple):
-    """A job that has run: on what, how many times as long as its rule's default says, and what it left."""
-
-    device: str
-    slower: float
-    bytes: float
-
-
 class Rates:
     """What jobs cost, by the benchmark files of earlier runs where there are any of their kind.
 
@@ -51,7 +43,7 @@ class Rates:
     """
 
     def __init__(self, jobs: Iterable[Job] = ()) -> None:
-        self.known: dict[str, list[Measurement]] = {}
+        self.known: dict[str, list[tuple[str, float, float]]] = {}
         for job in jobs:
             if job.benchmark and (found := _measured(job)):
                 self.known.setdefault(_kind(job), []).append(found)
@@ -68,20 +60,21 @@ class Rates:
     @property
     def on_gpu(self) -> bool:
         """Whether any of it was on a GPU."""
-        return any(one.device != "cpu" for some in self.known.values() for one in some)
+        return any(device != "cpu" for some in self.known.values() for device, *_ in some)
 
     def price(self, job: Job, gpu: bool) -> Price:
         """What a job costs; ``gpu``: whether there are any."""
         place: costs.Place = "gpu" if gpu and job.gpu else "cpu"
         expected = costs.seconds(job, place)
-        known = [one for one in self.known.get(_kind(job), ()) if (one.device != "cpu") == (place == "gpu")]
+        known = [one for one in self.known.get(_kind(job), ()) if (one[0] != "cpu") == (place == "gpu")]
         if not known:
             return Price(expected, costs.of(job.rule).megabytes * 1e6, place, False)
-        slower, size = (statistics.median(getattr(one, name) for one in known) for name in ("slower", "bytes"))
-        return Price(expected * slower, size, ", ".join(sorted({one.device for one in known})), True)
+        devices, slower, sizes = zip(*known, strict=True)
+        return Price(expected * median(slower), median(sizes), ", ".join(sorted(set(devices))), True)
 
 
-def _measured(job: Job) -> Measurement | None:
+def _measured(job: Job) -> tuple[str, float, float] | None:
+    """Of a job that has run the device, how many times as long it took as its rule's default says, and the bytes."""
     try:
         record = json.loads(job.record.read_text())
         with open(job.benchmark or "", newline="") as stream:
@@ -94,7 +87,7 @@ def _measured(job: Job) -> Measurement | None:
         size = sum(output["bytes"] for output in record["outputs"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):
         return None  # has not run, or is not whole
-    return Measurement(device, taken / costs.seconds(job, "cpu" if device == "cpu" else "gpu"), size)
+    return device, taken / costs.seconds(job, "cpu" if device == "cpu" else "gpu"), size
 
 
 def _kind(job: Job) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +16,16 @@ Problem = tuple[Path, str]
 """A file and what is wrong with it."""
 
 
-@dataclass
-class Verdict:
-    """What a look at a results tree has found.
-
-    Attributes:
-        problems: files, relative to the tree, that are missing, damaged or outdated, and what is wrong with each.
-        notes: what else is worth knowing.
-        records: how many records there are.
-        files: how many files they name, all of which were read.
-    """
-
-    problems: list[tuple[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    records: int = 0
-    files: int = 0
-
-
-def verify(results: Path, partial: bool = False) -> Verdict:
+def verify(results: Path, partial: bool = False) -> dict[str, Any]:
     """Read every file of a results tree again and hold it against its record.
 
     Args:
         results: the folder of an experiment, also a copy of one.
         partial: whether results that nobody has made yet are no problem.
+
+    Returns:
+        problems, pairs of a file, relative to the tree, and what is wrong with it; notes, what else is worth knowing;
+        how many records there are, and how many files they name, all of which were read.
 
     Raises:
         UserError: the folder is no results tree.
@@ -63,12 +49,12 @@ def verify(results: Path, partial: bool = False) -> Verdict:
     for path, record in records.items():
         problems += _outdated(path, record, sums, said, results)
     problems += _unplanned(results, known, records, partial)
-    return Verdict(
-        [(os.path.relpath(path, results), what) for path, what in problems],
-        list(_origins(known, records)),
-        len(records),
-        sum(len(record["outputs"]) for record in records.values()),
-    )
+    return {
+        "problems": [(os.path.relpath(path, results), what) for path, what in problems],
+        "notes": list(_origins(known, records)),
+        "records": len(records),
+        "files": sum(len(record["outputs"]) for record in records.values()),
+    }
 
 
 class _Checksums(dict[Path, str | None]):
