@@ -25,16 +25,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from introprior.data import density as data
 from introprior.errors import UserError
 from introprior.evaluation.density import negative_elbo, plane
-from introprior.experiment import cells
-from introprior.game.distributions import GaussianMixture
+from introprior.experiment.run import DensityRun, DensityTraining, ImageRun, ImageTraining, Member
+from introprior.game.distributions import GaussianMixture, Posterior, Samples
 from introprior.game.divergences import kl_monte_carlo
-from introprior.game.priors import LearnedMixture
+from introprior.game.model import IntroVAE
+from introprior.game.priors.gaussian import StandardGaussian
+from introprior.game.priors.mixture import LearnedMixture
 from introprior.operations.files import write_json
 from introprior.training.adam import Adam
 from introprior.training.density import begin
-from introprior.training.images import empty
+from introprior.training.images import networks
 from introprior.training.loop import Training
-from introprior.training.options import ImageTrainingOptions, Member, Run, TrainingOptions
 
 BATCH, SAMPLES, COMPONENTS, DIM = 512, 100, 64, 2
 DATASET = "8Gaussian"
@@ -270,7 +271,7 @@ def kl_both_ways(device: torch.device, learns: slice) -> tuple[Callable[[], list
         return [value.detach(), *torch.autograd.grad(value.mean(), leaves)]
 
     def ours() -> list[Tensor]:
-        value = kl_monte_carlo(mean, logvar, mixture, noise)
+        value = kl_monte_carlo(Posterior(mean, logvar), mixture, Samples(noise))
         return [value.detach(), *torch.autograd.grad(value.mean(), leaves)]
 
     return reference, ours
@@ -278,33 +279,41 @@ def kl_both_ways(device: torch.device, learns: slice) -> tuple[Callable[[], list
 
 def in_the_game(cell: str, members: int, device: torch.device) -> Training:
     """An ensemble at the paper's sizes, a few iterations after the game began; its members differ in their seeds."""
-    options = TrainingOptions(warmup_iterations=20, mixture_warmup_iterations=10)
-    run = Run(DATASET, cells.parse(cell), tuple(Member(seed, *BETAS) for seed in range(members)), options)
-    training = begin(run, device)
-    while training.iteration < options.warmup_iterations + 5:
+    numbers = DensityTraining(warmup_iterations=20, mixture_warmup_iterations=10)
+    ensemble = tuple(a_member(seed, BETAS) for seed in range(members))
+    training = begin(DensityRun(dataset=DATASET, cell=cell, members=ensemble, training=numbers), device)
+    while training.iteration < numbers.warmup_iterations + 5:
         training.step()
     return training
 
 
-def on_images(cell_name: str, device: torch.device) -> tuple[Training, Tensor]:
+def a_member(seed: int, betas: tuple[float, float, float]) -> Member:
+    """A member with these weights."""
+    return Member(seed=seed, beta_rec=betas[0], beta_kl=betas[1], beta_neg=betas[2])
+
+
+def on_images(cell: str, device: torch.device) -> tuple[Training, Tensor]:
     """A run at Fashion-MNIST's sizes on the verge of the game, and the batch that it always gets.
 
     Networks are untrained and images are noise, which takes as long as any others; the mixture covers the latent space
     about as a trained one does.
     """
-    cell = cells.parse(cell_name)
-    options = ImageTrainingOptions(r_entropy=IMAGE_CELLS[cell_name])
-    run = Run("FMNIST", cell, (Member(0, *IMAGE_BETAS),), options)
+    numbers = ImageTraining(r_entropy=IMAGE_CELLS[cell])
+    run = ImageRun(dataset="FMNIST", cell=cell, members=(a_member(0, IMAGE_BETAS),), training=numbers)
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(1, options.batch_size, *options.shape, generator=generator).to(device)
-    training = Training(run, empty(run), lambda *_: x, device)
-    if cell.prior == "mog":
-        size = (1, cell.components, options.latent_dim)
+    x = torch.rand(1, numbers.batch_size, *numbers.shape, generator=generator).to(device)
+    training = Training(
+        run, IntroVAE(*networks(run), StandardGaussian(torch.zeros(1, numbers.latent_dim))), lambda *_: x, device
+    )
+    if run.cell.family.components:
+        size = (1, run.cell.size, numbers.latent_dim)
         means, logvars = (torch.randn(size, generator=generator) for _ in range(2))
         logits = torch.randn(size[:2], generator=generator)
-        prior = LearnedMixture(means, 0.3 * logvars - 1, logits, cell.learnable_contributions).to(device)
+        prior = LearnedMixture(
+            means, 0.3 * logvars - 1, logits, learnable_contributions=run.cell.learnable_contributions
+        ).to(device)
         training.model.prior = prior
-        training.optimizers["prior"] = Adam(prior.parameters(), options.learning_rate)
+        training.optimizers["prior"] = Adam(prior.parameters(), numbers.learning_rate)
     training.iteration = training.game_start
     training.step()
     return training, x
@@ -313,12 +322,12 @@ def on_images(cell_name: str, device: torch.device) -> tuple[Training, Tensor]:
 def script_like(training: Training) -> Script:
     """The script, where the ensemble's first member stands."""
     run, model = training.run, training.model
-    cell, on_images = run.cell, isinstance(run.training, ImageTrainingOptions)
+    cell, on_images = run.cell, isinstance(run, ImageRun)
     networks = image_networks() if on_images else plane_networks()
     r_entropy, (member, *_) = run.training.r_entropy, run.members
     betas = member.beta_rec, member.beta_kl, member.beta_neg or 0.0
     settings = Settings(*betas, scale=training.rules.scale, r_entropy=r_entropy)
-    arguments = cell.components, cell.intro_prior, cell.learnable_contributions, settings, on_images
+    arguments = cell.size, cell.intro_prior, cell.learnable_contributions, settings, on_images
     script = Script(networks, *arguments, device=training.device)
     mixture: dict[str, Tensor] = {}
     if isinstance(model.prior, LearnedMixture):

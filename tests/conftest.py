@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from runs import a_member, density_run
 from torch import nn
 
-from introprior.experiment import cells, protocols
+from introprior.experiment.run import Member
 from introprior.training import density
 from introprior.training.loop import Training
-from introprior.training.options import Member, Run, TrainingOptions
 
 TINY = {"iterations": 40, "warmup_iterations": 6, "mixture_warmup_iterations": 2, "batch_size": 16}
 TINY |= {"monte_carlo_samples": 5, "hidden_width": 16, "hidden_layers": 2, "milestones": (9, 12)}
@@ -67,13 +67,8 @@ def tiny() -> Callable[..., Training]:
         options: dict[str, Any] | None = None,
         **training: Any,
     ) -> Training:
-        run = Run(
-            "8Gaussian",
-            cells.parse(cell),
-            members or (Member(0, 0.2, 0.3, 0.9),),
-            TrainingOptions.from_dict(TINY | training),
-            protocols.resolve(protocol, options),
-        )
+        members = members or (a_member(0, 0.2, 0.3, 0.9),)
+        run = density_run(cell, members, protocol=protocol, overrides=options, **TINY | training)
         return density.begin(run, torch.device("cpu"))
 
     return begin

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from runs import a_member, image_run
 from torch import Tensor
 
 from benchmarks import baseline
 from introprior.data import density as data
 from introprior.evaluation.density import negative_elbo
-from introprior.experiment import cells, protocols
+from introprior.experiment import cells
 from introprior.game.distributions import GaussianMixture, Posterior, Samples
 from introprior.game.divergences import kl_monte_carlo
 from introprior.game.model import IntroVAE
@@ -21,7 +22,6 @@ from introprior.game.randomness import MemberStreams
 from introprior.training import images
 from introprior.training.adam import Adam
 from introprior.training.loop import Training
-from introprior.training.options import ImageTrainingOptions, Member, Run
 
 
 class EqualStreams(MemberStreams):
@@ -105,12 +105,11 @@ def image_pair(request, float64) -> tuple[Training, Script, Tensor]:
     """The same on 8x8 images, and the batch that they train with."""
     cell, shape, widths = cells.parse(request.param), (1, 8, 8), (2, 4)
     r_entropy = 10.0 if cell.family.components else 0.0
-    options = ImageTrainingOptions(
+    run = image_run(
+        request.param, [a_member(0, 1.0, 1.0, 8.0)], overrides={"gamma_r_terms": "compute"},
         iterations=9, warmup_iterations=3, mixture_warmup_iterations=1, monte_carlo_samples=4,
         gamma_r=0.1, r_entropy=r_entropy, latent_dim=3, shape=shape, widths=widths, learning_rate=1e-3,
     )  # fmt: skip
-    protocol = protocols.resolve("authors", {"gamma_r_terms": "compute"})
-    run = Run("images", cell, (Member(0, 1.0, 1.0, 8.0),), options, protocol)
     x = torch.rand(1, 6, *shape)
     start = Start(3, cell.size, cell.learnable_contributions, lambda n: torch.rand(1, n, *shape), [torch.Generator()])
     model = IntroVAE(*images.networks(run), cell.family.load().begin(start)).double()
@@ -119,7 +118,7 @@ def image_pair(request, float64) -> tuple[Training, Script, Tensor]:
         means, logvars, logits = torch.randn(1, 5, 3), torch.randn(1, 5, 3) - 1, torch.randn(1, 5)
         lc = cell.learnable_contributions
         training.model.prior = LearnedMixture(means, logvars, logits, learnable_contributions=lc)
-        training.optimizers["prior"] = Adam(training.model.prior.parameters(), options.learning_rate)
+        training.optimizers["prior"] = Adam(training.model.prior.parameters(), run.training.learning_rate)
     training.iteration = training.game_start
     training.step()
     streams = equal_numbers(training)

@@ -19,16 +19,16 @@ from typing import Any
 
 import pytest
 import torch
+from runs import a_member
 from torch import Tensor
 
 from introprior.errors import UserError
 from introprior.training import checkpoints
 from introprior.training.loop import Interrupted, Training
-from introprior.training.options import Member
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 
-MEMBERS = (Member(0, 0.2, 0.3, 0.9), Member(0, 0.2, 0.3, 1.5), Member(1, 0.8, 0.5, 1.0))
+MEMBERS = (a_member(0, 0.2, 0.3, 0.9), a_member(0, 0.2, 0.3, 1.5), a_member(1, 0.8, 0.5, 1.0))
 END = 14  # the game begins at 6, the conversion is at 4
 
 
@@ -324,12 +324,15 @@ def test_without_links_there_is_one_state(tmp_path, monkeypatch):
 def test_a_state_of_another_version_is_the_users_to_decide_on(tmp_path, monkeypatch):
     path = tmp_path / "state.pt"
     numbered(path, 1, 2)
-    monkeypatch.setattr(checkpoints, "FORMAT", 2)
-    assert_refused(
-        lambda: checkpoints.latest(path), path, "format 1, this version reads 2", "the version that wrote it"
-    )
-    monkeypatch.undo()
-    assert checkpoints.load(path)["number"] == 2
+    for version, reader in ((1, "introprior 0.1"), (9, "the version that wrote it")):
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints, "FORMAT", version)
+            numbered(path, 1, 2)
+        said = f"format {version}, this version reads {checkpoints.FORMAT}"
+        assert_refused(lambda: checkpoints.latest(path), path, said, reader)
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints, "FORMAT", version)
+            assert checkpoints.load(path)["number"] == 2
 
 
 def test_a_state_that_cannot_be_read_now_is_not_taken_for_damaged(tmp_path):

@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from introprior.experiment.configuration import DATASETS
 from torch import Tensor
 
 import introprior as package
 from introprior import cli
 from introprior.data import density as data
 from introprior.evaluation import density, search, selection
-from introprior.experiment.configuration import DATASETS
 from introprior.metrics import density as metrics
 from introprior.reporting.tables import common as tables
 from introprior.reporting.tables import comparison

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from introprior.errors import UserError
-from introprior.experiment import configuration
 from introprior.operations import devices
+from introprior.operations import gpus as counting
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -191,7 +191,7 @@ def test_a_schedulers_choice_is_honoured(monkeypatch):
     assert [gpu.key for gpu in devices.visible()] == [f"simulated-{n}" for n in range(4)]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     assert [gpu.key for gpu in devices.visible()] == ["simulated-2", "simulated-3"]
-    assert configuration.gpus_present() == 2
+    assert counting.present() == 2
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert devices.visible() == []
 

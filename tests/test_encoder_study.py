@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from runs import a_member, image_run
 from torch import Tensor
 
 from introprior.data.images import prepare
@@ -16,13 +17,12 @@ from introprior.data.images.splits import load, to_unit
 from introprior.errors import UserError
 from introprior.evaluation import encoder_study
 from introprior.evaluation.encoder_study import KINDS, one_per_class, study
-from introprior.experiment import cells
+from introprior.experiment.run import ImageRun
 from introprior.game.losses import Betas
 from introprior.game.model import IntroVAE
 from introprior.game.priors.mixture import LearnedMixture, VampPrior
 from introprior.game.randomness import MemberStreams
-from introprior.training import images
-from introprior.training.options import ImageTrainingOptions, Member, Run
+from introprior.training import images, loop
 from tests import naive
 
 CPU = torch.device("cpu")
@@ -43,13 +43,12 @@ def ten(digits) -> Tensor:
     return one_per_class(split.images, split.labels)
 
 
-def a_run(cell: str, **training) -> Run:
-    options = ImageTrainingOptions(**SIZES | training)
-    return Run("digits", cells.parse(cell), (Member(0, 1.0, 0.5, 128.0),), options)
+def a_run(cell: str, **training) -> ImageRun:
+    return image_run(cell, [a_member(0, 1.0, 0.5, 128.0)], **SIZES | training)
 
 
 @pytest.fixture(scope="module")
-def trained(digits) -> tuple[IntroVAE, Run]:
+def trained(digits) -> tuple[IntroVAE, ImageRun]:
     """A small VAE after a short warm-up, with a free mixture of three components."""
     run = a_run("mog3", r_entropy=10.0)
     training = images.begin(run, CPU, digits)
@@ -58,7 +57,7 @@ def trained(digits) -> tuple[IntroVAE, Run]:
     return training.model, run
 
 
-def untrained(cell: str, digits: Path, **training) -> tuple[IntroVAE, Run]:
+def untrained(cell: str, digits: Path, **training) -> tuple[IntroVAE, ImageRun]:
     run = a_run(cell, **training)
     return images.begin(run, CPU, digits).model, run
 
@@ -76,7 +75,7 @@ def test_the_loss_is_that_of_the_equations(trained):
     model, run = copy.deepcopy(trained[0]).double(), trained[1]
     script, mixture = copy.deepcopy(model), model.distribution().detach()
     real, fake = torch.rand(2, 1, 28, 28)
-    rules = dataclasses.replace(run.rules, scale=1 / 784)
+    rules = dataclasses.replace(loop.rules(run), scale=1 / 784)
     ours = encoder_study.loss(
         model, real[None, None], fake[None, None], mixture, MemberStreams([3], CPU), Betas(1.0, 0.5, 8.0), rules
     )

@@ -336,9 +336,10 @@ def marks(folder: Path) -> dict[str, int]:
 
 def cli_training(options: dict[str, Any]) -> Training:
     """What the command begins with."""
+    from introprior.training.options import Member, Run, TrainingOptions
+
     from introprior.experiment import cells, protocols
     from introprior.training import density
-    from introprior.training.options import Member, Run, TrainingOptions
 
     run = Run(
         commands.DATASET,

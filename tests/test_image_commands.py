@@ -15,18 +15,17 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from runs import a_member, image_run
 
 from introprior import cli
 from introprior.data.images.splits import load, to_unit
 from introprior.errors import UserError
 from introprior.evaluation import images as evaluation
-from introprior.experiment import cells, protocols
 from introprior.metrics import classifier as classifiers
 from introprior.metrics.inception import truncated
 from introprior.metrics.probes import knn_accuracy, svm_accuracy
 from introprior.training import checkpoints, images
 from introprior.training.loop import Training
-from introprior.training.options import ImageTrainingOptions, Member, Run
 
 CPU = torch.device("cpu")
 TRAIN, TEST, BATCH = 240, 60, 96
@@ -175,8 +174,7 @@ def test_the_warmup_of_another_run_is_refused(tmp_path, world, capsys, change, w
 
 def test_what_only_the_game_depends_on_does_not_make_another_warmup():
     def run(cell: str, neg: float, **training: Any) -> dict[str, Any]:
-        sizes = ImageTrainingOptions(**(GAME | {"widths": (2, 4)} | training))
-        return Run("digits", cells.parse(cell), (Member(0, 1.0, 1.0, neg),), sizes).warmup
+        return image_run(cell, [a_member(0, 1.0, 1.0, neg)], **GAME | {"widths": (2, 4)} | training).warmup
 
     known = run("mog4", 8.0)
     assert known == run("mog4-ip", 128.0, r_entropy=100.0, iterations=99, alpha=1.0)
@@ -208,8 +206,7 @@ def test_a_stopped_run_goes_on_where_it_stopped(tmp_path, world, monkeypatch, ca
 
 def test_seeds_share_their_stream_only_where_the_protocol_says_so(world):
     def begun(seed: int, protocol: str) -> Training:
-        sizes = ImageTrainingOptions(**(GAME | {"widths": (2, 4)}))
-        run = Run("digits", cells.parse("mog4"), (Member(seed, 1.0, 1.0, 8.0),), sizes, protocols.resolve(protocol))
+        run = image_run("mog4", [a_member(seed, 1.0, 1.0, 8.0)], protocol=protocol, **GAME | {"widths": (2, 4)})
         return images.begin(run, CPU, world / "data")
 
     for protocol, shared in (("authors", True), ("text", False)):
@@ -223,7 +220,7 @@ def test_seeds_share_their_stream_only_where_the_protocol_says_so(world):
 
 def test_the_history_tells_losses_prior_responsibilities_and_speed_by_epoch(world):
     history = rows(world / "history.csv")
-    assert list(history[0]) == ["iteration", "epoch", "seed", "quantity", "value"]
+    assert list(history[0]) == ["dataset", "cell", "r_entropy", "iteration", "epoch", "seed", "quantity", "value"]
     found = {(row["quantity"], float(row["epoch"])): float(row["value"]) for row in history}
     assert ("vae_loss", 1.0) in found
     assert ("encoder_loss", 4.0) in found
@@ -232,14 +229,13 @@ def test_the_history_tells_losses_prior_responsibilities_and_speed_by_epoch(worl
         assert found["prior_logvar_max", epoch] >= found["prior_logvar_min", epoch]
         assert found["samples_per_second", epoch] > 0
     assert 0 < found["responsibility_entropy", 4.0] <= 1
-    mixture = evaluation.Snapshots.read(world / "snapshots.pt").model(4, CPU).distribution().member(0)
+    mixture = evaluation.Snapshots.read(world / "snapshots.pt").model(4, CPU).distribution().a_member(0)
     assert found["prior_logvar_max", 4.0] == pytest.approx(mixture.logvars.max().item())
 
 
 def test_looking_more_often_changes_nothing(world):
     def weights(every: int) -> list[torch.Tensor]:
-        sizes = ImageTrainingOptions(**(GAME | {"widths": (2, 4), "r_entropy": 1.0}))
-        run = Run("digits", cells.parse("mog4-ip"), (Member(0, 1.0, 1.0, 8.0),), sizes)
+        run = image_run("mog4-ip", [a_member(0, 1.0, 1.0, 8.0)], **GAME | {"widths": (2, 4), "r_entropy": 1.0})
         training = images.begin(run, CPU, world / "data")
         training.advance(10, log_every=every)
         return [*training.model.parameters(), *training.model.buffers()]
@@ -267,7 +263,7 @@ def test_distances_are_those_of_batches_generated_as_in_training(world):
     for epoch in (2, 4):
         model = snapshots.model(epoch, CPU).train()
         generator = evaluation.stream(snapshots.run, epoch, 0, CPU)
-        mixture = model.distribution().member(0)
+        mixture = model.distribution().a_member(0)
         z = [mixture.sample(96, 4, generator) for _ in range(3)]  # the last batch is full, too, and cut afterwards
         fake = described(torch.cat([model.decode(part.unsqueeze(0))[0] for part in z])[:200])
         root = scipy.linalg.sqrtm(real[1] @ fake[1]).real
@@ -399,7 +395,7 @@ def test_an_evaluation_tells_the_distances_entropies_and_codes_of_the_chosen_che
         assert panels["prior_weights"].sum() == pytest.approx(1)
         assert str(panels["title"]) == "Digits (stand-in for MNIST)"
         model = evaluation.Snapshots.read(world / "snapshots.pt").model(epoch, CPU)
-        mixture = model.distribution().member(0) if epoch > 1 else None
+        mixture = model.distribution().a_member(0) if epoch > 1 else None
         if mixture is not None:
             assert (panels["prior_means"] == mixture.means.numpy()).all()
 

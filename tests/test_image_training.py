@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import a_member, image_run
 from torch import Tensor
 
 from introprior.data.images import prepare
 from introprior.errors import UserError
-from introprior.experiment import cells, protocols
+from introprior.experiment.run import ImageRun, ImageTraining, Run
 from introprior.game.model import IntroVAE
 from introprior.game.priors.mixture import VampPrior
 from introprior.training import checkpoints, images
-from introprior.training.options import ImageTrainingOptions, Member, Run
+from introprior.training.loop import rules
 
 CPU = torch.device("cpu")
 EPOCH = 12  # iterations, of 1,501 digits in batches of 128
@@ -29,10 +30,8 @@ def digits(tmp_path_factory) -> Path:
     return folder
 
 
-def a_run(cell: str, *, seeds: tuple[int, ...] = (0,), protocol: str = "authors", **training) -> Run:
-    members = tuple(Member(seed, 1.0, 1.0, 128.0) for seed in seeds)
-    options = ImageTrainingOptions(**SMALL | training)
-    return Run("digits", cells.parse(cell), members, options, protocols.resolve(protocol))
+def a_run(cell: str, *, seeds: tuple[int, ...] = (0,), protocol: str = "authors", **training) -> ImageRun:
+    return image_run(cell, [a_member(seed, 1.0, 1.0, 128.0) for seed in seeds], protocol=protocol, **SMALL | training)
 
 
 @pytest.mark.parametrize("cell", ["sg", "mog10", "mog10-lc-ip"])
@@ -49,12 +48,12 @@ def test_a_run_goes_through_its_phases_and_stays_finite(digits, cell):
 
 
 def test_the_loss_scale_is_one_over_the_pixels():
-    assert a_run("sg").rules.scale == 1 / 784
+    assert rules(a_run("sg")).scale == 1 / 784
     assert Run.from_dict(a_run("sg").as_dict()) == a_run("sg")
 
 
 def test_the_papers_epochs_are_counted_in_iterations():
-    options = ImageTrainingOptions()
+    options = ImageTraining()
     assert (options.iterations, options.warmup_iterations, options.mixture_warmup_iterations) == (103_180, 9_380, 2_345)
 
 
@@ -154,5 +153,5 @@ def test_precision_says_whether_convolutions_may_use_tf32(digits, precision, all
 
 
 def test_an_unknown_precision_is_refused():
-    with pytest.raises(UserError, match=r"training.precision: unknown precision 'fp16'.*known: tf32, float32, bf16"):
-        a_run("sg", precision="fp16")
+    with pytest.raises(UserError, match=r"training: precision: must be one of tf32, float32, bf16; is fp16"):
+        ImageTraining.read({"precision": "fp16"}, "training")

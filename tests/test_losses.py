@@ -10,9 +10,9 @@ import naive
 import pytest
 import torch
 from naive import PROTOCOLS
+from runs import a_member, density_run
 from torch import Tensor, nn
 
-from introprior.experiment import cells, protocols
 from introprior.game import losses
 from introprior.game.distributions import Posterior
 from introprior.game.losses import Betas, Rules, Terms
@@ -22,12 +22,12 @@ from introprior.game.priors import Prior
 from introprior.game.priors.gaussian import StandardGaussian
 from introprior.game.priors.mixture import LearnedMixture, VampPrior
 from introprior.game.randomness import MemberStreams
-from introprior.training.options import Member, Run, TrainingOptions
+from introprior.training import loop
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 EQUAL = {"rtol": 1e-9, "atol": 1e-10}
-MEMBERS = (Member(0, 0.2, 0.3, 0.9), Member(1, 0.8, 0.5, 1.5))
+MEMBERS = (a_member(0, 0.2, 0.3, 0.9), a_member(1, 0.8, 0.5, 1.5))
 BATCH, DIM, COMPONENTS = 8, 2, 5
 CPU = torch.device("cpu")
 
@@ -55,8 +55,8 @@ def build(prior: str) -> IntroVAE:
 
 
 def rules(protocol: str, cell: str = "mog5-lc-ip", overrides: dict[str, str] | None = None, **training: Any) -> Rules:
-    options = TrainingOptions(monte_carlo_samples=6, **training)
-    return Run("8Gaussian", cells.parse(cell), MEMBERS, options, protocols.resolve(protocol, overrides)).rules
+    run = density_run(cell, MEMBERS, protocol=protocol, overrides=overrides, monte_carlo_samples=6, **training)
+    return loop.rules(run)
 
 
 def data() -> Tensor:
@@ -64,7 +64,7 @@ def data() -> Tensor:
 
 
 def betas() -> Betas:
-    return Betas(*(torch.tensor(column).unsqueeze(-1) for column in zip(*(m.betas for m in MEMBERS), strict=True)))
+    return Betas(*(torch.tensor(column).unsqueeze(-1) for column in zip(*map(loop.betas, MEMBERS), strict=True)))
 
 
 def streams() -> MemberStreams:
@@ -95,7 +95,7 @@ class Duel:
                 self.x[e],
                 *(column[e] for column in per_member),
                 replay=self.replays[e],
-                betas=member.betas,
+                betas=loop.betas(member),
                 choices=self.choices,
                 **options,
             )
@@ -273,7 +273,7 @@ def test_one_loss_serves_decoder_and_prior(protocol):
         loss.mean(-1).sum().backward()
     for e, copy in enumerate(duel.copies):
         terms = naive.decoder_terms(copy, duel.x[e], states[e], duel.replays[e], choices, prior_learns=True)
-        real, fakes, weights = *terms, MEMBERS[e].betas
+        real, fakes, weights = *terms, loop.betas(MEMBERS[e])
         of_decoder = naive.decoder_loss(real, fakes, weights, choices).mean()
         of_prior = naive.prior_loss(real, fakes, weights, choices).mean()
         for player, value in (("decoder", of_decoder), ("prior", of_prior)):

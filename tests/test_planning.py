@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from introprior.experiment.planning import Job
 
 from introprior.cli import main
 from introprior.errors import UserError
 from introprior.experiment import configuration, planning
-from introprior.experiment.planning import Job
 from introprior.operations import costs, forecast, provenance
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, get_args
 
 import naive
 import numpy as np
 import pytest
 import torch
+from runs import a_member, density_run
 from scipy import stats
 from torch import Tensor
 
 from introprior.data import density as data
 from introprior.errors import UserError
-from introprior.experiment import cells, protocols
+from introprior.experiment import cells
+from introprior.experiment.protocol import PRESETS, Overrides, Protocol, resolve
+from introprior.experiment.run import DensityRun, DensityTraining, Member, Run
 from introprior.game.networks import MLPDecoder, MLPEncoder
 from introprior.game.priors.gaussian import StandardGaussian
 from introprior.game.priors.mixture import LearnedMixture, VampPrior
 from introprior.game.randomness import MemberStreams
 from introprior.training import density
 from introprior.training.adam import Adam
-from introprior.training.loop import PLAYERS, Training
-from introprior.training.options import Member, Run, TrainingOptions
+from introprior.training.loop import PLAYERS, Training, rules
 
 CPU = torch.device("cpu")
-ALONE = Member(0, 0.2, 0.3, 0.9)
-TWIN = Member(0, 0.2, 0.3, 1.5)
+ALONE = a_member(0, 0.2, 0.3, 0.9)
+TWIN = a_member(0, 0.2, 0.3, 1.5)
 """Shares its warm-up with the one above."""
-OTHER = Member(1, 0.8, 0.5, 1.0)
+OTHER = a_member(1, 0.8, 0.5, 1.0)
 GAME, CONVERSION, END = 6, 4, 14  # of the tiny trainings; the learning rate decays at 9 and 12
 
 Begin = Callable[..., Training]
@@ -98,8 +100,8 @@ def test_pseudo_inputs_are_the_first_rows_of_a_shuffled_batch(dataset, looked_at
     def seen(samples: Iterable[Tensor]) -> np.ndarray:
         return torch.cat([looked_at(points) for points in samples]).numpy()
 
-    members = [Member(seed, 0.2, 0.3, 0.9) for seed in seeds]
-    run = Run(dataset, cells.parse("mog64"), tuple(members), TrainingOptions(hidden_width=2))
+    members = [a_member(seed, 0.2, 0.3, 0.9) for seed in seeds]
+    run = density_run("mog64", members, dataset, hidden_width=2)
     ours = seen(density.begin(run, CPU).model.prior.pseudo_inputs.detach())
 
     def batch(seed: int, size: int) -> Tensor:
@@ -112,7 +114,7 @@ def test_pseudo_inputs_are_the_first_rows_of_a_shuffled_batch(dataset, looked_at
 
 
 def test_more_pseudo_inputs_than_a_batch_has_points_come_from_several():
-    run = Run("Rings", cells.parse("mog10"), (ALONE,), TrainingOptions(hidden_width=2, batch_size=4))
+    run = density_run("mog10", [ALONE], "Rings", hidden_width=2, batch_size=4)
     inputs = density.begin(run, CPU).model.prior.pseudo_inputs
     assert inputs.shape == (1, 10, 2)
     assert len(inputs[0].unique(dim=0)) == 10
@@ -122,7 +124,7 @@ def test_more_pseudo_inputs_than_a_batch_has_points_come_from_several():
 
 
 def test_the_papers_networks_have_the_papers_sizes():
-    run = Run("8Gaussian", cells.parse("mog64-lc"), (ALONE, OTHER))
+    run = density_run("mog64-lc", [ALONE, OTHER])
     model = density.begin(run, CPU).model
     counts = {player: sum(p[0].numel() for p in getattr(model, player).parameters()) for player in PLAYERS}
     assert counts == {"encoder": 199_172, "decoder": 198_658, "prior": 64 * 2 + 64}
@@ -200,7 +202,7 @@ def test_the_conversion_precedes_the_game_by_the_mixtures_own_warm_up(tiny, warm
 
 
 def test_the_papers_schedule():
-    training = density.begin(Run("8Gaussian", cells.parse("mog64-lc-ip"), (ALONE,)), CPU)
+    training = density.begin(density_run("mog64-lc-ip", [ALONE]), CPU)
     assert (training.conversion, training.game_start, training.run.training.iterations) == (1_900, 2_000, 30_000)
     rates = [training.learning_rate(i) for i in (0, 9_999, 10_000, 14_999, 15_000, 29_999)]
     assert rates == pytest.approx([2e-4, 2e-4, 2e-5, 2e-5, 2e-6, 2e-6])
@@ -339,7 +341,7 @@ def poison(training: Training, what: str, row: int) -> None:
 )
 @pytest.mark.parametrize("cell", ["sg", "mog5-lc-ip"])
 def test_a_member_that_diverges_is_recorded_and_the_others_go_on_undisturbed(tiny, cell, what, at, stage):
-    members = (OTHER, ALONE, Member(2, 0.5, 0.5, 0.5))
+    members = (OTHER, ALONE, a_member(2, 0.5, 0.5, 0.5))
     undisturbed = run_to(tiny(cell, *members), END)
     training = run_to(tiny(cell, *members), at)
     poison(training, what, 1)
@@ -451,44 +453,60 @@ def test_streams_have_the_distributions_that_they_say():
 # What a run is made of
 
 
-def a_run(**changes: Any) -> Run:
-    return Run(**{"dataset": "8Gaussian", "cell": cells.parse("mog5-ip"), "members": (ALONE, OTHER)} | changes)
+def a_run(cell: str = "mog5-ip", members: Sequence[Any] = (ALONE, OTHER), **changes: Any) -> DensityRun:
+    return density_run(cell, members, **changes)
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "message"),
+    [
+        (Member, {"beta_rec": 0.0}, "beta_rec: must be above 0"),
+        (Member, {"beta_kl": -1.0}, "beta_kl: must be above 0"),
+        (Member, {"beta_neg": 0.0}, "beta_neg: must be above 0"),
+        (Member, {"beta_rec": math.nan}, "beta_rec: must be finite"),
+        (Member, {"seed": -1}, "seed: must be at least 0"),
+        (DensityRun, {"members": ()}, "members: must not be empty"),
+        (DensityRun, {"members": (ALONE, OTHER, ALONE)}, "twice"),
+        (DensityRun, {"members": (ALONE.warmup,)}, "beta_neg"),
+        (DensityRun, {"cell": "sg", "training": DensityTraining(r_entropy=1.0)}, "no components"),
+        (DensityTraining, {"iterations": 0}, "iterations: must be at least 1"),
+        (DensityTraining, {"batch_size": -4}, "batch_size: must be at least 1"),
+        (DensityTraining, {"learning_rate": 0.0}, "learning_rate: must be above 0"),
+        (DensityTraining, {"monte_carlo_samples": 0}, "monte_carlo_samples: must be at least 1"),
+        (DensityTraining, {"clip_steepness": 0}, "clip_steepness: must be above 0"),
+        (DensityTraining, {"iterations": 50, "warmup_iterations": 50}, "warmup_iterations: must be below iterations"),
+        (DensityTraining, {"warmup_iterations": 50}, "mixture_warmup_iterations: must be at most warmup_iterations"),
+        (DensityTraining, {"batchsize": 3}, "did you mean 'batch_size'"),
+        (Overrides, {"conversions": "at-game"}, "did you mean 'conversion'"),
+        (Overrides, {"conversion": "later"}, "must be one of during-warmup, at-game"),
+        (Overrides, {"learning_rate_decay": 1}, "must be true or false"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line_that_names_the_place(model, values, message):
+    usual = {
+        Member: {"seed": 0, "beta_rec": 0.2, "beta_kl": 0.3},
+        DensityRun: {"dataset": "8Gaussian", "cell": "mog5-ip", "members": (ALONE,)},
+    }
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        model.read(usual.get(model, {}) | values, "here")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Member(0, 0.0, 0.3, 0.9), "beta_rec"),
-        (lambda: Member(0, 0.2, -1.0, 0.9), "beta_kl"),
-        (lambda: Member(0, 0.2, 0.3, 0.0), "beta_neg"),
-        (lambda: Member(0, math.nan, 0.3, 0.9), "beta_rec"),
-        (lambda: a_run(members=()), "at least one seed"),
-        (lambda: a_run(members=(ALONE, OTHER, ALONE)), "twice"),
-        (lambda: a_run(members=(ALONE.warmup,)), "beta_neg"),
-        (lambda: TrainingOptions(iterations=0), "training.iterations"),
-        (lambda: TrainingOptions(batch_size=-4), "training.batch_size"),
-        (lambda: TrainingOptions(learning_rate=0.0), "training.learning_rate"),
-        (lambda: TrainingOptions(monte_carlo_samples=0), "training.monte_carlo_samples"),
-        (lambda: TrainingOptions(clip_steepness=0), "training.clip_steepness"),
-        (lambda: TrainingOptions(iterations=50, warmup_iterations=50), "training.warmup_iterations"),
-        (lambda: TrainingOptions(warmup_iterations=50), "training.mixture_warmup_iterations"),
-        (lambda: TrainingOptions.from_dict({"batchsize": 3}), "did you mean 'batch_size'"),
         (lambda: density.begin(a_run(dataset="Circles"), CPU), "unknown dataset 'Circles'"),
-        (lambda: density.begin(a_run(dataset="Rings", training=TrainingOptions(batch_size=514)), CPU), "multiple of 4"),
-        (lambda: protocols.resolve("autors"), "did you mean 'authors'"),
-        (lambda: protocols.resolve("text", {"conversions": "at-game"}), "did you mean 'conversion'"),
-        (lambda: protocols.resolve("text", {"conversion": "later"}), "choose one of: during-warmup, at-game"),
-        (lambda: protocols.resolve("text", {"learning_rate_decay": 1}), "choose one of: true, false"),
+        (lambda: density.begin(a_run(dataset="Rings", batch_size=514), CPU), "multiple of 4"),
+        (lambda: resolve("autors"), "did you mean 'authors'"),
     ],
 )
-def test_bad_input_is_refused_in_one_line_that_names_the_place(make, message):
-    with pytest.raises(UserError, match=re.escape(message)) as caught:
+def test_what_is_not_there_is_named(make, message):
+    with pytest.raises(UserError, match=re.escape(message)):
         make()
-    assert "\n" not in str(caught.value)
 
 
 def test_a_run_survives_its_plain_form():
-    run = a_run(training=TrainingOptions(milestones=(3, 5), r_entropy=2.0), protocol=protocols.PRESETS["text"])
+    run = a_run(milestones=(3, 5), r_entropy=2.0, protocol="text")
     assert Run.from_dict(run.as_dict()) == run
     assert Run.from_dict(run.as_dict()).key == run.key
 
@@ -497,12 +515,12 @@ def test_the_key_of_a_run_depends_on_all_that_its_outcome_depends_on():
     changes: list[dict[str, Any]] = [
         {},
         {"dataset": "Rings"},
-        {"cell": cells.parse("mog5")},
+        {"cell": "mog5"},
         {"members": (OTHER, ALONE)},
         {"members": (ALONE, TWIN)},
-        {"training": TrainingOptions(iterations=29_999)},
-        {"training": TrainingOptions(gamma_r=1e-7)},
-        {"protocol": protocols.PRESETS["text"]},
+        {"iterations": 29_999},
+        {"gamma_r": 1e-7},
+        {"protocol": "text"},
     ]
     keys = [a_run(**change).key for change in changes]
     assert len(set(keys)) == len(keys)
@@ -511,28 +529,31 @@ def test_the_key_of_a_run_depends_on_all_that_its_outcome_depends_on():
 
 @pytest.mark.parametrize(("protocol", "scale"), [("authors", 0.5), ("text", 1.0)])
 def test_the_loss_scale_in_two_dimensions(protocol, scale):
-    assert a_run(protocol=protocols.PRESETS[protocol]).rules.scale == scale
+    assert rules(a_run(protocol=protocol)).scale == scale
 
 
 def test_only_cells_in_closed_form_go_without_monte_carlo():
-    assert a_run().rules.monte_carlo_samples == 100
-    assert a_run(cell=cells.parse("sg-dt-closed")).rules.monte_carlo_samples == 0
+    assert rules(a_run()).monte_carlo_samples == 100
+    assert rules(a_run("sg-dt-closed")).monte_carlo_samples == 0
 
 
-@pytest.mark.parametrize("name", protocols.PRESETS)
-def test_every_option_of_a_preset_is_one_of_its_choices(name):
-    options = protocols.PRESETS[name].as_dict()
-    assert options.keys() == protocols.CHOICES.keys()
-    assert all(value in protocols.CHOICES[option] for option, value in options.items())
-    if name == "authors":
-        assert options == {option: choices[0] for option, choices in protocols.CHOICES.items()}
+def choices() -> list[tuple[str, Any]]:
+    """Every option of the protocol with each of its values."""
+    return [
+        (name, value)
+        for role in PRESETS["text"]
+        for name, field in type(role[1]).model_fields.items()
+        for value in (get_args(field.annotation) or (True, False))
+    ]
 
 
-@pytest.mark.parametrize(("option", "value"), [(o, v) for o, choices in protocols.CHOICES.items() for v in choices])
+@pytest.mark.parametrize(("option", "value"), choices())
 def test_any_single_option_can_be_overridden(option, value):
-    for preset in protocols.PRESETS:
-        changed = protocols.resolve(preset, {option: value}).as_dict()
-        assert changed == protocols.PRESETS[preset].as_dict() | {option: value}
+    def flat(protocol: Protocol) -> dict[str, Any]:
+        return {name: value for part in protocol.model_dump().values() for name, value in part.items()}
+
+    for preset, protocol in PRESETS.items():
+        assert flat(resolve(preset, {option: value})) == flat(protocol) | {option: value}
 
 
 # Cells

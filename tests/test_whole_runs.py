@@ -13,17 +13,17 @@ from typing import Any
 import naive
 import pytest
 import torch
+from runs import a_member, density_run, image_run
 from torch import Tensor
 
 from introprior.data import density as points
 from introprior.data.images import prepare, splits
-from introprior.experiment import cells, protocols
+from introprior.experiment import cells
 from introprior.training import density, images
-from introprior.training.loop import Training
-from introprior.training.options import ImageTrainingOptions, Member, Run, TrainingOptions
+from introprior.training.loop import Training, betas
 
 CPU = torch.device("cpu")
-MEMBERS = (Member(0, 0.2, 0.3, 0.9), Member(1, 0.8, 0.5, 1.0))
+MEMBERS = (a_member(0, 0.2, 0.3, 0.9), a_member(1, 0.8, 0.5, 1.0))
 CONVERSION, GAME, END = 3, 5, 10  # of authors' runs; those by the text convert when the game starts
 DECAYS = (7, 9)
 SEEN = 1e-7
@@ -57,8 +57,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def in_2d(cell: str, protocol: str) -> tuple[Training, list[naive.Model]]:
     known = cells.parse(cell)
     members = MEMBERS if known.adversarial else tuple(member.warmup for member in MEMBERS)
-    options = TrainingOptions(batch_size=16, hidden_width=16, hidden_layers=2, milestones=DECAYS, **numbers_for(known))
-    training = density.begin(Run("8Gaussian", known, members, options, protocols.resolve(protocol)), CPU)
+    sizes = {"batch_size": 16, "hidden_width": 16, "hidden_layers": 2, "milestones": DECAYS}
+    training = density.begin(density_run(cell, members, protocol=protocol, **sizes, **numbers_for(known)), CPU)
     return training, [naive.Model(training.model, e) for e in range(len(members))]
 
 
@@ -66,8 +66,8 @@ def on_images(cell: str, protocol: str, folder: Path) -> tuple[Training, list[na
     # At the text's scale of 1 the exponentials of hundreds of pixels would vanish: its weights are small.
     weights = (1.0, 1.0, 2.0) if protocol == "authors" else (1e-3, 1e-3, 2e-3)
     known = cells.parse(cell)
-    options = ImageTrainingOptions(batch_size=6, latent_dim=3, widths=(2, 3), milestones=DECAYS, **numbers_for(known))
-    run = Run("digits", known, (Member(0, *weights),), options, protocols.resolve(protocol))
+    sizes = {"batch_size": 6, "latent_dim": 3, "widths": (2, 3), "milestones": DECAYS}
+    run = image_run(cell, [a_member(0, *weights)], protocol=protocol, **sizes, **numbers_for(known))
     training = images.begin(run, CPU, folder)
     return training, [naive.ImageModel(training.model)]
 
@@ -109,7 +109,7 @@ def side_by_side(
             yield batches[i][e]
 
     scripts = [
-        naive.train(copy, of_member(e), replays[e], training.run.members[e].betas, choices, schedule)
+        naive.train(copy, of_member(e), replays[e], betas(training.run.members[e]), choices, schedule)
         for e, copy in enumerate(copies)
     ]
     for i in range(END):

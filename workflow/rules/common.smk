@@ -29,7 +29,7 @@ def checked(function, *arguments, **named):
         sys.exit(1)
 
 
-CONFIG = checked(load, config)
+CONFIG = checked(load, config, workflow.configfiles)
 config.update(CONFIG.model_dump(mode="json"))  # with the defaults, for the captions of the report
 
 # ---- Device ----

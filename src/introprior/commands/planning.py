@@ -74,7 +74,7 @@ def _configuration(paths: Sequence[Path]) -> Configuration:
     base = Path("config/config.yaml")
     if not base.exists() or not Path("workflow/Snakefile").exists():
         raise UserError(f"{base}: not found; run this in the folder of the project, where snakemake is run")
-    return load(read_yaml([base, *paths]))
+    return load(read_yaml([base, *paths]), [base, *paths])
 
 
 def _jobs(config: Configuration, paths: Sequence[Path], targets: Sequence[str]) -> list[Job]:

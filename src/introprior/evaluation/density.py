@@ -155,18 +155,18 @@ def panels(ensemble: Ensemble, options: Evaluate, device: torch.device) -> dict[
     """What Figure 3 shows of one member: data, samples, density exp(ELBO), latent space and prior.
 
     Args:
-        options: ``panel_seed`` (which member), ``panel_points``, ``panel_grid``, ``monte_carlo_samples``.
+        options: ``panel_seed`` (which member; None: the first), ``panel_points``, ``panel_grid``,
+            ``monte_carlo_samples``.
 
     Raises:
         UserError: no member has that seed.
     """
     run, model = ensemble.run, ensemble.model
     seeds = [member.seed for member in run.members]
-    if options.panel_seed not in seeds:
-        raise UserError(
-            f"figure3.seed: {options['panel_seed']} is not among the trained seeds {seeds}; choose one of them"
-        )
-    e = seeds.index(options.panel_seed)
+    seed = seeds[0] if options.panel_seed is None else options.panel_seed
+    if seed not in seeds:
+        raise UserError(f"figure3.seed: {seed} is not among the trained seeds {seeds}; choose one of them")
+    e = seeds.index(seed)
     streams = MemberStreams([member.seed + run.training.iterations for member in run.members], device)
     limit, side, points = catalogue.dataset(run.dataset).limit, options.panel_grid, options.panel_points
     real = streams.draw(lambda generators: data.sample_members(run.dataset, points, generators))
@@ -201,7 +201,7 @@ def panels(ensemble: Ensemble, options: Evaluate, device: torch.device) -> dict[
         "latent_limit": latent_limit,
         "cell": run.cell.name,
         "dataset": run.dataset,
-        "seed": options.panel_seed,
+        "seed": seed,
         "status": ensemble.records[e]["status"],
         "detail": ensemble.records[e]["detail"],
     }

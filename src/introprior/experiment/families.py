@@ -113,21 +113,22 @@ register(
 register(Family("flow", "introprior.game.priors.flow:Flow", "Flow"))
 
 
-def add(names: Iterable[str], where: str) -> None:
+def add(names: Iterable[str], where: str, folders: Iterable[str | Path] = (".",)) -> None:
     """Run Python files that register families, each once in a process, and have the processes started here do so too.
 
     Args:
-        names: files, with or without ``.py``, in the working directory or in its folder config.
+        names: files, with or without ``.py``.
         where: the place to blame.
+        folders: where to look for them, the first that has one counts.
 
     Raises:
         UserError: one that is not there, or fails.
     """
     for name in names:
-        path = Path(name).with_suffix(".py")
-        places = [place for place in (path, "config" / path) if place.is_file()]
+        tried = list(dict.fromkeys((Path(folder) / name).with_suffix(".py") for folder in folders))
+        places = [path for path in tried if path.is_file()]
         if not places:
-            raise UserError(f"{where}: {name}: no such Python file here or in config/; correct its name")
+            raise UserError(f"{where}: no {' or '.join(map(str, tried))}; correct the name, or put the file there")
         _run(places[0].resolve(), where)
     known = dict.fromkeys([*filter(None, os.environ.get(PRIORS, "").split(os.pathsep)), *_FILES])
     os.environ[PRIORS] = os.pathsep.join(known)

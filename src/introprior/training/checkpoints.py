@@ -26,6 +26,8 @@ from introprior.game.priors import Prior
 from introprior.operations.files import written
 
 FORMAT = 2
+WRITTEN_BY = {1: "introprior 0.1"}
+"""Which releases read the other formats."""
 
 
 class Damaged(UserError):
@@ -59,9 +61,10 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise UserError(f"{path}: not a checkpoint; delete it and run again to make it anew") from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
+        reader = WRITTEN_BY.get(found, "the version that wrote it") if isinstance(found, int) else "its own program"
         raise UserError(
-            f"{path}: format {found}, this version reads {FORMAT}; use the version that wrote it, or delete it and run "
-            "again to make it anew"
+            f"{path}: format {found}, this version reads {FORMAT}; read it with {reader}, or delete it and run again "
+            "to make it anew"
         )
     return content
 

@@ -242,8 +242,12 @@ def image_cell(name: str, where: str, clipped: bool = False) -> cells.Cell:
 # ---- Reading ----
 
 
-def load(values: Mapping[str, Any]) -> Configuration:
+def load(values: Mapping[str, Any], files: Iterable[str | Path] = ()) -> Configuration:
     """A configuration, checked as a whole; what it does not say is as in the paper.
+
+    Args:
+        values: its keys.
+        files: where they are from; ``priors`` lie beside one of them.
 
     The families of priors that it adds are known from then on, in this process and in those that it starts.
 
@@ -252,7 +256,8 @@ def load(values: Mapping[str, Any]) -> Configuration:
     """
     named = values.get("priors")
     if isinstance(named, list | tuple) and all(isinstance(name, str) for name in named):
-        families.add(named, "configuration: priors")
+        folders = [Path(file).parent for file in reversed([*files])]
+        families.add(named, "configuration: priors", folders or ["."])
     return Configuration.read(dict(values), "configuration")
 
 

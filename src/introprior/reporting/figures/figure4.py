@@ -45,9 +45,7 @@ def draw(
     mixtures = [cell for cell in map(naming.parse, cells) if cell.family.components]
     columns = sorted({(cell.size, cell.intro_prior) for cell in mixtures})
     if not datasets or not columns or not r_entropy or not seeds:
-        raise UserError(
-            "figure 4: nothing to show; name datasets, cells with components, r_entropy and seeds in the configuration"
-        )
+        raise UserError("figure 4: nothing to show; name datasets, mixtures, r_entropy and seeds in the configuration")
     further = itertools.cycle(CYCLE)
     palette = {r: DATA if r == 0 else next(further) for r in r_entropy}
     learnable = {cell.name: cell.learnable_contributions for cell in mixtures}

@@ -1,0 +1,50 @@
+"""Runs for tests, in few words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from introprior.experiment.protocol import resolve
+from introprior.experiment.run import DensityRun, DensityTraining, ImageRun, ImageTraining, Member
+
+
+def a_member(seed: int, beta_rec: float, beta_kl: float, beta_neg: float | None = None) -> Member:
+    """A member, in the order of its columns."""
+    return Member(seed=seed, beta_rec=beta_rec, beta_kl=beta_kl, beta_neg=beta_neg)
+
+
+def density_run(
+    cell: str,
+    members: Iterable[Member],
+    dataset: str = "8Gaussian",
+    protocol: str = "authors",
+    overrides: Mapping[str, Any] | None = None,
+    **training: Any,
+) -> DensityRun:
+    """A run in 2D."""
+    return DensityRun(
+        dataset=dataset,
+        cell=cell,
+        members=tuple(members),
+        training=DensityTraining(**training),
+        protocol=resolve(protocol, overrides).training,
+    )
+
+
+def image_run(
+    cell: str,
+    members: Iterable[Member],
+    dataset: str = "digits",
+    protocol: str = "authors",
+    overrides: Mapping[str, Any] | None = None,
+    **training: Any,
+) -> ImageRun:
+    """A run on images."""
+    return ImageRun(
+        dataset=dataset,
+        cell=cell,
+        members=tuple(members),
+        training=ImageTraining(**training),
+        protocol=resolve(protocol, overrides).training,
+    )
