@@ -190,8 +190,9 @@ def prior(*modules):
 
     def of(wildcards):
         cell = checked(naming.parse, wildcards.get("cell", wildcards.get("family")), "results")
-        own = [os.path.relpath(cell.family.file)] if cell.family.file else []
-        return sources(*modules, *[cell.family.module] * (not own)) + own
+        if cell.family.file:
+            return [*sources(*modules), os.path.relpath(cell.family.file)]
+        return sources(*modules, cell.family.module.removeprefix("introprior."))
 
     return of
 
