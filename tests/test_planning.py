@@ -264,7 +264,7 @@ def test_the_measured_hours_on_a_cpu(project, paper):
     assert 1 / 2 < told / taken("8Gaussian-sg-dt") < 2
     small = dry_run(project, "fmnist-small", "images", "--configfile", "config/fmnist-small.yaml")
     told = sum(costs.seconds(job, "cpu") for job in small.jobs if job.outputs)
-    assert 1 / 3 < told / 2 / taken("fmnist-small") < 3
+    assert 1 < told / 2 / taken("fmnist-small") < 4  # probes do not know that they see a sixth of the images
 
 
 def test_memory_suffices_and_is_not_boundless(tmp_path, paper):

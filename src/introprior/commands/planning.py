@@ -173,7 +173,7 @@ def _times(found: Mapping[str, Any]) -> list[str]:
     else:
         lines = [f"time on {found['cores']} CPU cores: {duration(found['seconds']['0'])}"]
     path = found["critical_path"]
-    steps = [step for step in path["jobs"] if step["seconds"] >= 0.01 * path["seconds"]]
+    steps = [step for step in path["jobs"] if step["seconds"] >= 0.02 * path["seconds"]]
     chain = " > ".join(f"{step['rule']} {duration(step['seconds'])}" for step in steps)
     on = "GPUs" if found["gpus"] else "cores"
     return [*lines, f"No number of {on} makes it shorter than {duration(path['seconds'])}: {chain}."]

@@ -20,7 +20,7 @@ Place = Literal["gpu", "cpu"]
 START = {"gpu": 15.0, "cpu": 4.0}
 """Seconds before a command computes: imports, the device's context, its data."""
 
-STAND_IN = 0.01
+STAND_IN = 0.002
 """What a small classifier's features take of the time of Inception's."""
 
 
@@ -32,8 +32,8 @@ class Cost:
         gpu, cpu: seconds of work on a GPU, on one core.
         mem_mb: resident memory to ask for.
         megabytes: on disk.
-        per: options that the seconds go with, and their size behind the default. A path such as ``widths.0`` leads to
-            the first of a list; of a list as a whole the length counts.
+        per: options that the seconds go with, or differences of two, and their size behind the default. A path such
+            as ``widths.0`` leads to the first of a list; of a list as a whole the length counts.
         images: whether they go with the number of training images, 60,000 behind the default.
     """
 
@@ -55,6 +55,9 @@ class Cost:
 
 def _size(options: Any, path: str, usual: float) -> float:
     """The number at a path of the options, or the length of a list there; the usual one where there is none."""
+    if " - " in path:
+        most, less = path.split(" - ")
+        return _size(options, most, usual) - _size(options, less, 0.0)
     value = options
     for key in path.split("."):
         try:
@@ -65,27 +68,29 @@ def _size(options: Any, path: str, usual: float) -> float:
 
 
 _TRAINED = {"training.iterations": 30_000, "training.batch_size": 512, "training.hidden_width": 256}
-_GAME = {"training.iterations": 220 * 469, "training.batch_size": 128, "training.widths.0": 64}
-_WARMUP = {"training.warmup_iterations": 20 * 469, "training.batch_size": 128, "training.widths.0": 64}
+_IMAGES = {"training.batch_size": 128, "training.widths.0": 64}
+_GAME = {"training.iterations - training.warmup_iterations": 200 * 469, **_IMAGES}
+_CLIPPING = {**_GAME, "training.iterations - training.warmup_iterations": 100 * 469}
+_WARMUP = {"training.warmup_iterations": 20 * 469, **_IMAGES}
 _SAMPLES = {"samples": 50_000}
 
 COSTS = {
-    "search": Cost(3600, 250_000, 8000, per={**_TRAINED, "betas": 210}),
-    "train": Cost(250, 14_000, 4000, 8, per={**_TRAINED, "seeds": 5}),
-    "evaluate": Cost(30, 150, 4000, 0.6, per={"grid": 1024}),
+    "search": Cost(5500, 430_000, 8000, per={**_TRAINED, "betas": 105}),
+    "train": Cost(250, 17_000, 4000, 8, per={**_TRAINED, "seeds": 5}),
+    "evaluate": Cost(10, 120, 4000, 0.6, per={"grid": 1024, "monte_carlo_samples": 100}),
     "prepare": Cost(60, 60, 4000, 100, images=True),
     "inception": Cost(60, 60, 2000, 96),
-    "classifier": Cost(60, 600, 4000, 0.2, per={"epochs": 10}, images=True),
-    "reference": Cost(120, 9500, 8000, 34, per=_SAMPLES),
-    "warmup": Cost(200, 40_000, 6000, 50, per=_WARMUP),
-    "warmup_distances": Cost(210, 19_000, 8000, per=_SAMPLES),
-    "game": Cost(3600, 800_000, 6000, 60, per=_GAME),
-    "distances": Cost(950, 95_000, 8000, per=_SAMPLES),
-    "evaluate_images": Cost(210, 20_000, 8000, 17, per=_SAMPLES),
-    "probe": Cost(900, 900, 4000, per={"svm_iterations.1": 10_000}, images=True),
-    "clipping_study": Cost(2000, 500_000, 6000, 140, per=_GAME),
+    "classifier": Cost(20, 180, 4000, 0.2, per={"epochs": 10}, images=True),
+    "reference": Cost(100, 9500, 8000, 34, per=_SAMPLES),
+    "warmup": Cost(120, 24_000, 6000, 50, per=_WARMUP),
+    "warmup_distances": Cost(200, 19_000, 8000, per=_SAMPLES),
+    "game": Cost(3200, 750_000, 6000, 60, per=_GAME),
+    "distances": Cost(930, 95_000, 8000, per=_SAMPLES),
+    "evaluate_images": Cost(200, 20_000, 8000, 17, per=_SAMPLES),
+    "probe": Cost(500, 500, 4000, per={"svm_iterations.1": 10_000}, images=True),
+    "clipping_study": Cost(2000, 490_000, 6000, 140, per=_CLIPPING),
     "clipping_distances": Cost(1100, 115_000, 8000, per=_SAMPLES),
-    "encoder_study": Cost(100, 760, 4000, 1, per={"iterations": 2000}),
+    "encoder_study": Cost(80, 750, 4000, 1, per={"iterations": 2000}),
     "figure6": Cost(600, 600, 4000),
     "tables_pdf": Cost(20, 20, 1000),
 }

@@ -105,7 +105,7 @@ def tell(workflow: Any, config: Configuration, results: str) -> None:
 
     warning = "introprior: status and verify will not know the jobs of this run"
     try:
-        from snakemake.workflow import NOTHING_TO_BE_DONE_MSG
+        from snakemake.common import NOTHING_TO_BE_DONE_MSG
         from snakemake_interface_logger_plugins.common import LogEvent
 
         begins = LogEvent.RUN_INFO
