@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ pytest.importorskip("snakemake")
 
 from introprior.cli import main
 from introprior.errors import UserError
-from introprior.experiment.config import load, read_yaml
+from introprior.experiment.config import load
 from introprior.operations import costs, dag, forecast
 from introprior.operations.dag import Job
 from tests import test_workflow_dag as workflow
@@ -96,12 +97,9 @@ def test_the_jobs_are_snakemakes(paper):
 def test_the_papers_jobs_are_read_at_once(project, paper):
     path = project.folder / "results/paper"
     assert (path / dag.PLANNED).stat().st_size < 3e6
-    times = []
-    for _ in range(5):
-        began = time.process_time()
-        dag.read(path)
-        times.append(time.process_time() - began)
-    assert min(times) < 0.3
+    began = time.process_time()
+    assert len(dag.read(path).jobs) == len(paper.jobs)
+    assert time.process_time() - began < 1  # a tenth of that; machines differ
 
 
 def test_jobs_are_merged_over_targets_until_something_changes(project):
@@ -194,14 +192,14 @@ def test_targets(paper):
 # ---- What a job costs ----
 
 
-def changed(job: Job, path: str, value: object) -> Job:
-    """A job but for one option, which it has."""
-    *sections, key = path.split(".")
+def changed(job: Job, path: str, value: Any) -> Job:
+    """A job but for one option, which it has; ``value`` may say what becomes of it."""
     options = inner = json.loads(json.dumps(job.options))
+    *sections, key = [int(name) if name.isdecimal() else name for name in path.split(".")]
     for section in sections:
         inner = inner[section]
-    assert inner[key] != value
-    inner[key] = value
+    before, inner[key] = inner[key], value(inner[key]) if callable(value) else value
+    assert inner[key] != before
     return replace(job, options=options)
 
 
@@ -215,30 +213,15 @@ def test_every_rule_has_its_price(paper):
             assert 0.3 < cost.times(job) <= 1.1, (rule, job.wildcards)
 
 
-@pytest.mark.parametrize(
-    ("rule", "path", "value"),
-    [
-        ("train", "training.iterations", 60_000),
-        ("train", "training.batch_size", 1024),
-        ("train", "training.hidden_width", 512),
-        ("train", "seeds", list(range(40))),
-        ("search", "betas", [[1, 1, 1]] * 300),
-        ("evaluate", "grid", 4096),
-        ("warmup", "training.warmup_iterations", 40_000),
-        ("game", "training.iterations", 300_000),
-        ("game", "training.widths", [256, 512]),
-        ("clipping_study", "training.iterations", 300_000),
-        ("reference", "samples", 60_000),
-        ("distances", "samples", 60_000),
-        ("evaluate_images", "samples", 60_000),
-        ("probe", "svm_iterations", [2000, 20_000]),
-        ("encoder_study", "iterations", 20_000),
-    ],
-)
-def test_more_work_takes_longer(paper, rule, path, value):
-    job = next(job for job in paper.jobs if job.rule == rule)
-    for place in ("gpu", "cpu"):
-        assert costs.seconds(changed(job, path, value), place) > 1.05 * costs.seconds(job, place)
+def test_more_work_takes_longer(paper):
+    for rule, cost in costs.COSTS.items():
+        job = next((job for job in paper.jobs if job.rule == rule), None)
+        for path in cost.per if job else ():
+            first, _, second = path.partition(" - ")
+            more = changed(job, first, lambda value: 2 * value)
+            assert costs.seconds(more, "cpu") > 1.9 * costs.seconds(job, "cpu"), (rule, path)
+            if second:
+                assert costs.seconds(changed(job, second, lambda value: 2 * value), "cpu") < costs.seconds(job, "cpu")
 
 
 @pytest.mark.parametrize("most", [10, 60, 2880])
@@ -327,20 +310,18 @@ def test_a_measured_rate_is_scaled_by_what_there_is_to_do(train):
     assert not rates.price(train, gpu=False).measured
 
 
-@pytest.mark.parametrize(
-    "facts",
-    [
+def test_what_is_no_measurement(train):
+    """What was resumed, made with other options, or diverged; and what is damaged."""
+    assert forecast.Rates([ran(train, seconds=1000)]).known
+    diverged = [{"status": "diverged"}]
+    for facts in (
         {"resumed": 17},
         {"options": {"cell": "sg"}},
-        {"records": [{"status": "diverged"}]},
+        {"records": diverged},
         {"records": "?"},
         {"outputs": 0},
-    ],
-    ids=["resumed", "other options", "diverged", "damaged", "damaged too"],
-)
-def test_what_is_no_measurement(train, facts):
-    assert forecast.Rates([ran(train, seconds=1000)]).known
-    assert not forecast.Rates([ran(train, seconds=1000, **facts)]).known
+    ):
+        assert not forecast.Rates([ran(train, seconds=1000, **facts)]).known
     Path(ran(train, seconds=1000).benchmark).write_text("s\th:m:s\n")
     assert not forecast.Rates([train]).known
 
@@ -414,53 +395,25 @@ def planned(capsys, *arguments: str) -> dict:
     return json.loads(printed.out)
 
 
-def test_the_papers_plan_in_words(here, capsys):
+def test_the_papers_plan(here, paper, capsys):
     assert main(["plan", "--gpus", "2", "--cores", "16"]) == 0
-    printed = capsys.readouterr().out
-    assert max(map(len, printed.splitlines())) <= 150
-    words = " ".join(printed.split())
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) < 35
+    assert max(map(len, lines)) <= 150
+    words = " ".join(" ".join(lines).split())
     for expected in ("paper (config/config.yaml)", "game 297 0 297", "built-in", "GPUs 1 [2] 4 8", "may be far off"):
         assert expected in words
-    assert len(printed.splitlines()) < 35
-
-
-def test_the_papers_plan_as_json(here, paper, capsys):
-    found = planned(capsys, "--gpus", "2", "--cores", "16")
-    jobs = [job for job in paper.jobs if job.outputs]
+    found, jobs = planned(capsys, "--gpus", "2", "--cores", "16"), [job for job in paper.jobs if job.outputs]
     assert (found["jobs"], found["done"]) == (len(jobs), 0)
     assert sum(rule["jobs"] for rule in found["rules"].values()) == len(jobs)
-    on_gpu = sum(costs.seconds(one, "gpu") for one in jobs if one.gpu)
-    assert found["gpu_seconds"] == pytest.approx(on_gpu)
+    assert found["gpu_seconds"] == pytest.approx(sum(costs.seconds(one, "gpu") for one in jobs if one.gpu))
     assert found["critical_path"]["seconds"] <= found["seconds"]["2"]
     assert found["seconds"]["1"] > found["seconds"]["2"] > found["seconds"]["4"]
     assert found["bytes"] > 10e9
-
-
-def test_without_gpus_all_is_done_on_the_cores(here, capsys):
     found = planned(capsys, "--gpus", "0", "--cores", "4")
     assert (found["gpus"], found["gpu_seconds"], list(found["seconds"])) == (0, 0, ["0"])
     (here / "cpu.yaml").write_text("device: cpu")  # is no other configuration
     assert planned(capsys, "--configfile", "cpu.yaml", "--cores", "4") == found
-
-
-def test_what_is_there_is_not_to_do(here, mini, capsys):
-    arguments = ("table1", "--configfile", "mini.yaml")
-    jobs = [job for job in mini if job.outputs]
-    train = next(job for job in jobs if job.rule == "train")
-    try:
-        for path in map(Path, itertools.chain(*(job.outputs for job in jobs))):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-        found = planned(capsys, *arguments)
-        assert (found["done"], found["seconds"]["1"], found["bytes"]) == (len(jobs), 0, 0)
-        assert main(["plan", *arguments]) == 0
-        assert "Every file is there" in capsys.readouterr().out
-        Path(train.outputs[1]).unlink()  # half of it is not enough
-        found = planned(capsys, *arguments)
-        assert (found["done"], found["rules"]["train"]["done"]) == (len(jobs) - 1, 1)
-    finally:
-        for path in itertools.chain(*(job.outputs for job in jobs)):
-            Path(path).unlink(missing_ok=True)
 
 
 def test_measured_rates_are_named(here, mini, capsys):
@@ -490,25 +443,37 @@ def test_what_nobody_resolved_is_resolved_by_a_dry_run(here, capsys, monkeypatch
     monkeypatch.setenv("PYTHONPATH", str(here / "src"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     (here / "layers.yaml").write_text("experiment: layers\ndevice: cuda\n")  # which is where it will run
-    arguments = ["plan", "table1", "--configfile", "mini.yaml", "layers.yaml"]
+    arguments = ["table1", "--configfile", "mini.yaml", "layers.yaml"]
     for expected in ("resolving the jobs by a dry run of snakemake\n", ""):
-        assert main(arguments) == 0
+        assert main(["plan", *arguments]) == 0
         printed = capsys.readouterr()
         assert printed.err == expected
         assert "layers (mini.yaml, layers.yaml), table1" in printed.out
-    assert load(read_yaml(map(Path, ["config/config.yaml", *arguments[3:]]))).experiment == "layers"
-    assert main(["plan", "table6", *arguments[2:]]) == 2
-    assert (
-        "introprior plan: snakemake --dry-run: MissingRuleException: No rule to produce table6"
-        in (capsys.readouterr().err.splitlines()[-1])
-    )
+    jobs = [job for job in dag.read(here / "results/layers").jobs if job.outputs]
+    for path in map(Path, itertools.chain(*(job.outputs for job in jobs))):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    found = planned(capsys, *arguments)
+    assert (found["done"], found["seconds"]["1"], found["bytes"]) == (len(jobs), 0, 0)
+    assert main(["plan", *arguments]) == 0
+    assert "Every file is there" in capsys.readouterr().out
+    Path(next(job for job in jobs if job.rule == "train").outputs[1]).unlink()  # half of it is not enough
+    found = planned(capsys, *arguments)
+    assert (found["done"], found["rules"]["train"]["done"]) == (len(jobs) - 1, 1)
+    assert main(["plan", "table6", *arguments[1:]]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("introprior plan: snakemake --dry-run: MissingRuleException: No rule to produce table6")
 
 
-def test_the_plan_needs_no_heavy_library(here):
-    code = "import sys; from introprior.cli import main; main(sys.argv[1:]); print(*sorted(sys.modules))"
-    command, environment = [sys.executable, "-c", code, "plan"], os.environ | {"PYTHONPATH": str(here / "src")}
-    loaded = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()
-    assert {"torch", "numpy", "pandas", "snakemake", "matplotlib"}.isdisjoint(loaded)
+@pytest.mark.parametrize("arguments", [["plan"], ["status", "results/paper"], ["verify", "results/paper", "--partial"]])
+def test_a_look_is_quick_and_light(here, arguments):
+    code = "import sys, time; from introprior.cli import main; t = time.process_time(); main(sys.argv[1:]);"
+    code += "print(time.process_time() - t); print(*sorted(sys.modules))"
+    command, environment = [sys.executable, "-c", code, *arguments], os.environ | {"PYTHONPATH": str(here / "src")}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    *_, taken, modules = done.stdout.splitlines()
+    assert float(taken) < 5
+    assert {"torch", "numpy", "pandas", "snakemake", "matplotlib"}.isdisjoint(modules.split())
 
 
 @pytest.mark.parametrize(
