@@ -142,7 +142,7 @@ def test_a_whole_run_leaves_all_results_and_nothing_else(made):
     wanted |= {f"tables/{name}" for name in kinds}
     wanted |= {f"figures/{name}.{suffix}" for name in FIGURES for suffix in ("pdf", "png")}
     wanted |= {"tables/tables.pdf"} if shutil.which("pdflatex") else set()
-    wanted |= {"configuration.json"}
+    wanted |= {"jobs.json"}
     found = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
     found = {name for name in found if not name.startswith(("logs/", "benchmarks/"))}
     assert {name for name in found if not name.endswith(".provenance.json")} == wanted
@@ -151,7 +151,7 @@ def test_a_whole_run_leaves_all_results_and_nothing_else(made):
         for path in made.rglob("*.provenance.json")
         for name in json.loads(path.read_text())["outputs"]
     }
-    assert recorded == wanted - {"configuration.json"}
+    assert recorded == wanted - {"jobs.json"}
     assert "introprior" not in "".join(path.read_text() for path in made.glob("logs/density/*/*/evaluate.log"))
     data = {path.name for path in (made.parent / "data/digits").iterdir()}
     assert data == {
@@ -208,9 +208,12 @@ def without_record(path: Path) -> None:
 
 
 def reconfigure(path: Path) -> None:
-    config = json.loads(path.read_text())
-    config["density"]["training"]["iterations"] = 13
-    path.write_text(json.dumps(config))
+    """As if Snakemake had been started again with more iterations, and not finished yet."""
+    known = json.loads(path.read_text())
+    for job in known["jobs"]:
+        if job["rule"] in ("search", "train"):
+            job["options"]["training"]["iterations"] = 13
+    path.write_text(json.dumps(known))
 
 
 TAMPERED = {
@@ -241,7 +244,7 @@ TAMPERED = {
         ],
     ),
     "other options": (
-        "configuration.json",
+        "jobs.json",
         reconfigure,
         [
             *(
@@ -439,7 +442,7 @@ def test_a_truncated_result_is_told_of_and_made_again_with_what_depends_on_it(pr
         path,
         path.with_name("metrics.provenance.json"),
         path.with_name("panels.npz"),
-        made / "configuration.json",
+        made / "jobs.json",
     }
     expected |= {*made.glob("tables/table1*"), *made.glob("tables/tables.*")}
     assert {path for path in changed if path.relative_to(made).parts[0] not in ("logs", "benchmarks")} == expected

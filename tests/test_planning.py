@@ -1,211 +1,336 @@
-"""The plan without Snakemake: equal to Snakemake's own, priced, and played through."""
+"""What there will be to do: the jobs that Snakemake tells of, what they cost, and the queue played through."""
 
 from __future__ import annotations
 
-import dataclasses
+import csv
 import itertools
 import json
 import os
-import shutil
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
-from introprior.experiment.planning import Job
+
+pytest.importorskip("snakemake")
 
 from introprior.cli import main
 from introprior.errors import UserError
-from introprior.experiment import configuration, planning
-from introprior.operations import costs, forecast, provenance
+from introprior.experiment.config import load
+from introprior.operations import costs, dag, forecast
+from introprior.operations.dag import Job
+from tests import test_workflow_dag as workflow
 
-ROOT = Path(__file__).resolve().parents[1]
-CONFIG = configuration.defaults(ROOT / "workflow/schemas/config.schema.yaml")
+server = workflow.server  # a fixture
+ROOT = workflow.ROOT
 
-DUMP = """
-import json, os, sys
-import snakemake.cli, snakemake.dag
-
-def summary(dag, detailed=False):
-    keys = {"outputs": "output", "inputs": "input", "log": "log"}
-    jobs = [
-        {
-            "rule": job.rule.name,
-            **{key: list(map(str, getattr(job, name))) for key, name in keys.items()},
-            "wildcards": dict(job.wildcards.items()),
-            "benchmark": job.benchmark and str(job.benchmark),
-            "gpu": bool(job.resources.get("gpu", 0)),
-            "options": job.params.get("options"),
-        }
-        for job in dag.jobs if job.output
-    ]
-    with open(log, "w") as stream:
-        json.dump(jobs, stream)
-    os._exit(0)
-
-snakemake.dag.DAG.summary = summary
-for line in sys.stdin:
-    log, *arguments = json.loads(line)
-    child = os.fork()
-    if not child:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 1)
-        snakemake.cli.main(["--summary", *arguments])
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+MINI = """\
+experiment: mini
+density: {datasets: [Rings], seeds: [0, 1], search: {enabled: false}, training: {iterations: 3000}}
+tables: {table1: [sg, mog64]}
 """
-"""Runs Snakemake as often as told, up to its plan, which it writes to a file as JSON."""
+QUIET = ("--quiet", "progress", "rules", "--cores", "1")
 
 
 @pytest.fixture(scope="module")
-def snakemake(tmp_path_factory):
-    """What Snakemake plans in a copy of the project for some arguments: its jobs."""
-    pytest.importorskip("snakemake")
-    folder = tmp_path_factory.mktemp("project")
-    for name in ("workflow", "config", "src", "envs", "profiles"):
-        if (ROOT / name).is_dir() and not (ROOT / name).is_symlink():
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("SNAKEMAKE")}
-    # A GPU that nobody looks at, so that the rules ask for one.
-    environment |= {"PYTHONPATH": str(folder / "src"), "XDG_CACHE_HOME": str(folder), "CUDA_VISIBLE_DEVICES": "0"}
-    with subprocess.Popen(
-        [sys.executable, "-c", DUMP],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=folder, text=True,
-    ) as process:  # fmt: skip
-
-        def plan(*arguments: str) -> list[dict]:
-            log = folder / "jobs.json"
-            log.unlink(missing_ok=True)
-            print(json.dumps([str(log), *arguments]), file=process.stdin, flush=True)
-            assert process.stdout.readline() == "0\n", process.stderr.read()
-            return json.loads(log.read_text())
-
-        yield plan
-        process.stdin.close()
+def project(tmp_path_factory, server) -> workflow.Project:
+    """A copy of the project; GPUs are visible on it, at which nobody looks."""
+    project = workflow.Project(tmp_path_factory.mktemp("project"), server)
+    (project.folder / "mini.yaml").write_text(MINI)
+    return project
 
 
-def equal(theirs: list[dict], ours: list[Job]) -> None:
-    """Check that two plans are the same, job by job."""
-    made = {path for job in theirs for path in job["outputs"]}
-    known = {tuple(job["outputs"]): job for job in theirs}
-    mine = {job.outputs: job for job in ours}
-    mend = "rules and src/introprior/experiment/planning.py differ: let planning._Plan add the same jobs as the rules"
-    missing = sorted({known[key]["rule"] for key in known.keys() - mine.keys()})
-    assert not missing, f"{mend}; it lacks jobs, or outputs, of {', '.join(missing)}"
-    surplus = sorted({mine[key].rule for key in mine.keys() - known.keys()})
-    assert not surplus, f"{mend}; the rules have no such jobs, or outputs, of {', '.join(surplus)}"
-    for outputs, job in mine.items():
-        other = known[outputs]
-        told = other["options"] and json.loads(other["options"])
-        expected = (other["rule"], other["wildcards"], other["log"], other["benchmark"], other["gpu"], told)
-        found = (job.rule, job.wildcards, [job.log], job.benchmark, job.gpu, job.options)
-        assert found == expected, f"{mend}; {job.rule} differs"
-        assert set(job.inputs) == set(other["inputs"]) & made, f"{mend}; the inputs of {job.rule} differ"
+def snakemake(project: workflow.Project, *arguments: str) -> str:
+    """What Snakemake prints; it succeeds."""
+    code, printed = project.snakemake(*QUIET, *arguments)
+    assert code == 0, printed
+    return printed
+
+
+def dry_run(project: workflow.Project, experiment: str, *arguments: str) -> dag.Dag:
+    """The jobs that a dry run tells of."""
+    snakemake(project, "--dry-run", *arguments)
+    results = project.folder / "results" / experiment
+    assert not (results / dag.NAME).exists()
+    return dag.read(results)
+
+
+@pytest.fixture(scope="module")
+def paper(project) -> dag.Dag:
+    return dry_run(project, "paper")
+
+
+@pytest.fixture(scope="module")
+def mini(project) -> tuple[Job, ...]:
+    return dry_run(project, "mini", "table1", "--configfile", "mini.yaml").jobs
+
+
+# ---- The jobs that Snakemake tells of ----
+
+
+def test_the_jobs_are_snakemakes(paper):
+    """Each once, after those that it depends on, in the order of the targets, with all that there is to know of it."""
     before: set[str] = set()
-    for job in ours:
+    for job in paper.jobs:
         assert before.issuperset(job.inputs), f"{job.rule} comes before what it depends on"
+        assert before.isdisjoint(job.outputs)
         before.update(job.outputs)
+    counts = {rule: sum(job.rule == rule for job in paper.jobs) for rule in ("search", "train", "warmup", "game")}
+    assert counts == {"search": 44, "train": 32, "warmup": 45, "game": 297}
+    assert {job.rule for job in paper.jobs if not job.outputs} == {"all"}
+    on_gpu = {"search", "train", "evaluate", "reference", "warmup", "game", "evaluate_images", "encoder_study"}
+    on_gpu |= {"distances", "warmup_distances", "clipping_study", "clipping_distances"}
+    assert {job.rule for job in paper.jobs if job.gpu} == on_gpu  # on a machine without one
+    cells = list(dict.fromkeys(job.wildcards["cell"] for job in paper.jobs if job.rule == "train"))
+    assert cells[:3] == ["vae-sg", "sg", "mog64"]
+    game = next(job for job in paper.jobs if job.rule == "game")
+    results, run = game.log.split("/logs/")[0], "images/MNIST/{cell}/r{r_entropy}/seed{seed}".format(**game.wildcards)
+    assert game.outputs == (f"{results}/{run}/snapshots.pt", f"{results}/{run}/history.csv")
+    assert (game.log, game.benchmark) == (f"{results}/logs/{run}/train.log", f"{results}/benchmarks/{run}/train.tsv")
+    assert (game.options["cell"], game.options["seeds"]) == (game.wildcards["cell"], [int(game.wildcards["seed"])])
+    assert paper.configuration["images"]["seeds"] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("name", ["config", "demo", "fmnist-small"])
-def test_the_plan_is_snakemakes(snakemake, name):
-    path = ROOT / f"config/{name}.yaml"
-    layers = [] if name == "config" else [path]
-    arguments = ["--configfile", *map(str, layers)] if layers else []
-    equal(snakemake(*arguments), planning.jobs(planning.resolve(layers, ROOT)))
+def test_the_papers_jobs_are_read_at_once(project, paper):
+    path = project.folder / "results/paper"
+    assert (path / dag.PLANNED).stat().st_size < 3e6
+    began = time.process_time()
+    assert len(dag.read(path).jobs) == len(paper.jobs)
+    assert time.process_time() - began < 1  # a tenth of that; machines differ
 
 
-def test_targets_are_snakemakes(snakemake):
-    path = ROOT / "config/demo.yaml"
-    config = planning.resolve([path], ROOT)
-    for target in ("images", "density", "tables", "figures", "table2", "figureS2"):
-        equal(snakemake(target, "--configfile", str(path)), planning.jobs(config, [target]))
+def test_jobs_are_merged_over_targets_until_something_changes(project):
+    def known(*arguments: str) -> set[str]:
+        return {job.rule for job in dry_run(project, "merged", *arguments, "--config", *config).jobs}
+
+    first, second = "results/merged/density/Rings/sg-dt/hyperparameters.json", "figureS3"
+    config = ["experiment=merged"]
+    assert known(first) == {"published"}
+    assert known(second) == {"published", "figureS3"}
+    config.append("device=cpu")  # not what results depend on
+    assert known(second) == {"published", "figureS3"}
+    with project.changed("workflow/rules/common.smk", "# ---- Paths", "# ---- The paths"):
+        assert known(second) == {"figureS3"}
+    with project.changed("src/introprior/cli.py", '"""', '"""Changed. '):
+        assert known(first) == {"published"}
+    config.append("checkpoint_seconds=17")
+    assert known(first) == {"published"}
+    config.append("protocol=text")
+    assert known(second) == {"figureS3"}
 
 
-def test_layers_are_merged_as_by_snakemake(snakemake, tmp_path):
-    """Several files: sections key by key, lists as a whole, the last word counts."""
-    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
-    first.write_text(
-        "experiment: one\nimages: {datasets: [digits], seeds: [3, 4], r_entropy: [0, 7], evaluation: {samples: 1500,"
-        " features: classifier, latent_points: 200}}\n"
-    )
-    second.write_text(
-        "experiment: two\nimages: {seeds: [5]}\nfigure2: {dataset: digits}\nfigureS2: {dataset: digits, seed: 5,"
-        " cell: sg, r_entropy: 0}\nfigure4: {r_entropy: [7]}\nlatents: {seed: 5}\n"
-    )
-    config = planning.resolve([first, second], ROOT)
-    assert (config["experiment"], config["images"]["seeds"]) == ("two", [5])
-    theirs = snakemake("--configfile", str(first), str(second))
-    assert any("/r7/seed5/" in job["outputs"][0] for job in theirs)
-    equal(theirs, planning.jobs(config))
+def test_a_dry_run_changes_nothing_of_what_is_known_of_a_run(project):
+    results, config = project.folder / "results/run", ("--config", "experiment=run")
+    one = "results/run/density/Rings/{}/hyperparameters.json".format
+    snakemake(project, one("sg-dt"), *config)
+    text = (results / dag.NAME).read_text()
+    assert not (results / dag.PLANNED).exists()
+    for arguments in (["--dry-run"], ["--unlock"], ["--summary"], ["--touch", one("sg-dt")], [one("sg-dt")]):
+        snakemake(project, *arguments, *config)
+        if arguments != ["--dry-run"]:
+            assert (results / dag.NAME).read_text() == text
+    assert [job.rule for job in dag.read(results).jobs] == ["published"]
+    snakemake(project, "figureS3", *config)  # whose script is a Snakemake of its own
+    assert [job.rule for job in dag.read(results).jobs] == ["published", "figureS3"]
+    (results / dag.NAME).unlink()
+    before = (results / dag.PLANNED).read_text()
+    snakemake(project, one("sg-dt"), *config)  # nothing to be done, but to tell
+    assert (results / dag.NAME).read_text() == text
+    assert (results / dag.PLANNED).read_text() == before
 
 
-def test_the_plan_needs_no_heavy_library_and_no_time():
-    code = "import sys; from introprior.commands import planning; print(*sorted(sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert {"torch", "numpy", "pandas", "snakemake", "matplotlib"}.isdisjoint(loaded)
+def test_a_run_goes_on_where_its_jobs_cannot_be_told(project, monkeypatch):
+    path = project.folder / "results/closed" / dag.PLANNED
+    path.mkdir(parents=True)
+    printed = snakemake(project, "--dry-run", "figureS3", "--config", "experiment=closed")
+    (line,) = (line for line in printed.splitlines() if "introprior: " in line)
+    assert f"status and verify will not know the jobs of this run (results/closed/{dag.PLANNED}: cannot write" in line
+    assert "Traceback" not in printed
 
 
-def test_a_job_is_unknown(tmp_path):
-    with pytest.raises(UserError, match="unknown target 'table6'"):
-        planning.jobs(CONFIG, ["table6"])
+def test_a_snakemake_without_that_message_is_warned_of(monkeypatch):
+    from snakemake.logging import logger
+    from snakemake_interface_logger_plugins import common
+
+    said: list[str] = []
+    monkeypatch.setattr(logger, "warning", said.append)
+    monkeypatch.setattr(common, "LogEvent", object())
+    before = list(logger.filters)
+    dag.tell(None, load({}), "results/paper")
+    assert (len(said), logger.filters) == (1, before)
+    assert "RUN_INFO" in said[0]
 
 
-def test_jobs_in_another_folder(tmp_path):
+def test_a_folder_may_be_copied(tmp_path, project, paper):
     (tmp_path / "copy").mkdir()
-    usual = planning.jobs(CONFIG)
-    moved = planning.jobs(CONFIG, folder=tmp_path / "copy")
-    places = {"results/paper/": f"{tmp_path}/copy/", "results/data/": f"{tmp_path}/data/"}
-    for before, after in zip(usual, moved, strict=True):
-        for old, new in zip((*before.outputs, before.log), (*after.outputs, after.log), strict=True):
-            start = next(start for start in places if old.startswith(start))
-            assert new == places[start] + old.removeprefix(start)
+    (tmp_path / "copy" / dag.NAME).write_bytes((project.folder / "results/paper" / dag.PLANNED).read_bytes())
+    places = {f"{project.folder}/results/paper/": f"{tmp_path}/copy/", f"{project.folder}/results/": f"{tmp_path}/"}
+    for before, after in zip(paper.jobs, dag.read(tmp_path / "copy").jobs, strict=True):
         assert after.options == before.options
+        for old, new in zip((*before.outputs, before.log or ""), (*after.outputs, after.log or ""), strict=True):
+            start = next((start for start in places if old.startswith(start)), "")
+            assert new == places.get(start, "") + old.removeprefix(start)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("density: {seeds: [0, 0]}", "density.seeds: 0 is there more than once"),
-        ("density: {seedz: [0]}", "unknown key 'seedz'"),
-        ("max_runtime: 5", "max_runtime: must be at least 10, is 5"),
-        ("- a\n- b", "must hold the keys of a configuration"),
-        ("a: [", "not valid YAML"),
-    ],
-)
-def test_a_wrong_configuration_is_one_line(tmp_path, monkeypatch, capsys, text, expected):
-    monkeypatch.chdir(ROOT)
-    path = tmp_path / "wrong.yaml"
-    path.write_text(text)
-    assert main(["plan", "--configfile", str(path)]) == 2
-    printed = capsys.readouterr()
-    assert expected in printed.err
-    assert printed.err.count("\n") == 1
-    assert not printed.out
+def test_targets(paper):
+    def rules(*targets: str) -> set[str]:
+        return {job.rule for job in paper.of(targets)}
+
+    assert rules("table3") == {"search", "select", "table3"}
+    assert rules("figureS3", "inception") == {"figureS3", "inception"}
+    train = next(job for job in paper.jobs if job.rule == "train" and job.wildcards["cell"] == "sg-dt")
+    assert [job.rule for job in paper.of([train.outputs[1]])] == ["published", "train"]
+    assert paper.of(["all"]) == list(paper.jobs)
+    for unknown in ("table6", "game"):  # a rule with wildcards is no target
+        with pytest.raises(UserError, match=f"plan: unknown target '{unknown}'"):
+            paper.of(["all", unknown])
 
 
-def test_a_folder_without_a_project(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert main(["plan"]) == 2
-    assert "run this in the folder of the project" in capsys.readouterr().err
-    monkeypatch.chdir(ROOT)
-    assert main(["plan", "--configfile", str(tmp_path / "absent.yaml")]) == 2
-    assert "absent.yaml: cannot read" in capsys.readouterr().err
-    for flags, expected in ((("--gpus", "-1"), "at least 0"), (("--cores", "0"), "at least 1")):
-        assert main(["plan", *flags]) == 2
-        assert expected in capsys.readouterr().err
+# ---- What a job costs ----
+
+
+def changed(job: Job, path: str, value: Any) -> Job:
+    """A job but for one option, which it has; ``value`` may say what becomes of it."""
+    options = inner = json.loads(json.dumps(job.options))
+    *sections, key = [int(name) if name.isdecimal() else name for name in path.split(".")]
+    for section in sections:
+        inner = inner[section]
+    before, inner[key] = inner[key], value(inner[key]) if callable(value) else value
+    assert inner[key] != before
+    return replace(job, options=options)
+
+
+def test_every_rule_has_its_price(paper):
+    for job in paper.jobs:
+        assert all(0 < costs.seconds(job, place) < 1e6 for place in ("gpu", "cpu"))
+        assert costs.of(job.rule).mem_mb >= 1000
+    assert costs.COSTS.keys() - {job.rule for job in paper.jobs} <= {"classifier", "tables_pdf"}
+    for rule, cost in costs.COSTS.items():  # the default is the price of the paper's jobs, give or take the datasets
+        for job in (job for job in paper.jobs if job.rule == rule):
+            assert 0.3 < cost.times(job) <= 1.1, (rule, job.wildcards)
+
+
+def test_more_work_takes_longer(paper):
+    for rule, cost in costs.COSTS.items():
+        job = next((job for job in paper.jobs if job.rule == rule), None)
+        for path in cost.per if job else ():
+            first, _, second = path.partition(" - ")
+            more = changed(job, first, lambda value: 2 * value)
+            assert costs.seconds(more, "cpu") > 1.9 * costs.seconds(job, "cpu"), (rule, path)
+            if second:
+                assert costs.seconds(changed(job, second, lambda value: 2 * value), "cpu") < costs.seconds(job, "cpu")
+
+
+@pytest.mark.parametrize("most", [10, 60, 2880])
+def test_nobody_asks_for_more_than_may_be_asked_for_and_each_attempt_for_more(most):
+    for rule, place in itertools.product([*costs.COSTS, "table"], ("gpu", "cpu")):
+        asked = costs.asked(rule, place, most)
+        minutes, memory = ([asked[key](None, attempt) for attempt in (1, 2, 3)] for key in ("runtime", "mem_mb"))
+        assert 10 <= minutes[0] <= minutes[1] <= minutes[2] <= most
+        assert minutes[0] == most or minutes[0] * 60 >= 2 * getattr(costs.of(rule), place)
+        assert memory == [memory[0], 2 * memory[0], 3 * memory[0]]
+    assert costs.asked("train", "cpu", 2880)["runtime"](None, 1) > costs.asked("train", "gpu", 2880)["runtime"](None, 1)
+
+
+def test_the_measured_hours_on_a_cpu(project, paper):
+    """What the committed outcomes took: one seed in 2D an hour, fmnist-small 52 minutes on two cores."""
+
+    def taken(name: str) -> float:
+        return json.loads((ROOT / f"results/reference/{name}/provenance.json").read_text())["seconds"]
+
+    names = {"dataset": "8Gaussian", "cell": "sg-dt"}
+    jobs = [job for job in paper.jobs if job.rule in ("train", "evaluate") and job.wildcards == names]
+    told = sum(costs.seconds(changed(job, "seeds", [0]) if job.rule == "train" else job, "cpu") for job in jobs)
+    assert 1 / 2 < told / taken("8Gaussian-sg-dt") < 2
+    small = dry_run(project, "fmnist-small", "images", "--configfile", "config/fmnist-small.yaml")
+    told = sum(costs.seconds(job, "cpu") for job in small.jobs if job.outputs)
+    assert 1 < told / 2 / taken("fmnist-small") < 4  # probes do not know that they see a sixth of the images
+
+
+def test_memory_suffices_and_is_not_boundless(tmp_path, paper):
+    """Maximal resident memory of a real training at the paper's sizes, but for its length; and what it leaves."""
+    names = {"dataset": "8Gaussian", "cell": "mog64-lc-ip"}
+    (job,) = (job for job in paper.jobs if job.rule == "train" and job.wildcards == names)
+    short = {**job.options["training"], "iterations": 6, "warmup_iterations": 3, "mixture_warmup_iterations": 1}
+    code = "import resource, sys; from introprior.cli import main; main(sys.argv[1:]);"
+    code += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)"
+    arguments = ["train", "--options", json.dumps({**job.options, "training": short}), "--device", "cpu", "--betas"]
+    arguments += ["0.2", "0.3", "0.9", "--output", "ensemble.pt", "--history", "history.csv"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, env=environment,
+        cwd=tmp_path,
+    )  # fmt: skip
+    with open(tmp_path / "history.csv", newline="") as stream:
+        assert len({row["seed"] for row in csv.DictReader(stream)}) == 5
+    assert float(done.stdout.split()[-1]) < costs.of("train").mem_mb < 5 * float(done.stdout.split()[-1])
+    assert (tmp_path / "ensemble.pt").stat().st_size == pytest.approx(costs.of("train").megabytes * 1e6, rel=0.2)
+
+
+# ---- What earlier runs took ----
+
+
+def ran(job: Job, seconds: float, **facts) -> Job:
+    """A job with the files that it would have left, had it taken so long."""
+    for path in (*job.outputs, job.benchmark):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(b"x" * 500_000)
+    Path(job.benchmark).write_text(f"s\th:m:s\tmax_rss\n{seconds}\t0:00:01\t600.1\n")
+    record = {"device": "cpu", "options": job.options, "resumed": 0, "records": [{"seed": 0, "status": "ok"}]}
+    record["outputs"] = {Path(path).name: {"bytes": 500_000} for path in job.outputs}
+    job.record.write_text(json.dumps(record | facts))
+    return job
+
+
+@pytest.fixture
+def train(tmp_path, mini) -> Job:
+    """A training whose files are apart from other tests'."""
+    job = next(job for job in mini if (job.rule, job.wildcards["cell"]) == ("train", "mog64"))
+    return replace(job, outputs=(f"{tmp_path}/a.pt", f"{tmp_path}/a.csv"), benchmark=f"{tmp_path}/a.tsv")
+
+
+def test_a_measured_rate_is_scaled_by_what_there_is_to_do(train):
+    rates = forecast.Rates([ran(train, seconds=1000)])
+    assert rates.price(train, gpu=False) == forecast.Price(pytest.approx(1000), pytest.approx(1e6), "cpu", True)
+    longer = changed(train, "training.iterations", 6000)
+    ratio = costs.seconds(longer, "cpu") / costs.seconds(train, "cpu")
+    assert 1.9 < ratio < 2
+    more = changed(changed(longer, "seeds", [0, 1, 2, 3]), "training.learning_rate", 7.0)
+    assert rates.price(more, gpu=False)[::3] == (pytest.approx(2 * 1000 * ratio, rel=0.01), True)
+    # Other sizes, another protocol or another cell are another matter, and so is a GPU.
+    for path, value in (("training.hidden_width", 7), ("protocol.conversion_logits", "?"), ("cell", "sg")):
+        assert not rates.price(changed(train, path, value), gpu=False).measured
+    gpu = rates.price(train, gpu=True)
+    assert gpu[::2] + gpu[3:] == (costs.seconds(train, "gpu"), "gpu", False)
+    rates = forecast.Rates([ran(train, seconds=100, device="NVIDIA H100")])
+    assert rates.price(train, gpu=True)[2:] == ("NVIDIA H100", True)
+    assert not rates.price(train, gpu=False).measured
+
+
+def test_what_is_no_measurement(train):
+    """What was resumed, made with other options, or diverged; and what is damaged."""
+    assert forecast.Rates([ran(train, seconds=1000)]).known
+    diverged = [{"status": "diverged"}]
+    for facts in (
+        {"resumed": 17},
+        {"options": {"cell": "sg"}},
+        {"records": diverged},
+        {"records": "?"},
+        {"outputs": 0},
+    ):
+        assert not forecast.Rates([ran(train, seconds=1000, **facts)]).known
+    Path(ran(train, seconds=1000).benchmark).write_text("s\th:m:s\n")
+    assert not forecast.Rates([train]).known
 
 
 # ---- The queue ----
 
 
-def chain(*names: str, gpu: bool = True) -> list[Job]:
-    """Jobs of which each depends on the one before."""
-    return [job(name, names[i - 1 : i] if i else (), gpu) for i, name in enumerate(names)]
-
-
 def job(name: str, inputs=(), gpu: bool = True) -> Job:
-    return Job("game", {}, (name,), tuple(inputs), "", None, gpu, {})
+    return Job("game", {}, (name,), tuple(inputs), None, None, gpu, {})
 
 
 def test_the_critical_path_is_the_longest_chain():
@@ -215,30 +340,34 @@ def test_the_critical_path_is_the_longest_chain():
     assert forecast.critical_path([], []) == (0, [])
 
 
-def test_the_queue_is_played_through():
-    alone = [job(name) for name in "abcd"]
-    assert forecast.makespan(alone, [1, 1, 1, 1], gpus=1, cores=8) == 4
-    assert forecast.makespan(alone, [1, 1, 1, 1], gpus=2, cores=8) == 2
-    assert forecast.makespan(alone, [3, 1, 1, 1], gpus=2, cores=8) == 3
-    assert forecast.makespan(alone, [1, 1, 1, 1], gpus=8, cores=1) == 4  # each takes a core, too
-    assert forecast.makespan(alone, [1, 1, 1, 1], gpus=0, cores=2) == 2  # on the cores
-    assert forecast.makespan(chain("a", "b", "c"), [1, 2, 3], gpus=4, cores=4) == 6
-    mixed = [job("a"), job("b"), job("p", gpu=False), job("q", gpu=False)]
-    assert forecast.makespan(mixed, [2, 2, 3, 3], gpus=1, cores=3) == 4
-    assert forecast.makespan(mixed, [2, 2, 3, 3], gpus=1, cores=2) == 6
-    assert forecast.makespan([], [], gpus=1, cores=1) == 0
+ALONE, CHAIN = [job(name) for name in "abcd"], [job("a"), job("b", "a"), job("c", "b")]
+MIXED = [job("a"), job("b"), job("p", gpu=False), job("q", gpu=False)]
 
 
-def test_what_is_made_already_is_not_waited_for():
-    """Inputs that no job of the list makes are there."""
-    assert forecast.makespan(chain("a", "b", "c")[1:], [2, 3], gpus=1, cores=1) == 5
+@pytest.mark.parametrize(
+    ("jobs", "seconds", "gpus", "cores", "taken"),
+    [
+        (ALONE, [1, 1, 1, 1], 1, 8, 4),
+        (ALONE, [1, 1, 1, 1], 2, 8, 2),
+        (ALONE, [3, 1, 1, 1], 2, 8, 3),
+        (ALONE, [1, 1, 1, 1], 8, 1, 4),  # each takes a core, too
+        (ALONE, [1, 1, 1, 1], 0, 2, 2),  # on the cores
+        (CHAIN, [1, 2, 3], 4, 4, 6),
+        (CHAIN[1:], [2, 3], 1, 1, 5),  # inputs that no job of the list makes are there
+        (MIXED, [2, 2, 3, 3], 1, 3, 4),
+        (MIXED, [2, 2, 3, 3], 1, 2, 6),
+        ([], [], 1, 1, 0),
+    ],
+)
+def test_the_queue_is_played_through(jobs, seconds, gpus, cores, taken):
+    assert forecast.makespan(jobs, seconds, gpus, cores) == taken
 
 
-def test_bounds_of_the_papers_time():
-    jobs = planning.jobs(CONFIG)
-    seconds = [costs.seconds(CONFIG, one.rule, one.wildcards) for one in jobs]
+def test_bounds_of_the_papers_time(paper):
+    jobs = [job for job in paper.jobs if job.outputs]
+    seconds = [costs.seconds(one, "gpu" if one.gpu else "cpu") for one in jobs]
     longest, path = forecast.critical_path(jobs, seconds)
-    assert all(before.outputs[0] != after.outputs[0] for before, after in itertools.pairwise(path))
+    assert all(set(after.inputs) & set(before.outputs) for before, after in itertools.pairwise(path))
     on_gpu = sum(each for each, one in zip(seconds, jobs, strict=True) if one.gpu)
     previous = float("inf")
     for gpus in (1, 2, 4, 8):
@@ -248,194 +377,132 @@ def test_bounds_of_the_papers_time():
         previous = taken
 
 
-# ---- Rates of earlier runs ----
-
-SMALL = """\
-experiment: {experiment}
-density: {{datasets: [Rings], seeds: [0, 1], search: {{enabled: false}}, training: {{iterations: {iterations}}}}}
-"""
-
-
-def small(tmp_path: Path, experiment: str, iterations: int) -> dict:
-    path = tmp_path / f"{experiment}.yaml"
-    path.write_text(SMALL.format(experiment=experiment, iterations=iterations))
-    return planning.resolve([path], ROOT)
-
-
-def train_of(config: dict, folder: Path | None = None, cell: str = "mog64") -> Job:
-    found = (one for one in planning.jobs(config, folder=folder) if one.rule == "train")
-    return next(one for one in found if one.wildcards["cell"] == cell)
-
-
-def ran(config: dict, results: Path, seconds: float, **facts) -> Job:
-    """Files of a training that took so long."""
-    folder = results / config["experiment"]
-    job = train_of(config, folder)
-    for path in (*job.outputs, job.benchmark):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(job.benchmark).write_text(f"s\th:m:s\tmax_rss\n{seconds}\t0:00:01\t600.1\n")
-    for path in job.outputs:
-        Path(path).write_bytes(b"x" * 500_000)
-    record = {"device": "cpu", "options": job.options, "resumed": 0, "records": [{"seed": 0, "status": "ok"}]}
-    record["outputs"] = {Path(path).name: {"bytes": 500_000} for path in job.outputs}
-    provenance.path_of(job.outputs[0]).write_text(json.dumps(record | facts))
-    (folder / "configuration.json").write_text(json.dumps(config))
-    return job
-
-
-def test_a_measured_rate_is_scaled_by_what_there_is_to_do(tmp_path):
-    before, after = small(tmp_path, "before", 3000), small(tmp_path, "after", 6000)
-    ran(before, tmp_path / "results", seconds=1000)
-    rates = forecast.Rates.of(tmp_path / "results")
-    same, longer = (rates.price(config, train_of(config), gpu=False) for config in (before, after))
-    assert same == forecast.Price(pytest.approx(1000), pytest.approx(1e6), "cpu", True)
-    # The first 2,000 iterations are warm-up in both, the game's 1,000 become 4,000.
-    ratio = costs.seconds(after, "train", train_of(after).wildcards, "cpu") / costs.seconds(
-        before, "train", train_of(before).wildcards, "cpu"
-    )
-    assert longer.seconds == pytest.approx(1000 * ratio)
-    assert longer.measured
-    # Another cell is another matter, and so is a GPU.
-    other, gpu = train_of(before, cell="sg"), rates.price(before, train_of(before), gpu=True)
-    assert not rates.price(before, other, gpu=False).measured
-    assert (gpu.measured, gpu.device) == (False, costs.GPU.name)
-    assert gpu.seconds == costs.seconds(before, "train", train_of(before).wildcards, "gpu")
-
-
-@pytest.mark.parametrize(
-    "facts",
-    [
-        {"resumed": 17},
-        {"options": {"dataset": "Rings", "cell": "mog64"}},
-        {"records": [{"seed": 0, "status": "diverged"}]},
-        {"records": "?"},
-        {"outputs": None},
-    ],
-    ids=["resumed", "other options", "diverged", "damaged", "damaged too"],
-)
-def test_what_is_no_measurement(tmp_path, facts):
-    config = small(tmp_path, "before", 3000)
-    job = ran(config, tmp_path / "results", seconds=1000, **facts)
-    if facts.get("options"):
-        other = {**job.options, "training": {**job.options["training"], "hidden_width": 7}}
-        provenance.path_of(job.outputs[0]).write_text(
-            json.dumps({"device": "cpu", "options": other, "outputs": {"ensemble.pt": {"bytes": 1}}})
-        )
-    price = forecast.Rates.of(tmp_path / "results").price(config, train_of(config), gpu=False)
-    assert not price.measured
-    assert price.seconds == costs.seconds(config, "train", train_of(config).wildcards, "cpu")
-
-
-def test_foreign_folders_are_no_hindrance(tmp_path):
-    config = small(tmp_path, "before", 3000)
-    job = ran(config, tmp_path / "results", seconds=1000)
-    for name, text in (("empty", ""), ("old", '{"experiment": "old"}'), ("list", "[]")):
-        (tmp_path / "results" / name).mkdir()
-        (tmp_path / "results" / name / "configuration.json").write_text(text)
-    assert forecast.Rates.of(tmp_path / "results").price(config, train_of(config), gpu=False).measured
-    Path(job.benchmark).write_text("s\th:m:s\n")
-    assert not forecast.Rates.of(tmp_path / "results").price(config, train_of(config), gpu=False).measured
-
-
-def test_a_measurement_on_a_gpu_serves_gpus(tmp_path):
-    config = small(tmp_path, "before", 3000)
-    ran(config, tmp_path / "results", seconds=100, device="NVIDIA H100")
-    rates = forecast.Rates.of(tmp_path / "results")
-    assert rates.price(config, train_of(config), gpu=True)[2:] == ("NVIDIA H100", True)
-    assert not rates.price(config, train_of(config), gpu=False).measured
-
-
 # ---- The command ----
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A project without results."""
-    for name in ("config/config.yaml", "config/demo.yaml", "workflow/schemas/config.schema.yaml"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, tmp_path / name)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def here(project, paper, mini, monkeypatch) -> Path:
+    """The project, in which the paper and the small experiment were resolved."""
+    monkeypatch.chdir(project.folder)
+    return project.folder
 
 
 def planned(capsys, *arguments: str) -> dict:
+    """A plan that needs no Snakemake: the very configuration was resolved before."""
     assert main(["plan", "--json", *arguments]) == 0
-    return json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    return json.loads(printed.out)
 
 
-def test_the_papers_plan_in_words(project, capsys):
+def test_the_papers_plan(here, paper, capsys):
     assert main(["plan", "--gpus", "2", "--cores", "16"]) == 0
-    printed = capsys.readouterr().out
-    assert max(map(len, printed.splitlines())) <= 140
-    words = " ".join(printed.split())
-    for expected in ("paper (config/config.yaml)", "game 297 0 297", "all 1456 0 1456", "built-in", "GPUs 1 [2] 4 8"):
-        assert expected.replace("1456", str(len(planning.jobs(CONFIG)))) in words
-    assert "estimated and never checked" in words
-    assert "results" not in os.listdir(project)
-
-
-def test_the_papers_plan_as_json(project, capsys):
-    found = planned(capsys, "--gpus", "2", "--cores", "16")
-    jobs = planning.jobs(CONFIG)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) < 35
+    assert max(map(len, lines)) <= 150
+    words = " ".join(" ".join(lines).split())
+    for expected in ("paper (config/config.yaml)", "game 297 0 297", "built-in", "GPUs 1 [2] 4 8", "may be far off"):
+        assert expected in words
+    found, jobs = planned(capsys, "--gpus", "2", "--cores", "16"), [job for job in paper.jobs if job.outputs]
     assert (found["jobs"], found["done"]) == (len(jobs), 0)
-    assert {name: rule["jobs"] for name, rule in found["rules"].items()} == {
-        name: sum(one.rule == name for one in jobs) for name in {one.rule for one in jobs}
-    }
-    on_gpu = sum(costs.seconds(CONFIG, one.rule, one.wildcards) for one in jobs if one.gpu)
-    assert found["gpu_seconds"] == pytest.approx(on_gpu)
+    assert sum(rule["jobs"] for rule in found["rules"].values()) == len(jobs)
+    assert found["gpu_seconds"] == pytest.approx(sum(costs.seconds(one, "gpu") for one in jobs if one.gpu))
     assert found["critical_path"]["seconds"] <= found["seconds"]["2"]
     assert found["seconds"]["1"] > found["seconds"]["2"] > found["seconds"]["4"]
     assert found["bytes"] > 10e9
+    found = planned(capsys, "--gpus", "0", "--cores", "4")
+    assert (found["gpus"], found["gpu_seconds"], list(found["seconds"])) == (0, 0, ["0"])
+    (here / "cpu.yaml").write_text("device: cpu")  # is no other configuration
+    assert planned(capsys, "--configfile", "cpu.yaml", "--cores", "4") == found
 
 
-def test_without_gpus_all_is_done_on_the_cores(project, capsys):
-    for arguments in (("--gpus", "0"), ("--configfile", "cpu.yaml")):
-        (project / "cpu.yaml").write_text("device: cpu")
-        found = planned(capsys, *arguments, "--cores", "4")
-        assert (found["gpus"], found["gpu_seconds"]) == (0, 0)
-        assert list(found["seconds"]) == ["0"]
-        assert costs.GPU.name not in found["devices"]["built-in"]
+def test_measured_rates_are_named(here, mini, capsys):
+    job = ran(next(job for job in mini if job.rule == "train"), seconds=4 * 3600.0, device="NVIDIA H100")
+    for path in job.outputs:
+        Path(path).unlink()
+    results = here / "results"
+    for name, text in (
+        ("foreign", "[]"),
+        ("old", '{"format": 0}'),
+        ("mini", (results / "mini" / dag.PLANNED).read_text()),
+    ):
+        (results / name).mkdir(exist_ok=True)
+        (results / name / dag.NAME).write_text(text)
+    found = planned(capsys, "table1", "--configfile", "mini.yaml")
+    assert found["rules"]["train"]["rates"] == {"measured": 1, "built-in": 1}
+    assert found["devices"] == ["NVIDIA H100"]
+    assert found["rules"]["train"]["seconds_each"][1] == pytest.approx(4 * 3600)
+    assert main(["plan", "table1", "--configfile", "mini.yaml"]) == 0
+    printed = capsys.readouterr().out
+    assert "measured, built-in (1 of 2)" in printed
+    assert "on NVIDIA H100" in printed
+    assert "mini (mini.yaml), table1" in printed
 
 
-def test_what_is_there_is_not_to_do(project, capsys):
-    arguments = ("density", "--configfile", "config/demo.yaml")
-    config = planning.resolve([Path("config/demo.yaml")])
-    jobs = planning.jobs(config, ["density"])
-    train = next(one for one in jobs if one.rule == "train")
-    for path in train.outputs:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).touch()
-    found = planned(capsys, *arguments)
-    assert found["done"] == 1
-    assert (found["rules"]["train"]["jobs"], found["rules"]["train"]["done"]) == (32, 1)
-    Path(train.outputs[1]).unlink()  # half of it is not enough
-    assert planned(capsys, *arguments)["done"] == 0
-    for one in jobs:
-        for path in one.outputs:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            Path(path).touch()
+def test_what_nobody_resolved_is_resolved_by_a_dry_run(here, capsys, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(here / "src"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    (here / "layers.yaml").write_text("experiment: layers\ndevice: cuda\n")  # which is where it will run
+    arguments = ["table1", "--configfile", "mini.yaml", "layers.yaml"]
+    for expected in ("resolving the jobs by a dry run of snakemake\n", ""):
+        assert main(["plan", *arguments]) == 0
+        printed = capsys.readouterr()
+        assert printed.err == expected
+        assert "layers (mini.yaml, layers.yaml), table1" in printed.out
+    jobs = [job for job in dag.read(here / "results/layers").jobs if job.outputs]
+    for path in map(Path, itertools.chain(*(job.outputs for job in jobs))):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     found = planned(capsys, *arguments)
     assert (found["done"], found["seconds"]["1"], found["bytes"]) == (len(jobs), 0, 0)
     assert main(["plan", *arguments]) == 0
     assert "Every file is there" in capsys.readouterr().out
+    Path(next(job for job in jobs if job.rule == "train").outputs[1]).unlink()  # half of it is not enough
+    found = planned(capsys, *arguments)
+    assert (found["done"], found["rules"]["train"]["done"]) == (len(jobs) - 1, 1)
+    assert main(["plan", "table6", *arguments[1:]]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("introprior plan: snakemake --dry-run: MissingRuleException: No rule to produce table6")
 
 
-def test_measured_rates_are_named(project, capsys):
-    config = small(project, "before", 3000)
-    job = ran(config, project / "results", seconds=4 * 3600.0, device="NVIDIA H100")
-    for path in job.outputs:
-        Path(path).unlink()
-    found = planned(capsys, "table1", "--configfile", "before.yaml")
-    assert found["rules"]["train"]["rates"] == {"measured": 1, "built-in": 5}
-    assert found["devices"]["measured"] == ["NVIDIA H100"]
-    assert found["rules"]["train"]["seconds_each"][1] == pytest.approx(4 * 3600)
-    assert main(["plan", "table1", "--configfile", "before.yaml"]) == 0
-    printed = capsys.readouterr().out
-    assert "measured, built-in (1 of 6)" in printed
-    assert "on NVIDIA H100" in printed
-    assert yaml.safe_load((project / "before.yaml").read_text())["experiment"] in printed
+@pytest.mark.parametrize("arguments", [["plan"], ["status", "results/paper"], ["verify", "results/paper", "--partial"]])
+def test_a_look_is_quick_and_light(here, arguments):
+    code = "import sys, time; from introprior.cli import main; t = time.process_time(); main(sys.argv[1:]);"
+    code += "print(time.process_time() - t); print(*sorted(sys.modules))"
+    command, environment = [sys.executable, "-c", code, *arguments], os.environ | {"PYTHONPATH": str(here / "src")}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    *_, taken, modules = done.stdout.splitlines()
+    assert float(taken) < 5
+    assert {"torch", "numpy", "pandas", "snakemake", "matplotlib"}.isdisjoint(modules.split())
 
 
-def test_jobs_are_values():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        planning.jobs(CONFIG)[0].rule = "other"  # type: ignore[misc]
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("--configfile density:{seeds:[0,0]}", "density.seeds: 0 is there more than once"),
+        ("--configfile density:{seedz:[0]}", "unknown key 'seedz'"),
+        ("--configfile max_runtime:5", "max_runtime: must be at least 10, is 5"),
+        ("--configfile -a", "must hold the keys of a configuration"),
+        ("--configfile a:[", "not valid YAML"),
+        ("--configfile", "absent.yaml: cannot read"),
+        ("--gpus -1", "--gpus: must be at least 0, is -1"),
+        ("--cores 0", "--cores: must be at least 1, is 0"),
+    ],
+)
+def test_a_mistake_is_one_line(here, capsys, arguments, expected):
+    flag, _, text = arguments.partition(" ")
+    if flag == "--configfile":
+        path, text = here / ("wrong.yaml" if text else "absent.yaml"), text.replace(":", ": ").replace("-", "- ")
+        if text:
+            path.write_text(text)
+        text = str(path)
+    assert main(["plan", flag, text]) == 2
+    printed = capsys.readouterr()
+    assert expected in printed.err
+    assert (printed.err.count("\n"), printed.out) == (1, "")
+
+
+def test_a_folder_without_a_project(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan"]) == 2
+    assert "run this in the folder of the project" in capsys.readouterr().err

@@ -169,7 +169,7 @@ def compare(theirs: Path, ours: Path) -> Counter[str]:
     compared: Counter[str] = Counter()
     for path in sorted(ours.rglob("*")):
         name, other = path.relative_to(ours), theirs / path.relative_to(ours)
-        told = name.parts[0] in ("logs", "benchmarks") or path.name.endswith(("provenance.json", "configuration.json"))
+        told = name.parts[0] in ("logs", "benchmarks") or path.name.endswith(("provenance.json", "jobs.json"))
         if told or path.is_dir():
             continue
         if path.suffix == ".pt":

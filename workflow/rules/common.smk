@@ -2,6 +2,7 @@
 import os
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from shlex import quote
 
@@ -55,7 +56,7 @@ ENVIRONMENT = "../../envs/introprior.yaml"
 # ---- Paths ----
 PATHS = Paths(CONFIG.experiment)
 if workflow.is_main_process:
-    dag.tell(workflow, CONFIG.model_dump(mode="json"), CONFIG.identity, PATHS.results)
+    dag.tell(workflow, CONFIG, PATHS.results)
 RESULTS, TABLES, FIGURES = PATHS.results, PATHS.tables, PATHS.figures
 LOGS, BENCHMARKS, STATE = PATHS.logs, PATHS.benchmarks, PATHS.state
 
@@ -162,7 +163,7 @@ def data_folder(wildcards, input):
 
 def asked(rule):
     """What a job of a rule asks a cluster for, more at each attempt."""
-    return costs.asked(rule, bool(GPU), CONFIG.max_runtime)
+    return costs.asked(rule, "gpu" if GPU else "cpu", CONFIG.max_runtime)
 
 
 def options(resolve):
@@ -171,15 +172,17 @@ def options(resolve):
 
 
 # ---- Sources: which change of the code outdates which results ----
-def sources(*modules, data=(), script=None):
-    """Files that a job depends on, relative to the working directory.
+@cache
+def package(*modules):
+    """Files of some modules of the package and of all that they import, relative to the working directory."""
+    return tuple(os.path.relpath(path) for path in closure(*modules))
 
-    Of the package the modules and what they import, data files of its own, and the job's script.
-    """
-    files = closure(*modules) + [Path(introprior.__file__).parent / name for name in data]
-    if script:
-        files.append(Path(workflow.snakefile).parents[1] / "scripts" / script)
-    return [os.path.relpath(path) for path in files]
+
+def sources(*modules, data=(), script=None):
+    """Files that a job depends on: of the package the modules and what they import, data of its own; the job's script."""
+    home, scripts = Path(introprior.__file__).parent, Path(workflow.snakefile).parents[1] / "scripts"
+    others = [home / name for name in data] + [scripts / script for script in [script] * bool(script)]
+    return [*package(*modules), *map(os.path.relpath, others)]
 
 
 def prior(*modules):
@@ -187,8 +190,9 @@ def prior(*modules):
 
     def of(wildcards):
         cell = checked(naming.parse, wildcards.get("cell", wildcards.get("family")), "results")
-        own = [os.path.relpath(cell.family.file)] if cell.family.file else []
-        return sources(*modules, *[cell.family.module] * (not own)) + own
+        if cell.family.file:
+            return [*sources(*modules), os.path.relpath(cell.family.file)]
+        return sources(*modules, cell.family.module.removeprefix("introprior."))
 
     return of
 

@@ -8,8 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from introprior.errors import UserError, one_line
 from introprior.experiment.config import Configuration, load, read_yaml
 from introprior.operations import costs, dag, forecast, status
 from introprior.operations.dag import Job
+from introprior.operations.forecast import Price
+from introprior.operations.status import duration, table
 
 GPUS_SHOWN = (1, 2, 4, 8, 16)
 """For which numbers of GPUs a plan says how long it takes, beside the number asked for."""
@@ -31,7 +32,7 @@ def add_parsers(command: Callable[..., argparse.ArgumentParser]) -> None:
     parser = command(plan, "plan", "tell what a configuration will cost before it runs: jobs, time, disk", writes=())
     parser.add_argument(
         "targets", nargs="*", metavar="TARGET",
-        help="what to make, as for snakemake: all, density, images, tables, figures, table1, ... (default: all)",
+        help="what to make, as for snakemake: all, density, images, tables, figures, table1, a file (default: all)",
     )  # fmt: skip
     parser.add_argument(
         "--configfile", type=Path, nargs="+", default=[], metavar="FILE",
@@ -42,9 +43,7 @@ def add_parsers(command: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON")
 
     parser = command(status_, "status", "tell how far a run is, cell by cell and seed by seed", writes=())
-    parser.add_argument(
-        "results", nargs="?", type=Path, help="results/<experiment> (default: the one that was started last)"
-    )
+    parser.add_argument("results", nargs="?", type=Path, help="results/<experiment> (default: the last started)")
     parser.add_argument("--all", action="store_true", help="every run in a line of its own")
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="again and again, so often, until interrupted")
     parser.add_argument("--json", action="store_true", help="as JSON, with every run and job")
@@ -62,11 +61,13 @@ def plan(given: argparse.Namespace) -> None:
         if value < least:
             raise UserError(f"{flag}: must be at least {least}, is {value}")
     targets = given.targets or ["all"]
-    found = _planned(_jobs(config, given.configfile, targets), config.experiment, targets, gpus, cores)
+    found = _planned(_jobs(config, given.configfile, targets), gpus, cores)
     if given.json:
-        print(json.dumps(found, indent=2))
-    else:
-        print("\n".join(_shown_plan(found, given.configfile)))
+        print(json.dumps({"experiment": config.experiment, "targets": targets, **found}, indent=2))
+        return
+    layers = ", ".join(map(str, given.configfile)) or "config/config.yaml"
+    print(f"{config.experiment} ({layers})" + (f", {' '.join(targets)}" if targets != ["all"] else ""))
+    print("\n".join(["", *_shown(found)]))
 
 
 def _configuration(paths: Sequence[Path]) -> Configuration:
@@ -78,139 +79,104 @@ def _configuration(paths: Sequence[Path]) -> Configuration:
 
 def _jobs(config: Configuration, paths: Sequence[Path], targets: Sequence[str]) -> list[Job]:
     """The jobs of the targets: as a run or a dry run has told of them, else by a dry run now."""
-    results = Path("results") / config.experiment
-    known = dag.fitting(results, config.identity, targets)
+    known = dag.fitting(config, targets)
     if known is None:
         print("resolving the jobs by a dry run of snakemake", file=sys.stderr)
-        command = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "all", "--cores", "1", "--nolock"]
-        command += ["--configfile", *map(str, paths)] if paths else []
+        # Where it is planned need not be where it will run, with a GPU.
+        options = ["--dry-run", "--quiet", "progress", "rules", "--nolock", "--cores", "1", "--config", "device=auto"]
+        command = [sys.executable, "-m", "snakemake", *options, *["--configfile", *map(str, paths)] * bool(paths)]
         done = subprocess.run([*command, "--", *targets], capture_output=True, text=True)
-        known = dag.fitting(results, config.identity, targets)
+        known = dag.fitting(config, targets)
         if done.returncode or known is None:
-            said = one_line(done.stderr or done.stdout) or "it told of no jobs"
+            said = one_line((done.stderr + done.stdout).rpartition("Building DAG of jobs...")[2])
             raise UserError(f"snakemake --dry-run: {said.removeprefix('introprior: ')}")
-    return [job for job in known.of(targets) if job.outputs]
+    return [job for job in known if job.outputs]
 
 
-def _planned(jobs: Sequence[Job], experiment: str, targets: Sequence[str], gpus: int, cores: int) -> dict[str, Any]:
+def _planned(jobs: Sequence[Job], gpus: int, cores: int) -> dict[str, Any]:
     """All that a plan says, as plain values."""
-    todo = [job for job in jobs if not all(os.path.exists(path) for path in job.outputs)]
     rates = forecast.Rates.of("results")
-    prices = [rates.price(job, gpus > 0) for job in todo]
-    seconds = [price.seconds for price in prices]
+    todo = [job for job in jobs if not all(map(os.path.exists, job.outputs))]
+    prices = {job: rates.price(job, gpus > 0) for job in todo}
+    seconds = [price.seconds for price in prices.values()]
     longest, path = forecast.critical_path(todo, seconds)
-    rules: dict[str, dict[str, Any]] = {}
-    for job in jobs:
-        rule = rules.setdefault(job.rule, {"jobs": 0, "done": 0, "gpu_seconds": 0.0, "cpu_seconds": 0.0, "bytes": 0.0})
-        rule["jobs"] += 1
-        rule["done"] += 1
-    for job, price in zip(todo, prices, strict=True):
-        rule = rules[job.rule]
-        rule["done"] -= 1
-        rule["gpu_seconds" if job.gpu and gpus else "cpu_seconds"] += price.seconds
-        rule["bytes"] += price.bytes
-        ends = rule.setdefault("seconds_each", [price.seconds, price.seconds])
-        ends[:] = min(ends[0], price.seconds), max(ends[1], price.seconds)
-        sources = rule.setdefault("rates", {"measured": 0, "built-in": 0})
-        sources["measured" if price.measured else "built-in"] += 1
+    chain = [{"rule": job.rule, **job.wildcards, "seconds": prices[job].seconds} for job in path]
     counts = sorted({*GPUS_SHOWN, gpus}) if gpus else [0]
-    durations = dict(zip(map(id, todo), seconds, strict=True))
+    rules: dict[str, list[Job]] = {}
+    for job in jobs:
+        rules.setdefault(job.rule, []).append(job)
     return {
-        "experiment": experiment,
-        "targets": list(targets),
         "gpus": gpus,
         "cores": cores,
+        **_summed(jobs, prices, gpus),
+        "seconds": {str(count): forecast.makespan(todo, seconds, count, cores) for count in counts},
+        "critical_path": {"seconds": longest, "jobs": chain},
+        "devices": sorted({price.device for price in prices.values() if price.measured}),
+        "rules": {rule: _summed(some, prices, gpus) for rule, some in rules.items()},
+        "others": _summed([job for job in jobs if job.rule not in costs.COSTS], prices, gpus),
+    }
+
+
+def _summed(jobs: Sequence[Job], prices: Mapping[Job, Price], gpus: int) -> dict[str, Any]:
+    """What some jobs cost, of which those with a price are to do."""
+    todo = [(bool(job.gpu and gpus), prices[job]) for job in jobs if job in prices]
+    each = [price.seconds for _, price in todo]
+    measured = sum(price.measured for _, price in todo)
+    return {
         "jobs": len(jobs),
         "done": len(jobs) - len(todo),
-        "gpu_seconds": sum(rule["gpu_seconds"] for rule in rules.values()),
-        "cpu_seconds": sum(rule["cpu_seconds"] for rule in rules.values()),
-        "bytes": sum(price.bytes for price in prices),
-        "seconds": {str(count): forecast.makespan(todo, seconds, count, cores) for count in counts},
-        "critical_path": {
-            "seconds": longest,
-            "jobs": [{"rule": job.rule, **job.wildcards, "seconds": durations[id(job)]} for job in path],
-        },
-        "devices": {
-            kind: sorted({price.device for price in prices if price.measured == (kind == "measured")})
-            for kind in ("measured", "built-in")
-        },
-        "rules": rules,
+        "gpu_seconds": sum(price.seconds for on_gpu, price in todo if on_gpu),
+        "cpu_seconds": sum(price.seconds for on_gpu, price in todo if not on_gpu),
+        "seconds_each": [min(each), max(each)] if each else [],
+        "bytes": sum(price.bytes for _, price in todo),
+        "rates": {"measured": measured, "built-in": len(todo) - measured},
     }
 
 
-def _shown_plan(found: Mapping[str, Any], configfiles: Iterable[Path]) -> list[str]:
-    layers = ", ".join(map(str, configfiles)) or "config/config.yaml"
-    targets = "" if found["targets"] == ["all"] else f", {' '.join(found['targets'])}"
-    lines = [f"{found['experiment']} ({layers}){targets}", ""]
-    head = ["rule", "jobs", "done", "to do", "each", "GPU-hours", "CPU-hours", "disk", "rates"]
-    rows = [head]
-    for name, rule in _together(found["rules"]).items():
-        todo = rule["jobs"] - rule["done"]
-        counts = [str(rule["jobs"]), str(rule["done"]), str(todo)]
-        if not todo:
-            rows.append([name, *counts, "", "", "", "", ""])
-            continue
-        shown = list(dict.fromkeys(map(_time, rule["seconds_each"])))
-        sources = [kind for kind in ("measured", "built-in") if rule["rates"][kind]]
-        mixed = f" ({rule['rates']['measured']} of {todo})" if len(sources) > 1 else ""
-        spent = [_hours(rule[f"{kind}_seconds"]) for kind in ("gpu", "cpu")]
-        rows.append([name, *counts, " to ".join(shown), *spent, _bytes(rule["bytes"]), ", ".join(sources) + mixed])
-    counts = [str(found["jobs"]), str(found["done"]), str(found["jobs"] - found["done"])]
-    spent = [_hours(found[f"{kind}_seconds"]) for kind in ("gpu", "cpu")]
-    rows.append(["all", *counts, "", *spent, _bytes(found["bytes"]), ""])
-    lines += _table(rows, left=(0, len(head) - 1))
+def _shown(found: Mapping[str, Any]) -> list[str]:
+    """A plan in lines for a terminal; the rules whose jobs are short in any configuration are one."""
+    shown = {rule: row for rule, row in found["rules"].items() if rule in costs.COSTS}
+    if found["others"]["jobs"]:
+        shown["others"] = found["others"]
+    rows = [["rule", "jobs", "done", "to do", "each", "GPU-hours", "CPU-hours", "disk", "rates"]]
+    rows += [_row(name, row) for name, row in shown.items()]
+    rows.append([cell * (i not in (4, 8)) for i, cell in enumerate(_row("all", found))])
+    lines = table(rows, left=(0, 8))
     if found["jobs"] == found["done"]:
         return [*lines, "", "Every file is there; `snakemake -n` tells whether any is outdated."]
-    return [*lines, "", *_times(found), "", *_honest(found)]
+    honest = [f"measured: by benchmark files below results/, on {name}, scaled by counts." for name in found["devices"]]
+    if found["rates"]["built-in"]:
+        honest.append("built-in: one rough default a rule, for an A100 or one core of an AMD EPYC; may be far off.")
+    honest.append("done: all files are there; `snakemake -n` tells what is outdated. Jobs begun are counted whole.")
+    return [*lines, "", *_times(found), "", *honest]
 
 
-def _together(rules: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The rules, those whose jobs are short in any configuration as one."""
-    lines: dict[str, dict[str, Any]] = {}
-    for name, rule in rules.items():
-        if name in costs.COSTS:
-            lines[name] = rule
-            continue
-        rest = lines.setdefault("others", {"jobs": 0, "done": 0, "gpu_seconds": 0.0, "cpu_seconds": 0.0, "bytes": 0.0})
-        for key in ("jobs", "done", "gpu_seconds", "cpu_seconds", "bytes"):
-            rest[key] += rule[key]
-        if "seconds_each" in rule:
-            ends = [*rule["seconds_each"], *rest.get("seconds_each", ())]
-            counts = Counter(rest.get("rates", {})) + Counter(rule["rates"])
-            rest |= {"seconds_each": [min(ends), max(ends)], "rates": {"measured": 0, "built-in": 0} | counts}
-    return {name: rule for name, rule in lines.items() if name != "others"} | {
-        name: rule for name, rule in lines.items() if name == "others"
-    }
+def _row(name: str, row: Mapping[str, Any]) -> list[str]:
+    todo = row["jobs"] - row["done"]
+    counts = [name, str(row["jobs"]), str(row["done"]), str(todo)]
+    if not todo:
+        return [*counts, "", "", "", "", ""]
+    each = " to ".join(dict.fromkeys(map(duration, row["seconds_each"])))
+    spent = [_hours(row[f"{kind}_seconds"]) for kind in ("gpu", "cpu")]
+    kinds = [kind for kind, count in row["rates"].items() if count]
+    mixed = f" ({row['rates']['measured']} of {todo})" if len(kinds) > 1 else ""
+    return [*counts, each, *spent, _bytes(row["bytes"]), ", ".join(kinds) + mixed]
 
 
 def _times(found: Mapping[str, Any]) -> list[str]:
     """How long it takes."""
-    on = "cores" if not found["gpus"] else "GPUs"
     if found["gpus"]:
-        counts = list(found["seconds"])
-        rows = [
-            ["GPUs", *(f"[{count}]" if int(count) == found["gpus"] else count for count in counts)],
-            ["time", *(_time(found["seconds"][count]) for count in counts)],
-        ]
-        lines = _table(rows, left=(0,))
+        rows = [["GPUs", *(f"[{count}]" if int(count) == found["gpus"] else count for count in found["seconds"])]]
+        rows.append(["time", *map(duration, found["seconds"].values())])
+        lines = table(rows, left=(0,))
         lines[0] += f"   (with {found['cores']} CPU cores)"
     else:
-        lines = [f"time on {found['cores']} CPU cores: {_time(found['seconds']['0'])}"]
+        lines = [f"time on {found['cores']} CPU cores: {duration(found['seconds']['0'])}"]
     path = found["critical_path"]
-    steps = [step for step in path["jobs"] if step["seconds"] >= 0.01 * path["seconds"]]
-    chain = " > ".join(f"{step['rule']} {_time(step['seconds'])}" for step in steps)
-    return [*lines, f"No number of {on} makes it shorter than {_time(path['seconds'])}: {chain}."]
-
-
-def _honest(found: Mapping[str, Any]) -> list[str]:
-    """Where the rates come from, and how far to trust them."""
-    lines = []
-    for device in found["devices"]["measured"]:
-        lines.append(f"measured: by benchmark files below results/, on {device}, scaled by counts.")
-    if found["devices"]["built-in"]:
-        lines.append("built-in: one rough default a rule, for an A100 or one core of an AMD EPYC; may be far off.")
-    lines.append("done: all files are there; `snakemake -n` tells what is outdated. Jobs begun are counted whole.")
-    return lines
+    steps = [step for step in path["jobs"] if step["seconds"] >= 0.02 * path["seconds"]]
+    chain = " > ".join(f"{step['rule']} {duration(step['seconds'])}" for step in steps)
+    on = "GPUs" if found["gpus"] else "cores"
+    return [*lines, f"No number of {on} makes it shorter than {duration(path['seconds'])}: {chain}."]
 
 
 # ---- status ----
@@ -234,25 +200,9 @@ def status_(given: argparse.Namespace) -> None:
 # ---- Words ----
 
 
-def _table(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
-    """Rows with aligned columns, those named in ``left`` to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            text.ljust(width) if i in left else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
 def _hours(seconds: float) -> str:
     hours = seconds / 3600
     return "" if not seconds else f"{hours:.2f}" if hours < 1 else f"{hours:,.1f}" if hours < 100 else f"{hours:,.0f}"
-
-
-def _time(seconds: float) -> str:
-    return status.duration(seconds)
 
 
 def _bytes(count: float) -> str:

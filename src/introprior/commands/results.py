@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from introprior.errors import UserError
+from introprior.operations import verification
 
 
 def add_parser(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -29,22 +27,15 @@ def verify(given: argparse.Namespace) -> None:
     Raises:
         UserError: something is wrong with it; what, is printed.
     """
-    from tqdm import tqdm
-
-    from introprior.operations import verification
-
-    def bar(records: Any) -> Any:
-        return tqdm(list(records), desc="reading", unit="job", leave=False, disable=not sys.stderr.isatty())
-
-    verdict = verification.verify(given.results, given.partial, bar)
+    found = verification.verify(given.results, given.partial)
     if given.json:
-        print(json.dumps({"ok": not verdict.problems, **asdict(verdict)}, indent=2))
+        print(json.dumps({"ok": not found["problems"], **found}, indent=2))
     else:
-        for path, what in verdict.problems:
+        for path, what in found["problems"]:
             print(f"{given.results / path}: {what}")
-        for note in verdict.notes:
+        for note in found["notes"]:
             print(f"note: {note}")
-    if verdict.problems:
-        raise UserError(f"{given.results}: {len(verdict.problems)} problem(s), see above")
+    if found["problems"]:
+        raise UserError(f"{given.results}: {len(found['problems'])} problem(s), see above")
     if not given.json:
-        print(f"{given.results}: {verdict.files:,} files of {verdict.records:,} jobs are as they were made")
+        print(f"{given.results}: {found['files']:,} files of {found['records']:,} jobs are as they were made")

@@ -1,25 +1,29 @@
-"""The jobs that Snakemake resolved, told by itself: written when a run or a dry run starts, for all who look at results.
+"""The jobs that Snakemake resolved, written by itself when a run or a dry run starts, for all who look at results.
 
 ``results/<experiment>/jobs.json`` holds the configuration and every job of the targets that were asked for so far.
-Reading it needs no Snakemake, and paths are relative to the project's folder, so a copied folder is as good.
+Reading it needs no Snakemake, and its paths are relative to the project's folder, so a copied folder is as good.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from introprior.errors import UserError, unknown
+from introprior.errors import UserError, one_line, unknown
 from introprior.operations import files, provenance
+
+if TYPE_CHECKING:
+    from introprior.experiment.config import Configuration
 
 FORMAT = 1
 NAME, PLANNED = "jobs.json", ".planned.json"
-"""What a run writes; what a dry run does, so that trying out a configuration changes nothing of what is known of a run."""
+"""What a run writes, and what a dry run does: to try a configuration changes nothing of what is known of a run."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +34,7 @@ class Job:
         rule: its name.
         wildcards: the rule's, by name.
         outputs: files that it writes; none for targets such as ``all``.
-        inputs: files that it reads and other jobs write.
+        inputs: files that it reads and other jobs write, in the rule's order.
         log: the file of its messages, if it has one.
         benchmark: the file of its time and memory, where they are measured.
         gpu: whether it uses a GPU if there is one.
@@ -51,11 +55,6 @@ class Job:
         """Its record, see :mod:`introprior.operations.provenance`."""
         return provenance.path_of(self.outputs[0])
 
-    @property
-    def key(self) -> tuple[str, ...]:
-        """What tells it from others."""
-        return self.outputs or (self.rule,)
-
 
 @dataclass(frozen=True)
 class Dag:
@@ -64,7 +63,7 @@ class Dag:
     Attributes:
         experiment: its name.
         configuration: all keys, see :class:`introprior.experiment.config.Configuration`.
-        identity: of the configuration and of the code that resolved the jobs.
+        identity: of the configuration, a hyphen, and of the code that resolved the jobs.
         jobs: of all targets that were asked for.
     """
 
@@ -74,21 +73,19 @@ class Dag:
     jobs: tuple[Job, ...]
 
     def of(self, targets: Iterable[str]) -> list[Job]:
-        """The jobs that make some targets, by the names of their rules.
+        """The jobs that make some targets, each the name of a rule or a file.
 
         Raises:
             UserError: a target that these jobs do not have.
         """
         known = {job.rule for job in self.jobs if not job.wildcards}
-        wanted: set[str] = set()
-        for target in targets:
-            if target not in known:
-                raise unknown("target", target, sorted(known), "plan")
-            wanted.add(target)
-        files_, needed = set[str](), []
+        wanted = set(targets)
+        for target in sorted(wanted - known - {path for job in self.jobs for path in job.outputs}):
+            raise unknown("target", target, sorted(known), "plan")
+        needed = []
         for job in reversed(self.jobs):
-            if (job.rule in wanted and not job.wildcards) or not files_.isdisjoint(job.outputs):
-                files_.update(job.inputs)
+            if (job.rule in wanted and not job.wildcards) or not wanted.isdisjoint(job.outputs):
+                wanted.update(job.inputs)
                 needed.append(job)
         return needed[::-1]
 
@@ -96,92 +93,93 @@ class Dag:
 # ---- Writing, inside Snakemake ----
 
 
-def tell(workflow: Any, configuration: Mapping[str, Any], identity: str, results: str) -> None:
-    """Have Snakemake write its jobs once it has resolved them, in a run or a dry run.
+def tell(workflow: Any, config: Configuration, results: str) -> None:
+    """Have Snakemake write its jobs once it has resolved them, in a run or a dry run; where that fails, it warns.
 
     Args:
         workflow: Snakemake's.
-        configuration: as plain values.
-        identity: of it.
+        config: of the experiment.
         results: the experiment's folder.
     """
     from snakemake.logging import logger
-    from snakemake_interface_logger_plugins.common import LogEvent
 
-    class Resolved(logging.Filter):
-        """Sees the message that the jobs are known, and lets all messages pass."""
+    warning = "introprior: status and verify will not know the jobs of this run"
+    try:
+        from snakemake.common import NOTHING_TO_BE_DONE_MSG
+        from snakemake_interface_logger_plugins.common import LogEvent
 
-        def filter(self, record: logging.LogRecord) -> bool:
-            if getattr(record, "event", None) == LogEvent.RUN_INFO:
-                logger.removeFilter(self)
-                name = PLANNED if workflow.dryrun else NAME
-                found = Dag(Path(results).name, dict(configuration), _identity(identity), _jobs(workflow.dag))
-                write(Path(results) / name, found)
-            return True
+        begins = LogEvent.RUN_INFO
+    except (ImportError, AttributeError) as error:  # of a Snakemake to come
+        return logger.warning(f"{warning} ({one_line(error)})")
 
-    logger.addFilter(Resolved())
+    def resolved(record: logging.LogRecord) -> bool:
+        """Sees the message that the jobs are known, or all made, and lets every message pass."""
+        begun = getattr(record, "event", None) == begins
+        if begun or record.msg == NOTHING_TO_BE_DONE_MSG:
+            logger.removeFilter(resolved)
+            path = Path(results) / (PLANNED if workflow.dryrun else NAME)
+            try:
+                known = Dag(config.experiment, config.model_dump(mode="json"), identity(config), _jobs(workflow.dag))
+                write(path, known, begun)
+            except Exception as error:  # whatever it is, the run is worth more
+                logger.warning(f"{warning} ({one_line(error)})")
+        return True
+
+    logger.addFilter(resolved)
+
+
+def identity(config: Configuration) -> str:
+    """The same for the same configuration, package and rules."""
+    digest = hashlib.sha256(provenance.code().encode())
+    for path in sorted(Path("workflow").rglob("*.smk")):
+        digest.update(path.read_bytes())
+    return f"{config.identity}-{digest.hexdigest()[:16]}"
 
 
 def _jobs(dag: Any) -> tuple[Job, ...]:
-    """Snakemake's jobs, in the order of their dependencies."""
+    """Snakemake's jobs, in the order in which the targets ask for them."""
     made = {str(path) for job in dag.jobs for path in job.output}
     jobs = []
-    for job in _sorted(dag):
-        options = job.params.get("options") if job.rule.name not in ("all",) else None
+    for job in dag.jobs:
+        options = job.params.get("options")
         jobs.append(
             Job(
                 rule=job.rule.name,
                 wildcards={name: str(value) for name, value in (job.wildcards_dict or {}).items()},
                 outputs=tuple(map(str, job.output)),
-                inputs=tuple(dict.fromkeys(str(path) for path in job.input if str(path) in made)),
+                inputs=tuple(dict.fromkeys(path for path in map(str, job.input) if path in made)),
                 log=next(map(str, job.log), None),
                 benchmark=str(job.benchmark) if job.benchmark else None,
-                gpu=bool(job.rule.resources.get("gpu")),
+                gpu="gpu" in job.rule.resources,
                 options=json.loads(options) if options else None,
             )
         )
-    return tuple(jobs)
+    return _in_order(sorted(jobs, key=lambda job: (bool(job.outputs), job.outputs, job.rule)))
 
 
-def _sorted(dag: Any) -> list[Any]:
-    """Each job after those that it depends on."""
-    done: dict[Any, None] = {}
+def write(path: Path, found: Dag, begun: bool = True) -> None:
+    """Write jobs, with those that are there already of the same configuration and code.
 
-    def visit(job: Any) -> None:
-        if job not in done:
-            for needed in sorted(dag.dependencies[job], key=_place):
-                visit(needed)
-            done[job] = None
-
-    for job in sorted(dag.jobs, key=_place):
-        visit(job)
-    return list(done)
-
-
-def _place(job: Any) -> tuple[str, ...]:
-    return (job.rule.name, *map(str, job.output))
-
-
-def _identity(configuration: str) -> str:
-    return f"{configuration}-{provenance.code()[:16]}"
-
-
-def write(path: Path, found: Dag) -> None:
-    """Write jobs, with those that are there already of the same configuration and code."""
-    jobs = {job.key: job for job in found.jobs}
-    try:
+    Args:
+        path: of the file.
+        found: the jobs.
+        begun: whether a run begins; else the file stays as it is where it would say the same.
+    """
+    jobs = found.jobs
+    with suppress(UserError):
         known = _parsed(path)
-    except UserError:
-        known = None
-    if known is not None and known.identity == found.identity:
-        jobs = {job.key: job for job in known.jobs} | jobs
-    content = dataclasses.asdict(dataclasses.replace(found, jobs=_in_order(list(jobs.values()))))
-    lines = ",\n".join(json.dumps(job, separators=(",", ":")) for job in content.pop("jobs"))
-    files.write_text(path, f'{json.dumps({"format": FORMAT, **content})[:-1]}, "jobs": [\n{lines}\n]}}\n')
+        if known.identity == found.identity:
+            jobs = known.jobs + jobs
+    latest = {job.outputs or job.rule: job for job in jobs}
+    ordered = [vars(job) for job in _in_order(latest.values())]
+    text = json.dumps({"format": FORMAT, **vars(found), "jobs": ordered}, separators=(",", ":"))
+    if begun or not path.exists() or path.read_text() != text:
+        files.write_text(path, text)
 
 
-def _in_order(jobs: Sequence[Job]) -> tuple[Job, ...]:
+def _in_order(jobs: Iterable[Job]) -> tuple[Job, ...]:
     """Each job after those that make its inputs."""
+    jobs = tuple(jobs)
     makers = {path: job for job in jobs for path in job.outputs}
     done: dict[Job, None] = {}
 
@@ -207,53 +205,40 @@ def read(results: Path) -> Dag:
     """
     for name in (NAME, PLANNED):
         if (results / name).exists():
-            return _moved(_parsed(results / name), results)
+            return _parsed(results / name)
     raise UserError(
         f"{results / NAME}: not found; give a folder that a run of snakemake has made, results/<experiment>"
     )
 
 
-def fitting(results: Path, identity: str, targets: Sequence[str]) -> Dag | None:
-    """The jobs that a run or a dry run of this very configuration, code and targets has told of, if any."""
+def fitting(config: Configuration, targets: Sequence[str]) -> list[Job] | None:
+    """The jobs of some targets, if a run or a dry run of this very configuration and code has told of them."""
     for name in (NAME, PLANNED):
-        try:
-            found = _parsed(results / name)
-        except UserError:
-            continue
-        if found.identity == _identity(identity) and {job.rule for job in found.jobs} >= set(targets):
-            return found
+        with suppress(UserError):
+            found = _parsed(Path("results") / config.experiment / name)
+            if found.identity == identity(config):
+                return found.of(targets)
     return None
 
 
 def _parsed(path: Path) -> Dag:
+    """What was written, with paths below the folder that it lies in; data that all experiments share lie beside it."""
     content = files.read_json(path)
     version = content.get("format") if isinstance(content, dict) else None
     if version != FORMAT:
         raise UserError(f"{path}: format {version}, this version reads {FORMAT}; look with the version that wrote it")
+
+    def place(written: str) -> str:
+        inside = written.removeprefix(usual)
+        return str(path.parent / inside if inside != written else path.parent.parent / written.removeprefix("results/"))
+
+    def placed(job: dict[str, Any]) -> dict[str, Any]:
+        lists = {name: tuple(map(place, job[name])) for name in ("outputs", "inputs")}
+        return job | lists | {name: job[name] and place(job[name]) for name in ("log", "benchmark")}
+
     try:
-        jobs = tuple(
-            Job(**{**job, "outputs": tuple(job["outputs"]), "inputs": tuple(job["inputs"])}) for job in content["jobs"]
-        )
+        usual = f"results/{content['experiment']}/"
+        jobs = tuple(Job(**placed(job)) for job in content["jobs"])
         return Dag(content["experiment"], content["configuration"], content["identity"], jobs)
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error}); start snakemake, or a dry run of it, again") from error
-
-
-def _moved(found: Dag, results: Path) -> Dag:
-    """The same with paths below ``results``; data that all experiments share lie beside it."""
-    usual = f"results/{found.experiment}/"
-
-    def place(path: str) -> str:
-        inside = path.removeprefix(usual)
-        return str(results / inside if inside != path else results.parent / path.removeprefix("results/"))
-
-    def moved(job: Job) -> Job:
-        return dataclasses.replace(
-            job,
-            outputs=tuple(map(place, job.outputs)),
-            inputs=tuple(map(place, job.inputs)),
-            log=job.log and place(job.log),
-            benchmark=job.benchmark and place(job.benchmark),
-        )
-
-    return dataclasses.replace(found, jobs=tuple(map(moved, found.jobs)))

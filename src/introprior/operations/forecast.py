@@ -1,56 +1,34 @@
-"""How long jobs will take: each by what earlier runs took, else by built-in rates; all by playing the queue through."""
+"""How long jobs will take: each by what earlier runs took, else by a default; all by playing the queue through."""
 
 from __future__ import annotations
 
 import csv
 import heapq
 import json
-import statistics
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from graphlib import TopologicalSorter
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from introprior.errors import UserError
 from introprior.operations import costs, dag
 from introprior.operations.dag import Job
 
-_COUNTS = frozenset(
-    (
-        # How much there is to do; what of it bears on time, the default of a rule scales by.
-        *("iterations", "warmup_iterations", "mixture_warmup_iterations", "iterations_per_epoch", "epochs"),
-        *("seeds", "seed", "betas", "halving", "snapshots", "samples", "grid", "data_points", "panel_grid"),
-        *("panel_points", "grid_images", "latent_points", "train_images", "svm_iterations"),
-        # Numbers that bear on no duration.
-        *("learning_rate", "milestones", "alpha", "gamma", "gamma_r", "clip_steepness", "r_entropy", "beta_neg"),
-        *("panel_seed", "neighbours", "allow_few", "checkpoint"),
-    )
+SIZES = frozenset(
+    ("batch_size", "latent_dim", "hidden_width", "hidden_layers", "widths", "shape", "monte_carlo_samples")
 )
+"""Numbers that make a job one of another kind; all others only say how much there is to do, or bear on no duration."""
 
 
 class Price(NamedTuple):
-    """What a job is expected to cost.
-
-    Attributes:
-        seconds: of a device.
-        bytes: on disk.
-        device: what the seconds hold for: ``cpu``, ``gpu``, or the names of those that were measured.
-        measured: whether they are from earlier runs.
-    """
+    """What a job is expected to cost, on ``cpu``, ``gpu``, or the devices on which earlier runs were measured."""
 
     seconds: float
     bytes: float
     device: str
     measured: bool
-
-
-class Measurement(NamedTuple):
-    """A job that has run: on what, how long, what it left, and how many times the work of its rule's default it was."""
-
-    device: str
-    seconds: float
-    bytes: float
-    times: float
 
 
 class Rates:
@@ -59,63 +37,57 @@ class Rates:
     A measurement serves all jobs of its rule with the same options up to counts, scaled by these. One that was
     interrupted is no measurement, since its benchmark file tells of the last process alone; nor is one whose members
     all diverged.
+
+    Args:
+        jobs: what may have run.
     """
 
-    def __init__(self) -> None:
-        self._known: dict[str, list[Measurement]] = {}
+    def __init__(self, jobs: Iterable[Job] = ()) -> None:
+        self.known: dict[str, list[tuple[str, float, float]]] = {}
+        for job in jobs:
+            if job.benchmark and (found := _measured(job)):
+                self.known.setdefault(_kind(job), []).append(found)
 
     @classmethod
     def of(cls, root: str | Path) -> Rates:
         """By all experiments below a folder."""
-        rates = cls()
+        jobs: list[Job] = []
         for path in sorted(Path(root).glob(f"*/{dag.NAME}")):
             with suppress(UserError):  # another version's
-                rates.learn(dag.read(path.parent).jobs)
-        return rates
-
-    def learn(self, jobs: Iterable[Job]) -> None:
-        """Take in those of an experiment's jobs that have run."""
-        for job in jobs:
-            if job.benchmark and (found := _measured(job)):
-                self._known.setdefault(_kind(job), []).append(found)
-
-    @property
-    def known(self) -> bool:
-        """Whether anything was measured."""
-        return bool(self._known)
+                jobs += dag.read(path.parent).jobs
+        return cls(jobs)
 
     @property
     def on_gpu(self) -> bool:
         """Whether any of it was on a GPU."""
-        return any(one.device != "cpu" for some in self._known.values() for one in some)
+        return any(device != "cpu" for some in self.known.values() for device, *_ in some)
 
     def price(self, job: Job, gpu: bool) -> Price:
         """What a job costs; ``gpu``: whether there are any."""
-        place, cost = "gpu" if gpu and job.gpu else "cpu", costs.of(job.rule)
-        times = cost.times(job.options)
-        known = [one for one in self._known.get(_kind(job), []) if (one.device != "cpu") == (place == "gpu")]
+        place: costs.Place = "gpu" if gpu and job.gpu else "cpu"
+        expected = costs.seconds(job, place)
+        known = [one for one in self.known.get(_kind(job), ()) if (one[0] != "cpu") == (place == "gpu")]
         if not known:
-            return Price((cost.gpu if place == "gpu" else cost.cpu) * times, cost.megabytes * 1e6, place, False)
-        seconds = statistics.median(one.seconds / one.times for one in known) * times
-        size = statistics.median(one.bytes for one in known)
-        return Price(seconds, size, ", ".join(sorted({one.device for one in known})), True)
+            return Price(expected, costs.of(job.rule).megabytes * 1e6, place, False)
+        devices, slower, sizes = zip(*known, strict=True)
+        return Price(expected * median(slower), median(sizes), ", ".join(sorted(set(devices))), True)
 
 
-def _measured(job: Job) -> Measurement | None:
+def _measured(job: Job) -> tuple[str, float, float] | None:
+    """Of a job that has run the device, how many times as long it took as its rule's default says, and the bytes."""
     try:
         record = json.loads(job.record.read_text())
         with open(job.benchmark or "", newline="") as stream:
             taken = float(next(csv.DictReader(stream, delimiter="\t"))["s"])
-        told, records = record["options"], record.get("records", [])
+        told, records, device = record["options"], record.get("records", []), record["device"]
         if record.get("resumed", 0) or (records and all(one["status"] != "ok" for one in records)):
             return None
         if any(told.get(key, value) != value for key, value in (job.options or {}).items()):
             return None  # made with other options than the configuration's now
         size = sum(output["bytes"] for output in record["outputs"].values())
-        device = record["device"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):
         return None  # has not run, or is not whole
-    return Measurement(device, taken, size, costs.of(job.rule).times(job.options))
+    return device, taken / costs.seconds(job, "cpu" if device == "cpu" else "gpu"), size
 
 
 def _kind(job: Job) -> str:
@@ -124,10 +96,17 @@ def _kind(job: Job) -> str:
     return json.dumps([job.rule, names, _without_counts(job.options)], sort_keys=True)
 
 
-def _without_counts(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_counts(part) for key, part in value.items() if key not in _COUNTS}
-    return value
+def _without_counts(options: Any) -> Any:
+    """Options without their numbers and lists of numbers, but for sizes."""
+    if not isinstance(options, dict):
+        return options
+    return {key: _without_counts(value) for key, value in options.items() if key in SIZES or not _is_count(value)}
+
+
+def _is_count(value: Any) -> bool:
+    if isinstance(value, list):
+        return not any(isinstance(one, str) for one in value)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 # ---- The queue ----
@@ -140,20 +119,14 @@ def critical_path(jobs: Sequence[Job], seconds: Sequence[float]) -> tuple[float,
         jobs: each after those that it depends on.
         seconds: of each.
     """
-    if not jobs:
-        return 0.0, []
-    needs = _needs(jobs)
-    ends: list[float] = []
-    before: list[int | None] = []
+    needs, ends = _needs(jobs), list[float]()
     for needed, duration in zip(needs, seconds, strict=True):
-        last = max(needed, key=lambda i: ends[i], default=None)
-        before.append(last)
-        ends.append(duration + (0.0 if last is None else ends[last]))
-    total, path = max(ends), []
-    at: int | None = ends.index(total)
-    while at is not None:
-        path.append(jobs[at])
-        at = before[at]
+        ends.append(duration + max((ends[number] for number in needed), default=0.0))
+    path, last = list[Job](), max(range(len(jobs)), key=ends.__getitem__, default=None)
+    total = 0.0 if last is None else ends[last]
+    while last is not None:
+        path.append(jobs[last])
+        last = max(needs[last], key=ends.__getitem__, default=None)
     return total, path[::-1]
 
 
@@ -166,20 +139,15 @@ def makespan(jobs: Sequence[Job], seconds: Sequence[float], gpus: int, cores: in
         gpus: for jobs that use one; without any they compute on the cores.
         cores: at least 1; every job takes one, those on a GPU, too.
     """
-    needs = _needs(jobs)
-    waiting = [len(needed) for needed in needs]
-    followers: list[list[int]] = [[] for _ in jobs]
-    for number, needed in enumerate(needs):
-        for other in needed:
-            followers[other].append(number)
+    queue = TopologicalSorter(dict(enumerate(_needs(jobs))))
+    queue.prepare()
     on_gpu = [bool(job.gpu and gpus) for job in jobs]
     ready: dict[bool, list[int]] = {True: [], False: []}
-    for number, count in enumerate(waiting):
-        if not count:
-            heapq.heappush(ready[on_gpu[number]], number)
     running: list[tuple[float, int]] = []
     now, free, idle = 0.0, cores, gpus
-    while running or ready[True] or ready[False]:
+    while queue.is_active():
+        for number in queue.get_ready():
+            heapq.heappush(ready[on_gpu[number]], number)
         for kind in (True, False):
             while ready[kind] and free and (idle or not kind):
                 number = heapq.heappop(ready[kind])
@@ -187,10 +155,7 @@ def makespan(jobs: Sequence[Job], seconds: Sequence[float], gpus: int, cores: in
                 heapq.heappush(running, (now + seconds[number], number))
         now, number = heapq.heappop(running)
         free, idle = free + 1, idle + on_gpu[number]
-        for follower in followers[number]:
-            waiting[follower] -= 1
-            if not waiting[follower]:
-                heapq.heappush(ready[on_gpu[follower]], follower)
+        queue.done(number)
     return now
 
 

@@ -41,14 +41,15 @@ def told(output: str | os.PathLike[str]) -> Iterator[None]:
     _write(output, state="running", started=time.time())
     try:
         yield
-    except Exception as error:
-        stopped = getattr(error, "signal_number", None) is not None
-        _write(output, **_before(output), state="stopped" if stopped else "failed", detail=_said(error))
-        raise
-    except BaseException as error:  # a signal, or a script that ends
-        failed = isinstance(error, SystemExit)
-        detail = f"ended with status {error}" if failed else "interrupted"
-        _write(output, **_before(output), state="failed" if failed else "stopped", detail=detail)
+    except BaseException as error:
+        state, detail = "failed", f"{type(error).__name__}: {one_line(error)}"
+        if isinstance(error, UserError):
+            detail = one_line(error)
+        elif getattr(error, "signal_number", None) is not None:
+            state, detail = "stopped", one_line(error)
+        elif not isinstance(error, Exception | SystemExit):
+            state, detail = "stopped", "interrupted"
+        _write(output, **{**(read(output) or {}), "state": state, "detail": detail})
         raise
     forget(output)
 
@@ -70,8 +71,8 @@ class Progress:
     """
 
     def __init__(self, output: Path, label: str, iterations: int):
-        self.output, self.label, self.iterations = output, label, iterations
-        self.started = time.time()
+        self.output = output
+        self._known = {"state": "running", "started": time.time(), "label": label, "iterations": iterations}
         self._told = float("-inf")
 
     def due(self) -> bool:
@@ -79,26 +80,9 @@ class Progress:
         return time.monotonic() - self._told > SECONDS
 
     def tell(self, iteration: int, rate: float | None, alive: int, members: int) -> None:
-        """Say how far it is.
-
-        Args:
-            iteration: done by now.
-            rate: of late, in iterations a second.
-            alive: how many members have not diverged.
-            members: how many there are.
-        """
+        """Say how many iterations are done, how many a second of late, and how many members have not diverged."""
         self._told = time.monotonic()
-        _write(
-            self.output,
-            state="running",
-            started=self.started,
-            label=self.label,
-            iteration=iteration,
-            iterations=self.iterations,
-            rate=rate,
-            alive=alive,
-            members=members,
-        )
+        _write(self.output, **self._known, iteration=iteration, rate=rate, alive=alive, members=members)
 
     def end(self) -> None:
         """The results are written."""
@@ -106,15 +90,6 @@ class Progress:
 
 
 def _write(output: str | os.PathLike[str], **what: Any) -> None:
-    who = {"host": socket.gethostname(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID")}
+    who = {"host": socket.gethostname(), "pid": os.getpid(), "updated": time.time()}
     with suppress(UserError):  # telling is no reason to fail
-        files.write_json(path_of(output), {**what, **who, "updated": time.time()})
-
-
-def _before(output: str | os.PathLike[str]) -> dict[str, Any]:
-    known = read(output) or {}
-    return {key: known[key] for key in known if key not in ("state", "detail", "host", "pid", "job", "updated")}
-
-
-def _said(error: Exception) -> str:
-    return one_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"
+        files.write_json(path_of(output), what | who)

@@ -49,14 +49,8 @@ def commit() -> str | None:
     """The git commit that the package is of, with ``-dirty`` where files differ; None where it is not of a checkout."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", "--no-optional-locks", "-C", PACKAGE, *words],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=30,
-        )
-        return done.stdout.strip()
+        command = ["git", "--no-optional-locks", "-C", str(PACKAGE), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", "__init__.py")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,62 +12,49 @@ from introprior.errors import UserError
 from introprior.operations import dag, provenance
 from introprior.operations.dag import Dag
 
-Problem = tuple[str, str]
-"""A file, relative to the results tree, and what is wrong with it."""
+Problem = tuple[Path, str]
+"""A file and what is wrong with it."""
 
 
-@dataclass
-class Verdict:
-    """What a look at a results tree has found.
-
-    Attributes:
-        problems: files that are missing, damaged or outdated.
-        notes: what else is worth knowing.
-        records: how many records there are.
-        files: how many files they name, all of which were read.
-    """
-
-    problems: list[Problem] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    records: int = 0
-    files: int = 0
-
-
-def verify(results: Path, partial: bool = False, seen: Callable[[Iterable[Path]], Iterable[Path]] = iter) -> Verdict:
+def verify(results: Path, partial: bool = False) -> dict[str, Any]:
     """Read every file of a results tree again and hold it against its record.
 
     Args:
         results: the folder of an experiment, also a copy of one.
         partial: whether results that nobody has made yet are no problem.
-        seen: is handed the records' paths, for a progress bar.
+
+    Returns:
+        problems, pairs of a file, relative to the tree, and what is wrong with it; notes, what else is worth knowing;
+        how many records there are, and how many files they name, all of which were read.
 
     Raises:
         UserError: the folder is no results tree.
     """
+    from tqdm import tqdm
+
     if not results.is_dir():
         raise UserError(f"{results}: no such folder; give the folder of an experiment, for example results/demo")
-    known = dag.read(results)
-    verdict, sums = Verdict(), _Checksums()
+    known, sums = dag.read(results), _Checksums()
+    problems: list[Problem] = []
     records: dict[Path, dict[str, Any]] = {}
-    for path in seen(sorted(results.rglob(f"*{provenance.SUFFIX}"))):
-        if any(part.startswith(".") for part in path.relative_to(results).parts):
-            continue
+    paths = sorted(results.rglob(f"*{provenance.SUFFIX}"))
+    for path in tqdm(paths, desc="reading", unit="job", leave=False, disable=not sys.stderr.isatty()):
         try:
             records[path] = provenance.read(path)
         except UserError as error:
-            verdict.problems.append((_name(path, results), str(error).removeprefix(f"{path}: ")))
-            continue
-        verdict.files += len(records[path]["outputs"])
-        verdict.problems += [(_name(file, results), what) for file, what in _altered(path, records[path], sums)]
-    verdict.records = len(records)
-    bad = {name for name, _ in verdict.problems}
+            problems.append((path, str(error).removeprefix(f"{path}: ")))
+        else:
+            problems += _altered(path, records[path], sums)
+    said = {path for path, _ in problems}
     for path, record in records.items():
-        for file, what in _outdated(path, record, sums):
-            if _name(file, results) not in bad:  # else it was said already
-                verdict.problems.append((_name(_first(path, record), results), what.format(_name(file, results))))
-    verdict.problems += _unplanned(results, known, records, partial)
-    verdict.notes += _origins(known, records)
-    return verdict
+        problems += _outdated(path, record, sums, said, results)
+    problems += _unplanned(results, known, records, partial)
+    return {
+        "problems": [(os.path.relpath(path, results), what) for path, what in problems],
+        "notes": list(_origins(known, records)),
+        "records": len(records),
+        "files": sum(len(record["outputs"]) for record in records.values()),
+    }
 
 
 class _Checksums(dict[Path, str | None]):
@@ -78,7 +65,7 @@ class _Checksums(dict[Path, str | None]):
         return found
 
 
-def _altered(path: Path, record: Mapping[str, Any], sums: _Checksums) -> Iterator[tuple[Path, str]]:
+def _altered(path: Path, record: Mapping[str, Any], sums: _Checksums) -> Iterator[Problem]:
     """Outputs that are not what the record says."""
     for name, made in record["outputs"].items():
         file = _beside(path, name)
@@ -90,12 +77,16 @@ def _altered(path: Path, record: Mapping[str, Any], sums: _Checksums) -> Iterato
             yield file, "altered since it was made; copy it again, or delete it and make it anew"
 
 
-def _outdated(path: Path, record: Mapping[str, Any], sums: _Checksums) -> Iterator[tuple[Path, str]]:
-    """Inputs that are not what the outputs were made from. What lies elsewhere and is not there is not looked for."""
+def _outdated(
+    path: Path, record: Mapping[str, Any], sums: _Checksums, said: set[Path], results: Path
+) -> Iterator[Problem]:
+    """Outputs of inputs that have changed; not of those that were named before, or lie elsewhere and are not there."""
     for name, known in record["inputs"].items():
         file = _beside(path, name)
-        if sums[file] is not None and sums[file] != known:
-            yield file, "outdated: made from another {}; run snakemake, or --forcerun its rule"
+        if file not in said and sums[file] not in (None, known):
+            first = _beside(path, next(iter(record["outputs"])))
+            other = os.path.relpath(file, results)
+            yield first, f"outdated: made from another {other}; run snakemake, or --forcerun its rule"
 
 
 def _unplanned(
@@ -109,58 +100,43 @@ def _unplanned(
             continue
         record = records.get(provenance.path_of(inside[0]))
         absent = [file for file in inside if not file.exists()]
-        if record is None:
-            if not absent:
-                yield _name(inside[0], results), "no record of where it is from; copy that too, or make it anew"
-            elif len(absent) < len(inside):
-                yield _name(absent[0], results), "missing, and so is the record; copy both, or make them anew"
-            else:
-                missing.append(job)
-        elif job.options is not None and (other := _differs(record["options"], job.options)):
-            yield _name(inside[0], results), f"outdated: made with another {other}; run snakemake"
+        if record is not None:
+            if job.options is not None and (other := _differs(record["options"], job.options)):
+                yield inside[0], f"outdated: made with another {other}; run snakemake"
+        elif not absent:
+            yield inside[0], "no record of where it is from; copy that too, or make it anew"
+        elif len(absent) < len(inside):
+            yield absent[0], "missing, and so is the record; copy both, or make them anew"
+        else:
+            missing.append(inside[0])
     if missing and not partial:
-        first = os.path.relpath(missing[0].outputs[0], results)
-        yield (
-            first,
-            f"missing, with the results of {len(missing) - 1} other jobs; run snakemake (see introprior status)",
-        )
+        others = f"missing, with the results of {len(missing) - 1} other jobs"
+        yield missing[0], f"{others}; run snakemake (see introprior status)"
 
 
 def _differs(made: Any, wanted: Any, path: str = "") -> str | None:
     """The first option by which two differ."""
     if isinstance(made, dict) and isinstance(wanted, dict):
-        for key in sorted(made.keys() | wanted.keys()):
-            if found := _differs(made.get(key), wanted.get(key), f"{path}.{key}".lstrip(".")):
-                return found
-        return None
-    return None if made == wanted else f"{path or 'set of options'} ({_short(made)}, now {_short(wanted)})"
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+        inside = (_differs(made.get(key), wanted.get(key), f"{path}.{key}") for key in sorted(made.keys() | wanted))
+        return next(filter(None, inside), None)
+    short = [text if len(text) <= 40 else f"{text[:37]}..." for text in map(str, (made, wanted))]
+    return None if made == wanted else f"{path.lstrip('.') or 'set of options'} ({short[0]}, now {short[1]})"
 
 
 def _origins(known: Dag, records: Mapping[Path, Mapping[str, Any]]) -> Iterator[str]:
     """What the results do not share."""
-    for key, what in (("code", "versions of the code"), ("device", "devices"), ("libraries", "sets of libraries")):
-        kinds = {str(record[key]): record for record in records.values()}
-        if len(kinds) > 1:
-            shown = {str(record["commit"] if key == "code" else record["device"]) for record in kinds.values()}
-            yield f"made by {len(kinds)} {what}" + (f" ({', '.join(sorted(shown))})" if key != "libraries" else "")
+    kinds = {"code": "versions of the code", "device": "devices", "libraries": "sets of libraries"}
+    for key, what in kinds.items():
+        count = len({str(record[key]) for record in records.values()})
+        shown = {"code": "commit", "libraries": "introprior"}.get(key, key)
+        names = ", ".join(sorted({str(record[shown]) for record in records.values()}))
+        if count > 1:
+            yield f"made by {count} {what} ({names})"
     now = known.identity.partition("-")[0]
     earlier = sum(record["configuration"] not in (None, now) for record in records.values())
     if earlier:
         yield f"{earlier} jobs ran under another configuration as a whole, with the same options of their own"
 
 
-def _first(path: Path, record: Mapping[str, Any]) -> Path:
-    return _beside(path, next(iter(record["outputs"])))
-
-
 def _beside(record: Path, name: str) -> Path:
     return Path(os.path.normpath(record.parent / name))
-
-
-def _name(path: Path, results: Path) -> str:
-    return os.path.relpath(path, results)
