@@ -137,7 +137,7 @@ COMMANDS: dict[str, Row] = {
 train the settings of a grid as one ensemble and score each by histogram KL
 --options RUN
 --output!  CSV with one row per setting"""),
-    "select": ("density.select", [], ["output"], """\
+    "select": ("choices.select", [], ["output"], """\
 choose the searched setting with the lowest KL
 --slices|  what `introprior search` wrote
 --published|  nothing to choose: beta_rec, beta_kl, beta_neg, source
@@ -198,7 +198,7 @@ read labels off a run's codes with linear SVMs and nearest neighbours
 --codes!  what `introprior evaluate` wrote
 --options
 --output!  CSV with one row per accuracy"""),
-    "choose": ("images.choose", [], ["output"], """\
+    "choose": ("choices.choose", [], ["output"], """\
 choose each cell's r_entropy by the mean of a metric over seeds
 --metrics!  what `introprior evaluate` wrote
 --dataset!  whose runs to look at
@@ -249,6 +249,7 @@ SHARED_HELP["--cell"] = f"for example {', '.join(cells.TABLE1_CELLS)}"
 RUN = "--device --dataset --cell --protocol --set --state --checkpoint-seconds"
 
 FILES, INTEGER, YES = {"type": Path, "nargs": "+"}, {"type": int, "metavar": "N"}, {"action": "store_true"}
+TEXT: dict[str, Any] = {}
 KINDS: dict[str, dict[str, Any]] = {
     "--options": {"default": "{}", "metavar": "JSON"},
     "--protocol": {"choices": list(PRESETS), "default": "authors"},
@@ -261,10 +262,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "status results": {"type": Path, "nargs": "?"},
     "--configfile": FILES | {"default": [], "metavar": "FILE"},
     "--watch": {"type": float, "metavar": "SECONDS"},
-    **{flag: INTEGER for flag in ("--gpus", "--cores")},
-    **{flag: {} for flag in ("--dataset", "--cell", "--metric", "--device")},
-    **{flag: FILES for flag in ("--slices", "--reference", "choose --metrics")},
-    **{flag: YES for flag in ("--offline", "--no-verify", "--json", "--all", "--partial")},
+    **dict.fromkeys(("--gpus", "--cores"), INTEGER),
+    **dict.fromkeys(("--dataset", "--cell", "--metric", "--device"), TEXT),
+    **dict.fromkeys(("--slices", "--reference", "choose --metrics"), FILES),
+    **dict.fromkeys(("--offline", "--no-verify", "--json", "--all", "--partial"), YES),
 }
 """What arguments are that are not a single file."""
 

@@ -8,7 +8,6 @@ import os
 import re
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -70,31 +69,15 @@ def slow(handle):
 os.fsync = slow
 """
 """Run by every Python of a job: makes saving what a training goes on from last, as it does where that is large."""
-SEARCH, TRAIN = "8Gaussian/sg/search/slice-0.csv", "8Gaussian/sg-dt/ensemble.pt"
-SEARCH_LOG, TRAIN_LOG = "8Gaussian/sg/search-0.log", "8Gaussian/sg-dt/train.log"
 
 
-@dataclass(frozen=True)
 class Made:
     """Where an experiment has the two trainings, relative to the project."""
 
-    experiment: str
-
-    @property
-    def search(self) -> str:
-        return f"results/{self.experiment}/density/{SEARCH}"
-
-    @property
-    def train(self) -> str:
-        return f"results/{self.experiment}/density/{TRAIN}"
-
-    @property
-    def search_log(self) -> str:
-        return f"results/{self.experiment}/logs/density/{SEARCH_LOG}"
-
-    @property
-    def train_log(self) -> str:
-        return f"results/{self.experiment}/logs/density/{TRAIN_LOG}"
+    def __init__(self, experiment: str) -> None:
+        results, logs = f"results/{experiment}/density/8Gaussian", f"results/{experiment}/logs/density/8Gaussian"
+        self.search, self.train = f"{results}/sg/search/slice-0.csv", f"{results}/sg-dt/ensemble.pt"
+        self.search_log, self.train_log = f"{logs}/sg/search-0.log", f"{logs}/sg-dt/train.log"
 
 
 @pytest.fixture(scope="module")

@@ -62,10 +62,8 @@ rule classifier:
         f"{BENCHMARKS}/images/{{dataset}}/classifier.tsv"
     conda:
         ENVIRONMENT
-    threads: 1
     resources:
         **asked("classifier"),
-        gpu=GPU,
     params:
         data=data_folder,
         options=options(jobs.classifier),
@@ -88,10 +86,8 @@ rule reference:
         f"{BENCHMARKS}/images/{{dataset}}/reference-{{features}}.tsv"
     conda:
         ENVIRONMENT
-    threads: 1
     resources:
         **asked("reference"),
-        gpu=GPU,
     params:
         data=data_folder,
         options=options(jobs.reference),
