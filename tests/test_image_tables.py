@@ -440,7 +440,7 @@ def test_all_tables_fit_on_a_page_each_of_one_pdf_with_the_same_bytes(tmp_path: 
     comparison.write("3", Request(wanted.datasets, ("sg",), scale=scale), tmp_path, choices)
     comparison.write("5", Request(PAPER_DATASETS, TABLE5, (0, 1, 2), scale=scale), tmp_path, made.paths, chosen)
     files = [tmp_path / f"table{number}{kind}.tex" for number in "1235" for kind in ("", "_vs_paper")]
-    run_script("tables_pdf.py", {"tables": files}, [tmp_path / "a.pdf"])
+    run_script("tables_pdf.py", {"tables": files}, [tmp_path / "a.pdf"], log=[tmp_path / "log"])
     latex.compile_tables(files, tmp_path / "b.pdf")
     assert (tmp_path / "a.pdf").read_bytes() == (tmp_path / "b.pdf").read_bytes()
     if shutil.which("pdftotext"):
@@ -457,6 +457,6 @@ def test_table_script_writes_six_files(tmp_path: Path) -> None:
     made = two_columns(tmp_path / "results")
     params = {"number": 5, "datasets": ["MNIST"], "cells": ["sg", "mog100"], "seeds": [0, 1]}
     inputs = {"results": made.paths, "chosen": made.choose("MNIST")}
-    run_script("table.py", inputs, [tmp_path / "table5.csv"], params)
+    run_script("table.py", inputs, [tmp_path / "table5.csv"], params, [tmp_path / "log"])
     assert len(list(tmp_path.glob("table5*.*"))) == 7  # with the record
     assert "1.250 ± 0.250" in (tmp_path / "table5.md").read_text()

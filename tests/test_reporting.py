@@ -540,10 +540,9 @@ def test_damaged_and_missing_hyperparameters(tmp_path: Path) -> None:
     path = write_choice(tmp_path, "Rings")
     good = path.read_text()
     for content, message in (
-        (good.replace("search", "guess"), "unknown source of hyperparameters 'guess'"),
-        (good.replace("0.3", '"0.3"'), "beta_kl is '0.3', not a number"),
-        (good.replace("0.3", "true"), "beta_kl is True, not a number"),
-        ("[]", "no entry 'dataset'"),
+        (good.replace("search", "guess"), "not hyperparameters .*'source': 'guess'.*; delete it"),
+        (good.replace("0.3", '"much"'), "not hyperparameters .*'much'"),
+        ("[]", "not hyperparameters"),
         (good[:20], "not valid JSON"),
     ):
         path.write_text(content)
@@ -600,7 +599,7 @@ def test_table_script_writes_six_files_or_one_line(tmp_path: Path, capsys: pytes
 
 
 def test_unexpected_errors_leave_their_traceback_in_the_log(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), logged([str(tmp_path / "a.log")]):
+    with pytest.raises(ZeroDivisionError), logged(str(tmp_path / "a.log")):
         print(1 / 0)
     assert "ZeroDivisionError" in (tmp_path / "a.log").read_text()
 

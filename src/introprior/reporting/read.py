@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from introprior.errors import UserError, unknown
+from introprior.errors import UserError
 from introprior.metrics.registry import metric
 from introprior.operations.files import read_json
 
@@ -57,6 +57,8 @@ def _status(text: str) -> str:
 _CELL: Columns = {"dataset": str, "cell": str}
 _RUN: Columns = {**_CELL, "r_entropy": _number, "seed": int}
 _FATE: Columns = {"value": _measured, "status": _status, "detail": str}
+_NUMBERS = ("beta_rec", "beta_kl", "beta_neg", "settings", "diverged", "KL")
+_HYPERPARAMETERS = ("dataset", "cell", "source", *_NUMBERS)
 _BETAS: Columns = {"beta_rec": _number, "beta_kl": _number, "beta_neg": _measured}
 
 
@@ -135,17 +137,16 @@ def _listed(paths: Paths, kind: str) -> list[str | Path]:
 def hyperparameters(paths: Paths) -> Rows:
     """``hyperparameters.json``: dataset, cell, beta_rec, beta_kl, beta_neg (NaN for a VAE), source (a key of
     :data:`SOURCES`), settings, diverged and KL (NaN unless searched)."""
-    rows, numbers = [], (*_BETAS, "settings", "diverged", "KL")
+    rows = []
     for path in _listed(paths, "hyperparameters.json"):
         record = read_json(path)
-        for name in ("dataset", "cell", "source", *numbers):
-            if not isinstance(record, dict) or name not in record:
-                raise UserError(f"{path}: no entry {name!r}; {_REMEDY}")
-            if name in numbers and type(record[name]) not in (int, float, type(None)):
-                raise UserError(f"{path}: {name} is {record[name]!r}, not a number; {_REMEDY}")
-        if record["source"] not in SOURCES:
-            raise unknown("source of hyperparameters", record["source"], SOURCES, str(path))
-        rows.append({name: math.nan if value is None else value for name, value in record.items()})
+        try:
+            row = {name: math.nan if record[name] is None else record[name] for name in _HYPERPARAMETERS}
+            if row["source"] not in SOURCES or not all(isinstance(row[name], int | float) for name in _NUMBERS):
+                raise ValueError(row)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: not hyperparameters ({error!r}); {_REMEDY}") from None
+        rows.append(row)
     return rows
 
 

@@ -33,13 +33,7 @@ _QUOTED: Columns = {
 
 
 def density_sheet(number: str, runs: pd.DataFrame, request: Request) -> Sheet:
-    """What Table ``1`` or ``4`` shows.
-
-    Args:
-        number: which one.
-        runs: every dataset, cell and seed of the request, see :func:`introprior.reporting.read.metrics`; more does no
-            harm.
-        request: what to show.
+    """What Table ``1`` or ``4`` shows; runs that the request does not name do no harm.
 
     Raises:
         UserError: something is missing.
@@ -86,10 +80,6 @@ def _floors(tidy: pd.DataFrame, datasets: Iterable[str]) -> str:
 
 def hyperparameter_table(choices: pd.DataFrame, request: Request) -> tuple[pd.DataFrame, Table]:
     """Table 3: the hyperparameters in use, Daniel and Tamar's in parentheses, and where they came from.
-
-    Args:
-        choices: of every dataset and cell of the request, see :func:`introprior.reporting.read.hyperparameters`.
-        request: what to show; seeds and spread don't matter.
 
     Returns:
         The tidy table (``metric`` is the hyperparameter, ``paper_mean`` the optimum of the paper's Table 3; then

@@ -21,14 +21,7 @@ _PAPER_NEIGHBOURS = (5, 100)
 
 
 def image_sheet(number: str, runs: pd.DataFrame, choices: Choices, request: Request) -> Sheet:
-    """What Table ``2`` or ``5`` shows.
-
-    Args:
-        number: which one.
-        runs: every dataset, cell and seed of the request at the chosen r_entropy, see
-            :func:`introprior.reporting.read.metrics`; more does no harm.
-        choices: of every dataset and cell of the request.
-        request: what to show.
+    """What Table ``2`` or ``5`` shows; runs and choices that the request does not name do no harm.
 
     Raises:
         UserError: something is missing.

@@ -30,8 +30,7 @@ class Request:
     """What a table is asked to show.
 
     Attributes:
-        datasets: its blocks, in order.
-        cells: its measured columns, in order.
+        datasets, cells: its blocks and its measured columns, in order.
         seeds: the seeds that must be there.
         spread: what follows the plus-minus sign, ``std`` or ``sem``.
         scale: a sentence for the caption, see :func:`introprior.reporting.tables.captions.scale_sentence`.
@@ -58,17 +57,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Sheet:
-    """What a table shows.
+    """What a table shows: of each dataset (``names`` is what the table calls it) rows of metrics.
 
     Attributes:
-        number: of the table.
-        request: what it was asked for.
         tidy: a row per dataset, cell and metric: :data:`SUMMARY`, of images r_entropy, and :data:`PUBLISHED`.
-        columns: see :data:`Columns`.
         titles: of the lines of its head; empty where a line needs none.
         rows: metrics, and what the table calls them, if not by their title.
-        names: datasets, and what the table calls them.
-        caption: of the table.
         notes: sentences on what has no counterpart in the paper.
     """
 
