@@ -86,7 +86,7 @@ def test_every_published_cell_follows_the_grammar(read: Callable[[], pd.DataFram
 def test_cell_name_agrees_with_what_the_cell_is() -> None:
     name = paper.cell_name("mog", 64, learnable_contributions=True, intro_prior=False)
     cell = cells.parse(name)
-    assert (name, cell.components, cell.learnable_contributions, cell.intro_prior) == ("mog64-lc", 64, True, False)
+    assert (name, cell.size, cell.learnable_contributions, cell.intro_prior) == ("mog64-lc", 64, True, False)
     assert not cells.parse(paper.cell_name("sg", 1, False, False, model="vae")).adversarial
     with pytest.raises(UserError, match="unknown model 'gan'"):
         paper.cell_name("sg", 1, False, False, model="gan")
