@@ -341,7 +341,6 @@ def _add_run(parser: argparse.ArgumentParser, *models: type[Model]) -> None:
     parser.add_argument(
         "--protocol",
         choices=list(PRESETS),
-        default="authors",
         help="what the options' protocol changes single options of (default: authors)",
     )
     parser.add_argument(
