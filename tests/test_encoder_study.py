@@ -170,7 +170,7 @@ def test_the_arrays_are_what_the_figure_reads(trained, ten):
 
 def test_divergence_ends_a_curve(trained, ten):
     model, run = trained
-    wild = dataclasses.replace(run, training=dataclasses.replace(run.training, learning_rate=1e30))
+    wild = run.model_copy(update={"training": run.training.model_copy(update={"learning_rate": 1e30})})
     found = study(model, wild, ten, iterations=4, beta_negs=[1.0], device=CPU, points=3)
     assert np.isfinite(found["nelbo"][..., 0]).all()
     assert np.isnan(found["nelbo"][..., 1:]).all()

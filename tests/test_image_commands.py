@@ -467,7 +467,7 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(world, tmp_path, ca
         (without(playing(out, data, "sg"), "--data"), r"--data is missing; give the folder that `introprior prepare`"),
         (playing(out, data, "sg", betas=[1, 1]), "beta_neg is missing"),
         (playing(out, data, "sg", "--hyperparameters", "x.json"), "--hyperparameters: of no use for images"),
-        (playing(out, data, "sg", seeds=[0, 1]), "image runs have one member each"),
+        (playing(out, data, "sg", seeds=[0, 1]), "--seeds: must have 1 value, has 2"),
         (playing(out, data, "sg", snapshots=[5]), r"snapshots: must be whole numbers from 0 to 4, are \[5\]"),
         (playing(out, data, "sg", iterations_per_epoch=4), "has 3 batches of 96, not the 4 that were planned"),
         (playing(out, data, "sg", training=GAME | {"hidden": 3}), "training: unknown key 'hidden'"),

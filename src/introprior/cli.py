@@ -252,7 +252,7 @@ FILES, INTEGER, YES = {"type": Path, "nargs": "+"}, {"type": int, "metavar": "N"
 TEXT: dict[str, Any] = {}
 KINDS: dict[str, dict[str, Any]] = {
     "--options": {"default": "{}", "metavar": "JSON"},
-    "--protocol": {"choices": list(PRESETS), "default": "authors"},
+    "--protocol": {"choices": list(PRESETS)},
     "--set": {"action": "append", "default": [], "metavar": "KEY=VALUE"},
     "--checkpoint-seconds": {"type": float},
     "--betas": {"type": float, "nargs": "+", "metavar": "BETA"},

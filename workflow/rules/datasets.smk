@@ -1,11 +1,4 @@
 # Image datasets and what is known of each before any model: prepared arrays, features and their statistics.
-from introprior.data.images import DATASETS
-
-
-def preparing(wildcards):
-    """The sources that make a dataset: stand-ins are computed, published files are as they are."""
-    entry = DATASETS.get(wildcards.dataset)
-    return sources("data.images.store", *["data.images.standins"] * bool(entry and entry.stand_in_for))
 
 
 rule prepare:
