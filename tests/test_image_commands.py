@@ -505,7 +505,7 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(world, tmp_path, ca
         (playing(out, data, "mog300"), "300 components, but only 240 training images"),
         (playing(out, data, "sg", "--warmup", foreign), "classifier.pt: not a warm-up"),
         (playing(out, out / "none", "sg"), "manifest.json: missing, so no dataset is prepared"),
-        (warming(out, data, "mog4", betas=["x", 1]), r"betas\[0\]: must be a number, is the text x"),
+        (warming(out, data, "mog4", betas=["x", 1]), r"betas\[0\]: must be a number, is 'x'"),
         (["prepare", "--dataset", "digit", "--output", out], "unknown image dataset 'digit'; did you mean 'digits'"),
         (["weights", "--source", foreign, "--output", out / "w.pth"], "classifier.pt: not the weights of FID"),
         (["weights", "--source", out / "no", "--output", out / "w.pth"], "no such file of Inception weights"),
@@ -521,7 +521,7 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(world, tmp_path, ca
         ),
         (
             [*looking("distances", world, world / "snapshots.pt", features=["fd"]), "--output", out / "d.csv"],
-            r"features\[0\]: must be one of fid_authors, fid, fd_classifier; is fd",
+            r"features\[0\]: must be 'fid_authors', 'fid' or 'fd_classifier', is 'fd'",
         ),
         (
             [*looking("distances", world, world / "snapshots.pt", batch_size=128), "--output", out / "d.csv"],
@@ -536,8 +536,8 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(world, tmp_path, ca
             [*looking("distances", world, world / "snapshots.pt"), *foreign_distances],
             "probes.csv: no column 'epoch'",
         ),
-        (evaluating(out, world, sampling="both"), "sampling: must be one of batch, running; is both"),
-        (evaluating(out, world, train_images=0), "train_images: must be at least 1, is 0"),
+        (evaluating(out, world, sampling="both"), "sampling: must be 'batch' or 'running', is 'both'"),
+        (evaluating(out, world, train_images=0), "train_images: must be at least 1 or must be 'all', is 0"),
         (evaluating(out, world, cell="sg"), "trained with cell mog4-lc-ip, not sg"),
         (without(evaluating(out, world), "--codes"), "--codes is missing; images need it"),
         (
@@ -547,7 +547,7 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(world, tmp_path, ca
         (["probe", "--codes", world / "panels.npz", "--output", out / "p.csv"], "panels.npz: no entry 'train'"),
         (
             ["probe", "--codes", world / "codes.npz", "--output", out / "p.csv", "--options", '{"neighbours": [5]}'],
-            "neighbours: must have 2 values, has 1",
+            "neighbours: must have at least 2 items, not 1",
         ),
         (
             ["overfit", "--model", world / "snapshots.pt", "--distances", world / "distances.csv", "--data", data,
