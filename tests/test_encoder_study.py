@@ -170,7 +170,7 @@ def test_the_arrays_are_what_the_figure_reads(trained, ten):
 
 def test_divergence_ends_a_curve(trained, ten):
     model, run = trained
-    wild = dataclasses.replace(run, training=dataclasses.replace(run.training, learning_rate=1e30))
+    wild = run.model_copy(update={"training": run.training.model_copy(update={"learning_rate": 1e30})})
     found = study(model, wild, ten, iterations=4, beta_negs=[1.0], device=CPU, points=3)
     assert np.isfinite(found["nelbo"][..., 0]).all()
     assert np.isnan(found["nelbo"][..., 1:]).all()
@@ -202,20 +202,9 @@ def test_one_image_of_each_class_is_the_first():
         one_per_class(pictures, torch.zeros(6))
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"iterations": 0}, "iterations is 0; it has to be 1 or more"),
-        ({"points": 1}, "points is 1; it has to be 2 or more"),
-        ({"learning_rate": None}, "the model's losses are not finite"),
-    ],
-)
-def test_what_makes_no_study_is_refused(digits, ten, changes, message):
+def test_what_a_diverged_run_leaves_is_refused(digits, ten):
     model, run = untrained("sg", digits)
-    if "learning_rate" in changes:  # what a diverged run leaves
-        changes = {}
-        with torch.no_grad():
-            model.encoder.head.weight.fill_(float("nan"))
-    with pytest.raises(UserError) as caught:
-        study(model, run, ten, **{"iterations": 2, "points": 2, "beta_negs": [1.0], "device": CPU} | changes)
-    assert message in str(caught.value)
+    with torch.no_grad():
+        model.encoder.head.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="the model's losses are not finite"):
+        study(model, run, ten, iterations=2, points=2, beta_negs=[1.0], device=CPU)
