@@ -6,8 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from introprior.data.catalogue import DATASETS
-from introprior.errors import unknown
+from introprior.data import catalogue
 from introprior.experiment import cells
 from introprior.experiment.fields import (
     AllOrSome,
@@ -18,8 +17,9 @@ from introprior.experiment.fields import (
     Rising,
     Seed,
     Some,
-    listed,
+    blamed,
     option,
+    shown,
     wrong,
 )
 from introprior.experiment.run import DensityTraining
@@ -80,9 +80,7 @@ class Search(Model):
         for kl in self.beta_kl:
             rounded = [beta_neg(kl, multiple) for multiple in self.beta_neg_multiples]
             if 0 in rounded or len(set(rounded)) < len(rounded):
-                problem = (
-                    f"times beta_kl {kl}, rounded to three decimals: {listed(rounded)}; use larger or fewer values"
-                )
+                problem = f"times beta_kl {kl}, rounded to three decimals: {shown(rounded)}; use larger or fewer values"
                 raise wrong("beta_neg_multiples", problem)
         return self
 
@@ -99,16 +97,14 @@ class DensityEvaluation(Model):
 def check_size(path: str, size: int, datasets: tuple[str, ...]) -> None:
     """Refuse a number of points that some dataset cannot draw at once."""
     for name in datasets:
-        multiple = DATASETS[name].multiple
-        if size % multiple:
-            near = -(-size // multiple) * multiple
-            raise wrong(path, f"must be a multiple of {multiple} for {name}, is {size}; try {near}")
+        with blamed(path):
+            catalogue.check_size(name, size, "")
 
 
 class Density(Model):
     """Density estimation in two dimensions: Tables 1, 3 and 4, Figure 3."""
 
-    datasets: Some[str] = option(tuple(DATASETS), "The datasets, in the order of the tables.")
+    datasets: Some[str] = option(tuple(catalogue.DATASETS), "The datasets, in the order of the tables.")
     seeds: Some[Seed] = option(
         (0, 1, 2, 3, 4), "Seeds of the runs behind every mean; trained together as one ensemble."
     )
@@ -119,8 +115,8 @@ class Density(Model):
     @model_validator(mode="after")
     def _check(self) -> Self:
         for i, name in enumerate(self.datasets):
-            if name not in DATASETS:
-                raise wrong(f"datasets[{i}]", str(unknown("dataset", name, DATASETS)))
+            with blamed(f"datasets[{i}]"):
+                catalogue.dataset(name)
         if self.training.latent_dim != 2:
             raise wrong("training.latent_dim", f"must be 2, is {self.training.latent_dim}")
         for path, size in (
