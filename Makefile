@@ -8,8 +8,9 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-BIN := .venv/bin
-STAMP := .venv/.stamp
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
 SYSTEM_PATH := $(PATH)
 # nproc would answer OMP_NUM_THREADS where that is set, which says nothing about the machine.
 CORES ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
@@ -24,16 +25,16 @@ export UV_HTTP_TIMEOUT ?= 300
 # Without bytecode every process compiles torch afresh, which takes longer than many a job.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help env demo test slurm soak lint config bench lock clean distclean
+.PHONY: help env demo test quick slurm soak lint config bench lock clean distclean
 
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "CORES=4 sets the number of cores, PYTHON=python3.12 the Python behind .venv;"
+	@echo "CORES=4 sets the number of cores, PYTHON=python3.12 the Python behind .venv, VENV another place for it;"
 	@echo "ARGS='...' is handed on, e.g. make test ARGS='-k house', make demo ARGS=table1."
 
 env: $(STAMP) ## set up .venv with the locked packages and this project
-	@echo "The environment is ready: . .venv/bin/activate"
+	@echo "The environment is ready: . $(BIN)/activate"
 
 demo: $(STAMP) ## make every table and figure at a small scale, in minutes on two cores
 	$(BIN)/snakemake --configfile config/demo.yaml --cores $(CORES) $(ARGS)
@@ -41,6 +42,9 @@ demo: $(STAMP) ## make every table and figure at a small scale, in minutes on tw
 
 test: $(STAMP) ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile $(ARGS)
+
+quick: $(STAMP) ## run the tests that start no programs, the mathematics among them
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 -m "not programs" $(ARGS)
 
 slurm: $(STAMP) ## run the workflow on a real Slurm, started for that (Debian, root; apt-get install slurm-wlm munge)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slurm $(ARGS)
@@ -67,23 +71,23 @@ lock: $(STAMP) ## resolve requirements.lock anew; ARGS=--upgrade moves to the ne
 
 clean: ## remove the demo's results and every cache; keep other results and .venv
 	rm -rf results/demo build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +
 
 distclean: clean ## clean, and remove .venv too
-	rm -rf .venv
+	rm -rf .venv*
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
 	  export PATH="$(SYSTEM_PATH)"; \
 	  for python in $(PYTHON); do \
-	    if $$python -c '$(SUITABLE)' 2>/dev/null; then $$python -m venv --clear .venv; exit; fi; \
+	    if $$python -c '$(SUITABLE)' 2>/dev/null; then $$python -m venv --clear $(VENV); exit; fi; \
 	  done; \
 	  echo "make env: found no Python 3.11, 3.12 or 3.13 with venv; install one (Debian: apt-get install python3-venv)" \
 	    "or name it: make env PYTHON=/path/to/python3" >&2; \
 	  exit 1; }
 	@# With setuptools there first, nothing is built with anything but what the lock pins.
-	sed -nE '/^(uv|setuptools)==/,/[^\\]$$/p' requirements.lock > .venv/first.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement .venv/first.txt
+	sed -nE '/^(uv|setuptools)==/,/[^\\]$$/p' requirements.lock > $(VENV)/first.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(VENV)/first.txt
 	$(BIN)/uv pip install --python $(BIN)/python --no-build-isolation --require-hashes --requirements requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --no-build-isolation --no-deps --editable .
 	@touch $@

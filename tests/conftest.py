@@ -23,6 +23,16 @@ TINY |= {"monte_carlo_samples": 5, "hidden_width": 16, "hidden_layers": 2, "mile
 APART = [Path(__file__).parent / name for name in ("slurm", "soak")]
 """What takes many minutes, or a machine of its own: `make slurm`, `make soak`."""
 
+PROGRAMS = {"add_a_prior", "cli", "docs", "end_to_end", "faults", "house", "image_commands", "kubernetes", "planning"}
+PROGRAMS |= {"benchmarks", "downloads", "image_figures", "status", "workflow_dag"}
+"""The tests that `make quick` leaves out: they start commands and workflows."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem.removeprefix("test_") in PROGRAMS:
+            item.add_marker("programs")
+
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out what is apart, unless it or something in it was named."""

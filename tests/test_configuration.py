@@ -290,7 +290,7 @@ def test_a_configuration_adds_a_prior_from_a_file_beside_it(tmp_path, added):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (None, "my_prior.py'; correct the name, or put the file there"),
+        (None, "correct the name, or put the file there"),
         ("1 / 0", "my_prior.py: ZeroDivisionError: division by zero"),
         ("a = (", "my_prior.py: SyntaxError: '(' was never closed"),
         ("import sys; sys.exit('enough')", "my_prior.py: SystemExit: enough"),

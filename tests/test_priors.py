@@ -89,17 +89,17 @@ def stages(request, encode) -> list[Prior]:
 
 
 def test_a_density_integrates_to_one(stages, encode):
-    axis = torch.linspace(-30, 30, 1201)
+    axis = torch.linspace(-30, 30, 601)
     plane = torch.cartesian_prod(axis, axis).expand(MEMBERS, -1, 2)
     for prior in stages:
         with torch.no_grad():
-            mass = prior(encode).log_prob(plane).double().exp().sum(-1) * 0.05**2
+            mass = prior(encode).log_prob(plane).double().exp().sum(-1) * 0.1**2
         torch.testing.assert_close(mass, torch.ones(MEMBERS, dtype=torch.float64), rtol=0, atol=3e-3)
 
 
 def test_samples_are_of_the_density(stages, encode):
     """The share of samples in each of sixteen wedges about the mean, against the density's."""
-    axis = torch.linspace(-30, 30, 1201)
+    axis = torch.linspace(-30, 30, 601)
     plane = torch.cartesian_prod(axis, axis)
 
     def wedge(z: Tensor, centre: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ def test_samples_are_of_the_density(stages, encode):
             distribution = prior(encode)
             noise, uniforms = torch.randn(MEMBERS, count, 2), torch.rand(MEMBERS, count)
             samples = distribution.sample_with(noise, uniforms)
-            density = distribution.log_prob(plane.expand(MEMBERS, -1, 2)).double().exp() * 0.05**2
+            density = distribution.log_prob(plane.expand(MEMBERS, -1, 2)).double().exp() * 0.1**2
         for e in range(MEMBERS):
             centre = samples[e].mean(0)
             expected = torch.zeros(16, dtype=torch.float64).index_add(0, wedge(plane, centre), density[e])

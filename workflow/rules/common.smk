@@ -9,6 +9,7 @@ from shlex import quote
 from snakemake.logging import logger
 
 import introprior
+from introprior.data.images import DATASETS
 from introprior.errors import UserError
 from introprior.experiment import cells as naming
 from introprior.experiment import jobs
@@ -185,6 +186,12 @@ def sources(*modules, data=(), script=None):
     return [*package(*modules), *map(os.path.relpath, others)]
 
 
+def preparing(wildcards):
+    """The sources that make a dataset: stand-ins are computed, published files are as they are."""
+    entry = DATASETS.get(wildcards.dataset)
+    return sources("data.images.store", *["data.images.standins"] * bool(entry and entry.stand_in_for))
+
+
 def prior(*modules):
     """Files that a job depends on which knows its cell or family: the modules, and what implements its prior."""
 
@@ -208,6 +215,16 @@ def figure(name):
     return [f"{FIGURES}/{name}.{suffix}" for suffix in ("pdf", "png")]
 
 
+def curves(runs_of):
+    """Histories and distances of runs, which the function lists for a file's name."""
+    return {"histories": runs_of("history.csv"), "distances": runs_of("distances.csv")}
+
+
+def panels(**some):
+    """Panels of one seed of the runs whose latent spaces and images are shown, at every r_entropy."""
+    return runs(f"{RUN}/panels.npz", **LATENTS, **some)
+
+
 def reported(path, caption, result, category):
     """A file that goes into Snakemake's report.
 
@@ -222,7 +239,7 @@ def request(number, cells):
     if number in IMAGE_TABLES:
         section, probes = CONFIG.images, CONFIG.images.probes
         told = {"svm_iterations": list(probes.svm_iterations), "neighbours": list(probes.neighbours)}
-        told |= {"primary": PRIMARY, "entropy": "entropy_" + protocol.entropy.replace("-", "_")}
+        told |= {"primary": PRIMARY, "entropy": f"entropy_{protocol.entropy.replace('-', '_')}"}
         scales = [captions.image_settings(c, IMAGE_DATASETS) for c in (CONFIG, Configuration())]
     else:
         keys = ("training", "search") if number == 3 else ("seeds", "training", "search", "evaluation")

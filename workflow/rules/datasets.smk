@@ -1,11 +1,4 @@
 # Image datasets and what is known of each before any model: prepared arrays, features and their statistics.
-from introprior.data.images import DATASETS
-
-
-def preparing(wildcards):
-    """The sources that make a dataset: stand-ins are computed, published files are as they are."""
-    entry = DATASETS.get(wildcards.dataset)
-    return sources("data.images.store", *["data.images.standins"] * bool(entry and entry.stand_in_for))
 
 
 rule prepare:
@@ -62,10 +55,8 @@ rule classifier:
         f"{BENCHMARKS}/images/{{dataset}}/classifier.tsv"
     conda:
         ENVIRONMENT
-    threads: 1
     resources:
         **asked("classifier"),
-        gpu=GPU,
     params:
         data=data_folder,
         options=options(jobs.classifier),
@@ -88,10 +79,8 @@ rule reference:
         f"{BENCHMARKS}/images/{{dataset}}/reference-{{features}}.tsv"
     conda:
         ENVIRONMENT
-    threads: 1
     resources:
         **asked("reference"),
-        gpu=GPU,
     params:
         data=data_folder,
         options=options(jobs.reference),

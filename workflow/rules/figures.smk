@@ -2,16 +2,6 @@
 DENSITY, IMAGES, METHOD = "Density estimation in 2D", "Image generation", "Method"
 
 
-def curves(runs_of):
-    """Histories and distances of runs, which the function lists for a file's name."""
-    return {"histories": runs_of("history.csv"), "distances": runs_of("distances.csv")}
-
-
-def panels(**some):
-    """Panels of one seed of the runs whose latent spaces and images are shown, at every r_entropy."""
-    return runs(f"{RUN}/panels.npz", **LATENTS, **some)
-
-
 SPACES = {"image_panels": panels(), "chosen": expand(CHOSEN, dataset=IMAGE_DATASETS)}
 GRID = {"datasets": IMAGE_DATASETS, "cells": LATENTS["cells"]}
 FIGURE3_CELLS = list(CONFIG.figure3.cells)

@@ -39,7 +39,7 @@ def stated(given: argparse.Namespace) -> dict[str, Any]:
     for assignment in getattr(given, "set", []):
         _assign(options, assignment)
     changes = options.get("protocol") or {}
-    if hasattr(given, "protocol") and isinstance(changes, dict):
+    if getattr(given, "protocol", None) and isinstance(changes, dict):
         options["protocol"] = PRESETS[given.protocol].training.dump() | changes
     for flag in FLAGS:
         if getattr(given, flag, None) is not None:

@@ -4,21 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 from introprior.errors import UserError
 from introprior.operations import verification
-
-
-def add_parser(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Teach the command line this command."""
-    parser = command(verify, "verify", "check that a results tree is complete, unaltered and up to date", writes=())
-    parser.add_argument(
-        "results", type=Path, help="folder of an experiment, for example results/paper, or a copy of it"
-    )
-    parser.add_argument("--partial", action="store_true", help="results that were not made yet are no problem")
-    parser.add_argument("--json", action="store_true", help="say it as JSON")
 
 
 def verify(given: argparse.Namespace) -> None:
