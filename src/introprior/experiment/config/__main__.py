@@ -35,10 +35,7 @@ def files(folder: Path) -> dict[Path, str]:
     return {
         folder / "config.yaml": HEAD + "\n".join(_yaml(Configuration())) + "\n",
         folder / "config.schema.json": json.dumps(schema, indent=1) + "\n",
-        readme: readme.read_text(encoding="utf-8").partition(KEYS)[0]
-        + KEYS
-        + "\n".join([*TABLE, *_rows("", Configuration, Configuration())])
-        + "\n",
+        readme: readme.read_text(encoding="utf-8").partition(KEYS)[0] + KEYS + table + "\n",
     }
 
 
