@@ -253,21 +253,6 @@ def test_form_and_window(name: str) -> None:
     assert np.abs(everything).max() > entry.limit / 2
 
 
-def test_names_windows_and_multiples() -> None:
-    assert {entry.name: (entry.limit, entry.multiple) for entry in catalogue.DATASETS.values()} == {
-        "8Gaussian": (2, 1),
-        "2Spirals": (4, 2),
-        "Checkerboard": (4, 1),
-        "Rings": (4, 4),
-    }
-    assert [entry.title for entry in catalogue.DATASETS.values()] == [
-        "8 Gaussians",
-        "2 Spirals",
-        "Checkerboard",
-        "Rings",
-    ]
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_the_generator_decides(name: str) -> None:
     untouched = torch.get_rng_state()

@@ -150,8 +150,3 @@ def test_precision_says_whether_convolutions_may_use_tf32(digits, precision, all
     images.begin(a_run("sg", precision=precision), CPU, digits)
     assert torch.backends.cudnn.allow_tf32 is allowed
     assert torch.backends.cudnn.deterministic
-
-
-def test_an_unknown_precision_is_refused():
-    with pytest.raises(UserError, match=r"training: precision: must be one of tf32, float32, bf16; is fp16"):
-        ImageTraining.read({"precision": "fp16"}, "training")

@@ -497,7 +497,6 @@ def test_bad_input_is_refused_in_one_line_that_names_the_place(model, values, me
     [
         (lambda: density.begin(a_run(dataset="Circles"), CPU), "unknown dataset 'Circles'"),
         (lambda: density.begin(a_run(dataset="Rings", batch_size=514), CPU), "multiple of 4"),
-        (lambda: resolve("autors"), "did you mean 'authors'"),
     ],
 )
 def test_what_is_not_there_is_named(make, message):

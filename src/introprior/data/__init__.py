@@ -1,1 +1,0 @@
-"""Data: the two-dimensional distributions of the density-estimation benchmark (`introprior.data.density`)."""

@@ -4,9 +4,6 @@ They go back to the toy data of FFJORD (Grathwohl et al., 2019), as Soft-IntroVA
 paper's authors use them; constants and quirks are those of the authors' code. Training and evaluation draw from the
 same distribution. All that is random comes from the generators given, so a batch is a function of their states, and a
 member gets the same batch alone and in company. CPU and CUDA generators of one seed give different numbers.
-
-To add a distribution, write one function ``(n, streams) -> Tensor[S, n, 2]``, and enter it in
-:mod:`introprior.data.catalogue`.
 """
 
 from __future__ import annotations
@@ -23,12 +20,7 @@ from introprior.game.randomness import Streams
 
 
 def sample(name: str, n: int, generator: torch.Generator) -> Tensor:
-    """Draw ``n`` points at once.
-
-    Args:
-        name: of the distribution.
-        n: number of points; Rings and 2Spirals share random numbers or positions between the points of one call.
-        generator: the source of all randomness, advanced by the call.
+    """Draw ``n`` points at once; Rings and 2Spirals share random numbers or positions between the points of one call.
 
     Returns:
         float32 ``[n, 2]`` on the generator's device. The rows are in no useful order, nor are they shuffled.
@@ -45,9 +37,6 @@ def sample_members(name: str, n: int, generators: Sequence[torch.Generator]) -> 
     Returns:
         float32 ``[S, n, 2]`` on the generators' common device; row s is bitwise what ``sample(name, n, generators[s])``
         gives.
-
-    Raises:
-        UserError: as `sample`.
     """
     check_size(name, n)
     return globals()[dataset(name).sampler](n, Streams(generators))

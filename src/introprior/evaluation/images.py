@@ -323,11 +323,7 @@ def evaluate(
 
     noise = stream(run, epoch, 2, device)
     mixture, coded = model.distribution().member(0).components(), posteriors(model, test.images, device)
-    entropies = (0.0, 0.0)
-    if mixture is not None:
-        entropies = normalised_entropy(
-            *coded, mixture, batch_size=size, generator=noise, monte_carlo_samples=options.monte_carlo_samples
-        )
+    entropies = _entropies(coded, mixture, size, noise, options.monte_carlo_samples)
     chosen = slice(None if options.train_images == "all" else options.train_images)
     status = {name: snapshots.record[name] for name in ("status", "detail")}
     codes = {
@@ -358,11 +354,21 @@ def evaluate(
         # The number that chose the epoch is the one that is reported, as in the authors' code.
         **{row["metric"]: row["value"] for row in known if row["epoch"] == epoch},
         **{f"{name}_rec": value for name, value in compared.items()},
-        **dict(zip(("entropy_per_batch", "entropy_pooled"), entropies, strict=True)),
+        **entropies,
     }
     named, record = snapshots.describe(), snapshots.record
     rows = [{**named, "metric": name, **_measured(value, record)} for name, value in values.items()]
     return rows, codes, panels
+
+
+def _entropies(
+    coded: Posterior, mixture: GaussianMixture | None, size: int, noise: torch.Generator, samples: int
+) -> dict[str, float]:
+    """Of the responsibilities; without components 0."""
+    both = (0.0, 0.0)
+    if mixture is not None:
+        both = normalised_entropy(*coded, mixture, batch_size=size, generator=noise, monte_carlo_samples=samples)
+    return dict(zip(("entropy_per_batch", "entropy_pooled"), both, strict=True))
 
 
 def _sampled(posterior: Posterior, generator: torch.Generator) -> np.ndarray:

@@ -43,9 +43,7 @@ class Cell:
     """One column of a table: which model, which prior, who learns what.
 
     Attributes:
-        name: the cell's name, see the module's text.
         adversarial: whether the game is played after the warm-up (False: a VAE throughout).
-        family: of the prior.
         size: the number behind the family's name, such as the number M of mixture components; 1 where it has none.
         learnable_contributions: LC, the weights of the components are parameters.
         intro_prior: IP, the prior learns during the game.
@@ -72,15 +70,9 @@ class Cell:
     @property
     def notes(self) -> list[str]:
         """What else distinguishes it, for captions and headings."""
-        return [
-            note
-            for note, on in (
-                ("unclipped", self.family.clipped and self.intro_prior and not self.clipped),
-                ("D&T", self.published_betas),
-                ("closed KL", self.closed_form_kl),
-            )
-            if on
-        ]
+        unclipped = self.family.clipped and self.intro_prior and not self.clipped
+        notes = {"unclipped": unclipped, "D&T": self.published_betas, "closed KL": self.closed_form_kl}
+        return [note for note, on in notes.items() if on]
 
     @property
     def prior_label(self) -> str:
@@ -111,22 +103,20 @@ def parse(name: str, where: str = "cells") -> Cell:
             f"for example {', '.join(TABLE1_CELLS)}"
         )
     size, lc, ip = int(match["size"] or 1), bool(match["lc"]), bool(match["ip"])
-    problem = None
-    if (lc or ip) and not family.learns:
-        problem = f"the prior {family.name} has nothing to learn: drop -lc and -ip, or take another prior"
-    elif lc and not family.contributions:
-        problem = f"the prior {family.name} has no contributions: drop -lc"
-    elif lc and size == 1:
-        problem = "the contribution of a single component is always 1: -lc needs at least 2"
-    elif match["vae"] and ip:
-        problem = "a VAE plays no game in which the prior could take part: drop vae- or -ip"
-    elif match["vae"] and match["dt"]:
-        problem = "Daniel and Tamar's hyperparameters are those of S-IntroVAE: drop vae- or -dt"
-    elif match["free"] and not family.clipped:
-        problem = f"nothing of the prior {family.name} is ever clipped: drop -unclipped"
-    elif match["closed"] and not family.closed_form:
-        problem = f"the KL to the prior {family.name} has no closed form: drop -closed"
-    if problem:
+    problems = {
+        f"the prior {family.name} has nothing to learn: drop -lc and -ip, or take another prior": (
+            (lc or ip) and not family.learns
+        ),
+        f"the prior {family.name} has no contributions: drop -lc": lc and not family.contributions,
+        "the contribution of a single component is always 1: -lc needs at least 2": lc and size == 1,
+        "a VAE plays no game in which the prior could take part: drop vae- or -ip": match["vae"] and ip,
+        "Daniel and Tamar's hyperparameters are those of S-IntroVAE: drop vae- or -dt": match["vae"] and match["dt"],
+        f"nothing of the prior {family.name} is ever clipped: drop -unclipped": match["free"] and not family.clipped,
+        f"the KL to the prior {family.name} has no closed form: drop -closed": (
+            match["closed"] and not family.closed_form
+        ),
+    }
+    for problem in (problem for problem, there in problems.items() if there):
         raise UserError(f"{where}: contradictory cell {name!r}: {problem}")
     return Cell(
         name=name,

@@ -117,10 +117,7 @@ register(Family("flow", "introprior.game.priors.flow:Flow", "Flow"))
 def add(names: Iterable[str], where: str, folders: Iterable[str | Path] = (".",)) -> None:
     """Run Python files that register families, each once in a process, and have the processes started here do so too.
 
-    Args:
-        names: files, with or without ``.py``.
-        where: the place to blame.
-        folders: where to look for them, the first that has one counts.
+    The files may be named without ``.py``; the first of the folders that has one counts. ``where`` is to blame.
 
     Raises:
         UserError: one that is not there, or fails.

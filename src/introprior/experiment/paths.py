@@ -7,11 +7,7 @@ NAMED = "{dataset}/{cell}/r{r_entropy}/seed{seed}"
 
 
 class Paths:
-    """The paths of an experiment, with Snakemake's ``{wildcards}``.
-
-    Args:
-        experiment: its name in the configuration.
-        root: the folder of the results of all experiments, relative to the project's.
+    """The paths of an experiment of the configuration, below ``root``, with Snakemake's ``{wildcards}``.
 
     Attributes:
         configuration: what the results were made with, defaults filled in.

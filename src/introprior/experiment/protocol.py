@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from pydantic import Field, create_model
 
-from introprior.errors import unknown
 from introprior.experiment.fields import Model, option
 
 
@@ -89,7 +88,6 @@ _ROLES: dict[str, type[Model]] = {
     "evaluation": EvaluationProtocol,
     "report": ReportProtocol,
 }
-_ROLE_OF = {name: role for role, model in _ROLES.items() for name in model.model_fields}
 
 Overrides = create_model(
     "Overrides",
@@ -124,17 +122,15 @@ PRESETS: dict[str, Protocol] = {
 }
 
 
-def resolve(preset: str, overrides: Mapping[str, Any] | None = None, where: str = "protocol") -> Protocol:
+def resolve(preset: str, overrides: Mapping[str, Any] | None = None) -> Protocol:
     """The protocol called ``preset``, with single options replaced by ``overrides``.
 
     Raises:
-        UserError: unknown preset, option or value.
+        UserError: unknown option or value.
     """
-    if preset not in PRESETS:
-        raise unknown("protocol", preset, PRESETS, where)
-    given = Overrides.read(dict(overrides or {}), f"{where}_overrides").model_dump(exclude_none=True)
-    parts = {
-        role: getattr(PRESETS[preset], role).model_copy(update={n: v for n, v in given.items() if _ROLE_OF[n] == role})
-        for role in _ROLES
-    }
+    given = Overrides.read(dict(overrides or {}), "protocol_overrides").model_dump(exclude_none=True)
+    parts = {}
+    for role, model in _ROLES.items():
+        changes = {name: value for name, value in given.items() if name in model.model_fields}
+        parts[role] = getattr(PRESETS[preset], role).model_copy(update=changes)
     return Protocol(**parts)

@@ -62,13 +62,11 @@ class AnyTraining(GameNumbers):
     @model_validator(mode="after")
     def _phases(self) -> Self:
         if self.warmup_iterations >= self.iterations:
-            problem = f"must be below iterations, {self.iterations}, is {self.warmup_iterations}"
-            raise wrong("warmup_iterations", problem)
+            most = f"iterations, {self.iterations}"
+            raise wrong("warmup_iterations", f"must be below {most}, is {self.warmup_iterations}")
         if self.mixture_warmup_iterations > self.warmup_iterations:
-            problem = (
-                f"must be at most warmup_iterations, {self.warmup_iterations}, is {self.mixture_warmup_iterations}"
-            )
-            raise wrong("mixture_warmup_iterations", problem)
+            most = f"warmup_iterations, {self.warmup_iterations}"
+            raise wrong("mixture_warmup_iterations", f"must be at most {most}, is {self.mixture_warmup_iterations}")
         return self
 
     @property
@@ -183,7 +181,6 @@ class Run(Model):
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain values."""
         return {"half": self.half, **self.model_dump(mode="json")}
 
     @staticmethod

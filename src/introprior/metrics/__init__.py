@@ -1,1 +1,0 @@
-"""Metrics: pure functions of arrays; those of the density-estimation benchmark are in `introprior.metrics.density`."""

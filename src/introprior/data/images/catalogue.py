@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from introprior.errors import unknown
 
-SPLITS = ("train", "test")
+SPLITS, KINDS = ("train", "test"), ("images", "labels")
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from introprior.data.images.catalogue import SPLITS
+from introprior.data.images.catalogue import KINDS
 from introprior.data.images.store import read_manifest
-from introprior.errors import UserError, one_line, unknown
+from introprior.errors import UserError, one_line
 
 
 @dataclass(frozen=True)
@@ -33,44 +33,23 @@ class ImageSplit:
 
 
 def load(folder: str | os.PathLike[str], split: str) -> ImageSplit:
-    """Open a split of the dataset that `introprior.data.images.prepare` wrote into ``folder``.
-
-    Args:
-        folder: the dataset's.
-        split: train or test.
+    """Open a split, train or test, of the dataset that `introprior.data.images.prepare` wrote into ``folder``.
 
     Raises:
-        UserError: nothing prepared there, or files that are missing, truncated, damaged or not as the manifest says.
+        UserError: nothing prepared there, or files that are missing, truncated or damaged.
     """
-    folder = Path(folder)
-    if split not in SPLITS:
-        raise unknown("split", split, SPLITS)
     manifest = read_manifest(folder)
-    try:
-        described, shape = manifest["splits"][split], manifest["shape"]
-        images = _open(folder, described["images"], (described["count"], *shape), np.uint8)
-        labels = _open(folder, described["labels"], (described["count"],), np.int64)
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder / 'manifest.json'}: incomplete (no {error}); delete it and run `introprior prepare` again"
-        ) from error
+    images, labels = (_open(Path(folder, f"{split}-{kind}.npy")) for kind in KINDS)
     return ImageSplit(images, labels, manifest)
 
 
-def _open(folder: Path, file: dict[str, str], shape: tuple[int, ...], dtype: type) -> Tensor:
-    path = folder / file["file"]
+def _open(path: Path) -> Tensor:
     try:
         # Copy on write: torch wants memory that it may write to, and the file must stay as it is.
-        array = np.load(path, mmap_mode="c")
-    except (OSError, ValueError, EOFError) as error:
+        return torch.from_numpy(np.load(path, mmap_mode="c"))
+    except (OSError, ValueError, EOFError, TypeError) as error:
         what = "missing" if isinstance(error, FileNotFoundError) else f"truncated or damaged ({one_line(error)})"
         raise UserError(f"{path}: {what}; run `introprior prepare` to make it anew") from error
-    if array.shape != shape or array.dtype != dtype:
-        raise UserError(
-            f"{path}: holds {array.dtype} {list(array.shape)}, but the manifest says {np.dtype(dtype)} {list(shape)}; "
-            "run `introprior prepare` to make it anew"
-        )
-    return torch.from_numpy(array)
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -91,8 +70,6 @@ class Epochs:
 
     def __init__(self, images: Tensor, batch_size: int, device: torch.device | str = "cpu"):
         """Use ``images``, uint8 ``[N, C, H, W]``."""
-        if batch_size < 1:
-            raise UserError(f"batch_size: must be positive, got {batch_size}")
         self.images, self.batch_size = images.to(device), batch_size
         self.iterations = -(-len(images) // batch_size)
         self._orders: dict[int, tuple[int, Tensor]] = {}  # by seed: the present epoch and its order

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from introprior.data.images.catalogue import DATASETS, SPLITS, ImageDataset, dataset
+from introprior.data.images.catalogue import DATASETS, KINDS, SPLITS, ImageDataset, dataset
 from introprior.errors import UserError, one_line
 from introprior.operations import files
 from introprior.operations.downloads import downloading
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from introprior.data.images.standins import Splits
 
 MANIFEST = "manifest.json"
-FILES = (MANIFEST, *(f"{split}-{kind}.npy" for split in SPLITS for kind in ("images", "labels")))
+FILES = (MANIFEST, *(f"{split}-{kind}.npy" for split in SPLITS for kind in KINDS))
 """What `prepare` writes into a folder."""
 
 LARGEST = 1 << 30
@@ -48,15 +48,10 @@ def prepare(
     """Find or download a dataset, check it, and write it into ``folder`` as `FILES`. Does nothing where that is done.
 
     Args:
-        name: a key of `DATASETS`.
         folder: where to write. What a download that failed has got waits there, too, for the next attempt.
         source: torchvision's root, e.g. with MNIST's files in ``MNIST/raw``. It is only read, and nothing is looked for
             elsewhere. None: the folder of Debian's package, else a download.
-        offline: download nothing.
         verify: refuse files that differ from the published ones. Only those of MNIST and its kin may differ.
-
-    Returns:
-        The manifest.
 
     Raises:
         UserError: unknown dataset; files that are missing, truncated, damaged, of other shapes or not the published
@@ -105,7 +100,7 @@ def _intact(folder: Path, entry: ImageDataset) -> Manifest | None:
     try:
         manifest = read_manifest(folder)
         holds, _ = manifest["dataset"], manifest["verified"]
-        for file in (manifest["splits"][split][kind] for split in SPLITS for kind in ("images", "labels")):
+        for file in (manifest["splits"][split][kind] for split in SPLITS for kind in KINDS):
             if files.checksum(folder / file["file"]) != file["sha256"]:
                 return None
     except (UserError, OSError, KeyError, TypeError):
@@ -176,18 +171,13 @@ def _unpack(entry: ImageDataset, place: Path, root: Path, verify: bool) -> bool:
     if missing := [name for name in entry.files if name not in there]:
         lacking = ", ".join(missing) if there else f"all files of {entry.name}"
         raise UserError(f"{place}: lacks {lacking}; {_advice(entry)}")
-    owners = {digest: (name, other.name) for other in DATASETS.values() for name, digest in other.files.items()}
     idx = issubclass(_reader(entry), _reader(DATASETS["MNIST"]))
     verified = True
     for name, published in entry.files.items():
         path, copy = there[name], root / entry.folder / name
         _copy(path, copy)
-        digest = files.checksum(copy)
-        if digest == published:
+        if files.checksum(copy) == published:
             continue
-        if digest in owners:
-            file, owner = owners[digest]
-            raise UserError(f"{path}: this is {file} of {owner}, not {name} of {entry.name}; replace it")
         if verify or not idx:  # the others are pickles
             remedy = ", or set images.verify: false to use it as it is" if idx else "; it could run code"
             raise UserError(f"{path}: not as published (SHA-256 differs): damaged, or another file; replace it{remedy}")
@@ -243,7 +233,7 @@ def _written(entry: ImageDataset, splits: Splits, folder: Path) -> Manifest:
     for split in SPLITS:
         images, labels = splits[split]
         described[split] = {"count": len(images)}
-        for kind, array in (("images", images), ("labels", labels)):
+        for kind, array in zip(KINDS, (images, labels), strict=True):
             path = folder / f"{split}-{kind}.npy"
             with files.written(path) as temporary:
                 np.save(temporary, np.ascontiguousarray(array))

@@ -24,16 +24,18 @@ HEAD = """\
 
 """
 KEYS = "<!-- made by `make config` -->\n"
+TABLE = ("| key | default | |", "| --- | --- | --- |")
 
 
 def files(folder: Path) -> dict[Path, str]:
     """The files in ``folder``, and what each is to hold."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_pruned(Configuration.model_json_schema())}
     readme = folder / "README.md"
+    table = "\n".join([*TABLE, *_rows("", Configuration, Configuration())])
     return {
         folder / "config.yaml": HEAD + "\n".join(_yaml(Configuration())) + "\n",
         folder / "config.schema.json": json.dumps(schema, indent=1) + "\n",
-        readme: readme.read_text(encoding="utf-8").partition(KEYS)[0] + KEYS + "\n".join(_table()) + "\n",
+        readme: readme.read_text(encoding="utf-8").partition(KEYS)[0] + KEYS + table + "\n",
     }
 
 
@@ -73,14 +75,11 @@ def _yaml(values: Model, depth: int = 0) -> Iterator[str]:
             yield short
             continue
         yield f"{indent}# {about}"
+        yield f"{indent}{name}:" + ("" if filled or isinstance(value, dict) else f" {_word(value)}")
         if filled:
-            yield f"{indent}{name}:"
             yield from _yaml(value, depth + 1)
         elif isinstance(value, dict):  # one line for each dataset
-            yield f"{indent}{name}:"
             yield from (f"{indent}  {key}: {_word(part)}" for key, part in value.items())
-        else:
-            yield f"{indent}{name}: {_word(value)}"
 
 
 def _plain(values: Model) -> dict[str, Any]:
@@ -100,14 +99,8 @@ def _word(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _table() -> Iterator[str]:
-    """All keys with their defaults and descriptions, in Markdown."""
-    yield "| key | default | |"
-    yield "| --- | --- | --- |"
-    yield from _rows("", Configuration, Configuration())
-
-
 def _rows(path: str, model: type[Model], values: Model | None) -> Iterator[str]:
+    """All keys with their defaults and descriptions, in Markdown."""
     for name, field in _fields(model).items():
         section, value = _section(field), getattr(values, name, None)
         key = f"{path}{name}"
@@ -126,8 +119,8 @@ def _choices(annotation: Any) -> list[str]:
     """The words that a key may have, where they are more than one."""
     parts = get_args(annotation)
     if get_origin(annotation) is Literal:
-        return list(parts) if len(parts) > 1 else []
-    return next((found for part in parts if (found := _choices(part))), [])
+        return [*parts] * (len(parts) > 1)
+    return next(filter(None, map(_choices, parts)), [])
 
 
 if __name__ == "__main__":

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from introprior.data.images.catalogue import DATASETS
-from introprior.errors import unknown
+from introprior.data.images.catalogue import DATASETS, dataset
 from introprior.experiment.fields import (
     AllOrCount,
     Count,
@@ -22,6 +21,7 @@ from introprior.experiment.fields import (
     SomeRising,
     Text,
     Weight,
+    blamed,
     option,
     wrong,
 )
@@ -60,8 +60,8 @@ class ImageSchedule(GameNumbers):
         if self.warmup_epochs >= self.epochs:
             raise wrong("warmup_epochs", f"must be below epochs, {self.epochs}, is {self.warmup_epochs}")
         if self.mixture_warmup_epochs > self.warmup_epochs:
-            problem = f"must be at most warmup_epochs, {self.warmup_epochs}, is {self.mixture_warmup_epochs}"
-            raise wrong("mixture_warmup_epochs", problem)
+            most = f"warmup_epochs, {self.warmup_epochs}"
+            raise wrong("mixture_warmup_epochs", f"must be at most {most}, is {self.mixture_warmup_epochs}")
         return self
 
 
@@ -91,9 +91,9 @@ def _over_the_usual(sections: Any) -> Any:
     """Sections of datasets, each laid over that of the paper if there is one."""
     if not isinstance(sections, Mapping):
         return sections
-    for name in sections:
-        if name not in DATASETS:
-            raise wrong("", str(unknown("image dataset", name, DATASETS)))
+    with blamed():
+        for name in sections:
+            dataset(name)
     usual = {name: dict(section) for name, section in SECTIONS.items()}
     return {
         name: {**usual.get(name, {}), **dict(part)} if isinstance(part, Mapping | Model) else part
@@ -165,8 +165,8 @@ class Images(Model):
     @model_validator(mode="after")
     def _check(self) -> Self:
         for i, name in enumerate(self.datasets):
-            if name not in DATASETS:
-                raise wrong(f"datasets[{i}]", str(unknown("image dataset", name, DATASETS)))
+            with blamed(f"datasets[{i}]"):
+                dataset(name)
             if name not in self.by_dataset:
                 raise wrong(f"datasets[{i}]", f"{name} has no section; give it one in images.by_dataset")
         for i, weight in enumerate(self.r_entropy):
