@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -127,17 +127,11 @@ def image_networks(
 
 
 class Script:
-    """One S-IntroVAE in adversarial training.
+    """One S-IntroVAE in adversarial training, with networks in training mode.
 
-    Args:
-        networks: encoder and decoder, in training mode.
-        components: of the prior's mixture; 1 is the standard Gaussian.
-        intro_prior: the mixture learns in the decoder's step (IP); its log-variances are then soft-clipped.
-        learnable_contributions: LC.
-        settings: the numbers of the losses.
-        as_on_images: freeze the player whose turn it is not; share the real batch's samples with the responsibilities.
-        device: where to train.
-        normal: where standard normals come from, like ``torch.randn``.
+    ``components`` 1 is the standard Gaussian. With ``intro_prior`` the mixture learns in the decoder's step, and its
+    log-variances are soft-clipped. ``as_on_images`` freezes the player whose turn it is not, and shares the samples of
+    the real batch with the responsibilities. Standard normals come from ``normal``.
     """
 
     def __init__(
@@ -167,16 +161,26 @@ class Script:
         self.decoder_optimizer = torch.optim.Adam(self.decoder.parameters(), settings.learning_rate)
         self.prior_optimizer = torch.optim.Adam(learned, settings.learning_rate) if learned else None
 
-    def load(
-        self, encoder: Iterable[Tensor], decoder: Iterable[Tensor], mixture: dict[str, Tensor] | None = None
-    ) -> None:
-        """Go on from given parameters: of each network in its order, of the mixture by name."""
+    @classmethod
+    def like(cls, training: Any, networks: Networks, **arguments: Any) -> Script:
+        """A script that stands where the first member of a training of the package stands."""
+        cell, rules, member = training.run.cell, training.rules, training.run.members[0]
+        settings = Settings(
+            member.beta_rec, member.beta_kl, member.beta_neg or 0.0, rules.scale, gamma_r=rules.gamma_r,
+            r_entropy=rules.r_entropy, samples=rules.monte_carlo_samples,
+            learning_rate=training.run.training.learning_rate,
+        )  # fmt: skip
+        learns = cell.intro_prior, cell.learnable_contributions
+        script = cls(networks, cell.size, *learns, settings, device=training.device, **arguments)
+        prior, members = training.model.prior, slice(None) if script.as_on_images else 0  # convolutions have no members
         with torch.no_grad():
-            for network, tensors in ((self.encoder, encoder), (self.decoder, decoder)):
-                for own, given in zip(network.parameters(), tensors, strict=True):
-                    own.copy_(given)
-            for name, given in (mixture or {}).items():
-                getattr(self, name).copy_(given)
+            for own, theirs in ((script.encoder, training.model.encoder), (script.decoder, training.model.decoder)):
+                for tensor, given in zip(own.parameters(), theirs.parameters(), strict=True):
+                    tensor.copy_(given[members])
+            for name in ("means", "logvars", "logits", "low", "high"):
+                if (given := getattr(prior, name, None)) is not None:
+                    getattr(script, name).copy_(given[0])
+        return script
 
     def prior(self) -> tuple[Tensor, Tensor, Tensor]:
         """Means, log-variances and log-weights."""

@@ -15,12 +15,12 @@ sections:
   all         every section that the device can run (the default)
 
 Every line compares two ways of doing the same work, which take turns (A B A B ...), so that whatever else the machine
-is doing disturbs both alike. "ratio" is the median over the turns of their time by ours (above 1: the package is
-faster, or needs less memory), "from" and "to" are the smallest and the largest. On a busy machine take --threads 1.
+is doing disturbs both alike. "theirs" and "ours" are medians over the turns, in ms or MiB; "ratio" is that of theirs by
+ours (above 1: the package is faster, or needs less memory), "from" and "to" are the smallest and the largest. On a busy
+machine take --threads 1.
 
   python benchmarks/run.py step --threads 1            single-threaded iterations
   python benchmarks/run.py throughput --device cuda    a GPU
-  python benchmarks/run.py all --markdown              the table of docs/performance.md
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from baseline import Script, Settings, image_networks, plane_networks
+from baseline import Script, image_networks, plane_networks
 from baseline import kl as naive_kl
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -52,7 +52,6 @@ from introprior.game.divergences import kl_monte_carlo
 from introprior.game.model import IntroVAE
 from introprior.game.priors.gaussian import StandardGaussian
 from introprior.game.priors.mixture import LearnedMixture
-from introprior.operations.files import write_json
 from introprior.training.adam import Adam
 from introprior.training.density import begin
 from introprior.training.images import networks
@@ -65,22 +64,11 @@ IMAGE_CELLS, IMAGE_BETAS, IMAGE_REPEATS = {"sg": 0.0, "mog100-lc-ip": 10.0}, (1.
 Work = Callable[[], Any]
 
 
-@dataclass(frozen=True)
-class Row:
-    """One comparison, a value per turn; ``unit`` is ms or MiB."""
+Turns = tuple[list[float], list[float]]
+"""A value per turn of both ways, the reference first: milliseconds, or MiB."""
 
-    section: str
-    what: str
-    against: str
-    unit: str
-    reference: list[float]
-    ours: list[float]
-
-    @property
-    def ratio(self) -> dict[str, float]:
-        """Median, smallest and largest ratio, reference by ours, turn by turn."""
-        ratios = [a / b for a, b in zip(self.reference, self.ours, strict=True)]
-        return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+Row = tuple[str, str, Turns]
+"""What is compared, and against what."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +79,11 @@ class Setting:
     repeats: int
     members: int
 
-    def compare(self, reference: Work, ours: Work) -> tuple[list[float], list[float]]:
+    def compare(self, reference: Work, ours: Work) -> Turns:
         """Milliseconds of both, in turns after a warm-up. Quick work is repeated within a turn to last a while."""
-        both = (reference, ours)
+        both, turns = (reference, ours), ([], [])
         slow = [self._seconds(work, 1) > 1 for work in both]
         loops = [1 if s else max(1, round(0.05 / self._seconds(work, 1))) for s, work in zip(slow, both, strict=True)]
-        turns: tuple[list[float], list[float]] = ([], [])
         gc.collect()
         gc.disable()
         try:
@@ -106,6 +93,11 @@ class Setting:
         finally:
             gc.enable()
         return turns
+
+    def per_model(self, reference: Work, ours: Work, members: int) -> Turns:
+        """The same, where ours does the work of so many models."""
+        single, together = self.compare(reference, ours)
+        return single, [ms / members for ms in together]
 
     def _seconds(self, work: Work, loop: int) -> float:
         self._wait()
@@ -123,17 +115,20 @@ class Setting:
 # What is measured
 
 
+KL_BY_WHAT_LEARNS = {"posteriors learn": slice(0, 2), "mixture learns": slice(2, 5)}
+
+
 def kl(setting: Setting) -> Iterator[Row]:
-    for what, learns in (("posteriors learn", slice(0, 2)), ("mixture learns", slice(2, 5))):
+    for what, learns in KL_BY_WHAT_LEARNS.items():
         reference, ours = kl_both_ways(setting.device, learns)
         difference = (reference()[0] - ours()[0]).abs().max()
         assert difference < 1e-3, f"the two ways differ by {difference} nats; what they time is not the same work"
-        yield Row("kl", f"KL forward and backward, {what}", "script", "ms", *setting.compare(reference, ours))
+        yield f"KL forward and backward, {what}", "script", setting.compare(reference, ours)
 
 
 def memory(setting: Setting) -> Iterator[Row]:
     three_way = SAMPLES * BATCH * COMPONENTS * DIM * 4 / 2**20
-    for what, learns in (("posteriors learn", slice(0, 2)), ("mixture learns", slice(2, 5))):
+    for what, learns in KL_BY_WHAT_LEARNS.items():
         watches = []
         for work in kl_both_ways(setting.device, learns):
             work()
@@ -142,8 +137,8 @@ def memory(setting: Setting) -> Iterator[Row]:
             watches.append(watch)
         theirs, own = watches
         assert own.largest < three_way, f"a tensor of {own.largest:.1f} MiB; samples x components x dimensions are back"
-        yield Row("memory", f"peak of a KL forward and backward, {what}", "script", "MiB", [theirs.peak], [own.peak])
-        yield Row("memory", f"largest tensor of it, {what}", "script", "MiB", [theirs.largest], [own.largest])
+        yield f"peak of a KL forward and backward, {what}", "script", ([theirs.peak], [own.peak])
+        yield f"largest tensor of it, {what}", "script", ([theirs.largest], [own.largest])
 
 
 def underflow(setting: Setting) -> Iterator[Row]:
@@ -155,51 +150,47 @@ def underflow(setting: Setting) -> Iterator[Row]:
         ("exp2(-1)", lambda: torch.exp2(moderate, out=out)),
         ("exp2(-200)", lambda: torch.exp2(tiny, out=out)),
     ):
-        yield Row("underflow", what, "exp(-200)", "ms", *setting.compare(lambda: torch.exp(tiny, out=out), ours))
+        yield what, "exp(-200)", setting.compare(lambda: torch.exp(tiny, out=out), ours)
 
 
 def step(setting: Setting) -> Iterator[Row]:
     for cell in CELLS:
         training = in_the_game(cell, 1, setting.device)
-        times = setting.compare(iterations(script_like(training)), training.step)
-        yield Row("step", f"iteration, {cell}", "script", "ms", *times)
+        yield f"iteration, {cell}", "script", setting.compare(iterations(training), training.step)
 
 
 def ensemble(setting: Setting) -> Iterator[Row]:
     for cell in CELLS:
         five, one = in_the_game(cell, 5, setting.device), in_the_game(cell, 1, setting.device)
-        for against, reference in (("1 model", one.step), ("script", iterations(script_like(one)))):
-            single, together = setting.compare(reference, five.step)
-            per_model = [ms / 5 for ms in together]
-            yield Row("ensemble", f"iteration per model, 5 x {cell}", against, "ms", single, per_model)
+        for against, reference in (("1 model", one.step), ("script", iterations(one))):
+            yield f"iteration per model, 5 x {cell}", against, setting.per_model(reference, five.step, 5)
 
 
 def gnelbo(setting: Setting) -> Iterator[Row]:
     training = in_the_game("mog64-lc-ip", 1, setting.device)
-    script = script_like(training)
+    script = Script.like(training, plane_networks())
     points, noise = plane(2.0, 1024, setting.device)[::128], torch.randn(SAMPLES, DIM, device=setting.device)
     with torch.no_grad():
         times = setting.compare(
             lambda: script.negative_elbo(points, noise), lambda: negative_elbo(training.model, points, noise[None])
         )
-    yield Row("gnelbo", f"negative ELBO of {len(points)} points, mog64-lc-ip", "script", "ms", *times)
+    yield f"negative ELBO of {len(points)} points, mog64-lc-ip", "script", times
 
 
 def images(setting: Setting) -> Iterator[Row]:
     few = dataclasses.replace(setting, repeats=min(setting.repeats, IMAGE_REPEATS))
     for cell in IMAGE_CELLS:
         training, x = on_images(cell, setting.device)
-        script = script_like(training)
+        script = Script.like(training, image_networks(), as_on_images=True)
         times = few.compare(lambda script=script, x=x: script.step(x[0]), training.step)
-        yield Row("images", f"iteration, Fashion-MNIST, {cell}", "script", "ms", *times)
+        yield f"iteration, Fashion-MNIST, {cell}", "script", times
 
 
 def throughput(setting: Setting) -> Iterator[Row]:
     for cell in CELLS:
         many = in_the_game(cell, setting.members, setting.device)
-        single, together = setting.compare(iterations(script_like(many)), many.step)
-        per_model = [ms / setting.members for ms in together]
-        yield Row("throughput", f"iteration per model, {setting.members} x {cell}", "script", "ms", single, per_model)
+        times = setting.per_model(iterations(many), many.step, setting.members)
+        yield f"iteration per model, {setting.members} x {cell}", "script", times
 
 
 SECTIONS: dict[str, Callable[[Setting], Iterator[Row]]] = {
@@ -276,27 +267,9 @@ def on_images(cell: Any, device: torch.device) -> tuple[Training, Tensor]:
     return training, x
 
 
-def script_like(training: Training) -> Script:
-    """The script, where the ensemble's first member stands."""
-    run, model = training.run, training.model
-    cell, on_images = run.cell, isinstance(run, ImageRun)
-    networks = image_networks() if on_images else plane_networks()
-    member = run.members[0]
-    betas = member.beta_rec, member.beta_kl, member.beta_neg or 0.0
-    settings = Settings(*betas, scale=training.rules.scale, r_entropy=run.training.r_entropy)
-    arguments = cell.size, cell.intro_prior, cell.learnable_contributions, settings, on_images
-    script = Script(networks, *arguments, device=training.device)
-    mixture: dict[str, Tensor] = {}
-    if isinstance(model.prior, LearnedMixture):
-        names = ("means", "logvars", "logits") + ("low", "high") * cell.intro_prior
-        mixture = {name: getattr(model.prior, name)[0] for name in names}
-    first = slice(None) if on_images else 0  # convolutions have no member axis
-    script.load(*([tensor[first] for tensor in net.parameters()] for net in (model.encoder, model.decoder)), mixture)
-    return script
-
-
-def iterations(script: Script) -> Work:
-    """An iteration of the script at every call, data included."""
+def iterations(training: Training) -> Work:
+    """An iteration of the script at every call, data included, from where the ensemble's first member stands."""
+    script = Script.like(training, plane_networks())
     generator = torch.Generator(script.device).manual_seed(0)
     return lambda: script.step(data.sample(DATASET, BATCH, generator))
 
@@ -328,29 +301,22 @@ class Memory(TorchDispatchMode):
 
 # How it is shown
 
-HEADER = f"{'section':10} {'what':50} {'against':10} {'theirs':>9} {'ours':>9}      {'ratio':>7} {'from':>7} {'to':>7}"
+
+def line(section: str, row: Row) -> str:
+    """A row of the table of docs/performance.md."""
+    what, against, turns = row
+    ratios = [reference / ours for reference, ours in zip(*turns, strict=True)]
+    spread = (statistics.median(ratios), min(ratios), max(ratios))
+    numbers = [f"{value:.2f}" for value in (*map(statistics.median, turns), *spread)]
+    return f"| {' | '.join((section, what, against, *numbers))} |"
 
 
-def line(row: Row, markdown: bool) -> str:
-    """A row of the plain table, or of that of docs/performance.md."""
-    ratios = [f"{value:.2f}" for value in row.ratio.values()]
-    if markdown:
-        return f"| {' | '.join((row.section, row.what, row.against, *ratios))} |"
-    reference, ours = (f"{statistics.median(values):9.2f}" for values in (row.reference, row.ours))
-    shown = " ".join(f"{ratio:>7}" for ratio in ratios)
-    return f"{row.section:10} {row.what:50} {row.against:10} {reference} {ours} {row.unit:4} {shown}"
-
-
-def environment(setting: Setting) -> dict[str, Any]:
+def environment(setting: Setting) -> str:
     """What the numbers hold for."""
     gpu = torch.cuda.get_device_name(setting.device) if setting.device.type == "cuda" else None
-    return {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": gpu or f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
-        "load": os.getloadavg()[0],
-        "repeats": setting.repeats,
-    }
+    device = gpu or f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    versions = f"torch {torch.__version__}, python {platform.python_version()}"
+    return f"{versions}, {device}, load {os.getloadavg()[0]}, repeats {setting.repeats}"
 
 
 def main() -> None:
@@ -358,30 +324,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", default=["all"], choices=[*SECTIONS, "all"], metavar="section")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu, cuda or cuda:N")
-    parser.add_argument("--threads", type=int, help="threads of a CPU; default: all cores")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of a CPU; default: all cores")
     parser.add_argument("--repeats", type=int, default=15, help="turns of each comparison; default: 15")
     parser.add_argument("--members", type=int, default=120, help="of the section throughput's ensemble; default: 120")
-    parser.add_argument("--markdown", action="store_true", help="print the table of docs/performance.md")
-    parser.add_argument("--json", metavar="FILE", help="write every single measurement to FILE")
     given = parser.parse_args()
-    if given.threads:
-        torch.set_num_threads(given.threads)
+    torch.set_num_threads(given.threads)
     setting = Setting(given.device, max(1, given.repeats), max(1, given.members))
     names = [name for name in SECTIONS if name in given.sections or "all" in given.sections]
     if setting.device.type != "cuda" and "throughput" in names:
         print("throughput: made for a GPU; left out", file=sys.stderr)
         names.remove("throughput")
-    about, rows = environment(setting), []
-    print(", ".join(f"{name} {value}" for name, value in about.items()), file=sys.stderr)
-    print(
-        "| section | what | against | ratio | from | to |\n|---|---|---|---:|---:|---:|" if given.markdown else HEADER
-    )
+    print(environment(setting), file=sys.stderr)
+    print("| section | what | against | theirs | ours | ratio | from | to |\n|---|---|---|---:|---:|---:|---:|---:|")
     for name in names:
         for row in SECTIONS[name](setting):
-            rows.append(row)
-            print(line(row, given.markdown), flush=True)
-    if given.json:
-        write_json(given.json, {"environment": about, "rows": [{**vars(row), "ratio": row.ratio} for row in rows]})
+            print(line(name, row), flush=True)
 
 
 if __name__ == "__main__":

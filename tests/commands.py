@@ -29,14 +29,8 @@ LABEL = "Checkerboard mog8-lc-ip"
 SOURCES = Path(package.__file__).parents[1]
 TRAINING = {"iterations": 12, "warmup_iterations": 4, "mixture_warmup_iterations": 2, "batch_size": 16}
 TRAINING |= {"monte_carlo_samples": 3, "hidden_width": 8, "hidden_layers": 2, "learning_rate": 0.01, "milestones": [9]}
-EVALUATION = {
-    "samples": 200,
-    "grid": 5,
-    "data_points": 8,
-    "monte_carlo_samples": 4,
-    "panel_grid": 6,
-    "panel_points": 40,
-}
+EVALUATION = {"samples": 200, "grid": 5, "data_points": 8, "monte_carlo_samples": 4}
+EVALUATION |= {"panel_grid": 6, "panel_points": 40}
 DATASET = "Checkerboard"  # on which even a hardly trained model has a point in the right place
 NAMES = ("beta_rec", "beta_kl", "beta_neg")
 GRID = [[0.2, 0.3, 0.9], [0.2, 0.3, 1.5], [0.8, 0.1, 0.5], [0.05, 1.0, 3.0]]
@@ -95,14 +89,8 @@ def training(folder: Path, *more: object, betas: Any = BETAS, **options: Any) ->
 def evaluating(folder: Path, *more: object, model: Path | None = None, **options: Any) -> list[object]:
     """An evaluation of ``model``, or what was trained in ``folder``."""
     outputs = ["--metrics", folder / "metrics.csv", "--panels", folder / "panels.npz", "--device", "cpu", *more]
-    return [
-        "evaluate",
-        "--model",
-        model or folder / "ensemble.pt",
-        "--options",
-        json.dumps(EVALUATION | options),
-        *outputs,
-    ]
+    model = model or folder / "ensemble.pt"
+    return ["evaluate", "--model", model, "--options", json.dumps(EVALUATION | options), *outputs]
 
 
 MAKERS = {"search": searching, "select": selecting, "train": training, "evaluate": evaluating}

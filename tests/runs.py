@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from torch import Tensor
+
 from introprior.experiment.protocol import resolve
 from introprior.experiment.run import DensityRun, DensityTraining, ImageRun, ImageTraining, Member
+from introprior.metrics.frechet import Gathering, Statistics
+
+
+def statistics(batches: Iterable[Tensor]) -> Statistics:
+    """Mean and covariance of features in batches ``[B, D]``."""
+    gathering = Gathering()
+    for batch in batches:
+        gathering.add(batch)
+    return gathering.statistics()
 
 
 def a_member(seed: int, beta_rec: float, beta_kl: float, beta_neg: float | None = None) -> Member:

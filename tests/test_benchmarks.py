@@ -44,40 +44,18 @@ class EqualStreams(MemberStreams):
 
 
 class Script(baseline.Script):
-    """The baseline on those numbers, at the tiny sizes of the tests."""
+    """The baseline on those numbers."""
 
-    def __init__(self, training: Training, streams: EqualStreams, networks: baseline.Networks, **arguments: Any):
-        cell, rules, member = training.run.cell, training.rules, training.run.members[0]
-        settings = baseline.Settings(
-            beta_rec=member.beta_rec,
-            beta_kl=member.beta_kl,
-            beta_neg=member.beta_neg or 0.0,
-            scale=rules.scale,
-            gamma_r=rules.gamma_r,
-            r_entropy=rules.r_entropy,
-            samples=rules.monte_carlo_samples,
-            learning_rate=training.run.training.learning_rate,
-        )
-        super().__init__(
-            networks,
-            cell.size,
-            cell.intro_prior,
-            cell.learnable_contributions,
-            settings,
-            normal=lambda *shape, device: streams.normal(*shape)[0],
-            **arguments,
-        )
-        self.uniform = streams.uniform
-        theirs = training.model.prior
-        mixture = {name: getattr(theirs, name)[0] for name in ("means", "logvars", "logits") if cell.family.components}
-        if cell.intro_prior:
-            mixture |= {name: getattr(theirs, name)[0] for name in ("low", "high")}
-        players = (training.model.encoder, training.model.decoder)
-        members = slice(None) if self.as_on_images else 0  # convolutions have no member axis
-        self.load(*([tensor[members] for tensor in player.parameters()] for player in players), mixture)
+    streams: EqualStreams
+
+    @classmethod
+    def on(cls, training: Training, streams: EqualStreams, networks: baseline.Networks, **arguments: Any) -> Script:
+        cls.streams = streams
+        normal = lambda *shape, device: streams.normal(*shape)[0]  # noqa: E731
+        return cls.like(training, networks, normal=normal, **arguments)
 
     def choose(self, log_weights: Tensor, n: int) -> Tensor:
-        return torch.searchsorted(log_weights.exp().cumsum(0)[:-1].detach(), self.uniform(n)[0], right=True)
+        return torch.searchsorted(log_weights.exp().cumsum(0)[:-1].detach(), self.streams.uniform(n)[0], right=True)
 
 
 def equal_numbers(training: Training) -> EqualStreams:
@@ -97,7 +75,7 @@ def pair(request, tiny, float64, monkeypatch) -> tuple[Training, Script, EqualSt
         training.step()
     streams, options = equal_numbers(training), training.run.training
     networks = baseline.plane_networks(options.hidden_width, options.hidden_layers)
-    return training, Script(training, streams, networks), streams
+    return training, Script.on(training, streams, networks), streams
 
 
 @pytest.fixture(params=["sg", "mog5", "mog5-lc-ip"])
@@ -122,7 +100,7 @@ def image_pair(request, float64) -> tuple[Training, Script, Tensor]:
     training.iteration = training.game_start
     training.step()
     streams = equal_numbers(training)
-    script = Script(training, streams, baseline.image_networks(shape, widths, 3), as_on_images=True)
+    script = Script.on(training, streams, baseline.image_networks(shape, widths, 3), as_on_images=True)
     return training, script, x
 
 

@@ -61,7 +61,7 @@ from tests.commands import (
     settings,
     stopping,
     training,
-)  # fmt: skip
+)
 
 introprior, trained, copied, undisturbed = commands.introprior, commands.trained, commands.copied, commands.undisturbed
 exact = commands.exact
@@ -325,13 +325,10 @@ def unwritable(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]
             yield folder
 
 
-@pytest.mark.parametrize(
-    "place",
-    [
-        *("search --output", "search --state", "select --output", "train --output", "train --history", "train --state"),
-        *("evaluate --metrics", "evaluate --panels"),
-    ],
-)
+PLACES = ["search --output", "search --state", "select --output", "train --output", "train --history", "train --state"]
+
+
+@pytest.mark.parametrize("place", [*PLACES, "evaluate --metrics", "evaluate --panels"])
 def test_a_place_that_cannot_be_written_is_found_out_at_once(
     tmp_path, introprior, copied, unwritable, monkeypatch, place
 ):
@@ -339,9 +336,8 @@ def test_a_place_that_cannot_be_written_is_found_out_at_once(
     monkeypatch.setattr(density, "measure", lambda *arguments: pytest.fail("evaluated nevertheless"))
     before, (kind, option) = below(tmp_path), place.split()
     where = unwritable if option == "--state" else unwritable / "file"
-    assert_refused(
-        introprior(*MAKERS[kind](tmp_path, option, where)), unwritable, "cannot write (", "; free some space"
-    )
+    refused = introprior(*MAKERS[kind](tmp_path, option, where))
+    assert_refused(refused, unwritable, "cannot write (", "; free some space")
     assert below(tmp_path) == before
 
 
@@ -401,10 +397,8 @@ def test_a_signal_while_results_are_written_leaves_nothing_half_written(
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_a_training_process_that_is_stopped_or_killed_is_gone_on_with(tmp_path, introprior, undisturbed, number, code):
     killed = number == signal.SIGKILL
-    command = training(
-        tmp_path, "--state", tmp_path / "state", "--checkpoint-seconds", 0.05 if killed else 300,
-        cell="mog8-lc-ip", training=LONG,
-    )  # fmt: skip
+    flags = ["--state", tmp_path / "state", "--checkpoint-seconds", 0.05 if killed else 300]
+    command = training(tmp_path, *flags, cell="mog8-lc-ip", training=LONG)
     with process(*command) as child:
         seen = b""
         while b"it/s" not in seen if not killed else not list((tmp_path / "state").glob("train-*.pt")):

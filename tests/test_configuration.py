@@ -103,7 +103,7 @@ def test_the_other_files_are_valid_and_hold_only_what_differs(path):
 
 
 def test_demo_shows_everything():
-    demo = load(read_yaml([ROOT / "config/demo.yaml"]))
+    demo = load(read_yaml([ROOT / "config/demo-all.yaml"]))
     for part in ("image_cells", "density_cells", "latents"):
         assert getattr(demo, part) == getattr(PAPER, part)
     assert demo.density.datasets == PAPER.density.datasets
@@ -491,7 +491,7 @@ def test_density_options():
     assert (told["dataset"], told["cell"], told["seed"], told["samples"]) == ("Rings", "mog64", 0, 5000)
     assert (told["betas"], told["halving"]) == (jobs.slices(PAPER, "mog64")[1], None)
     halved = jobs.search(changed("density.search.halving.enabled", True), "Rings", "sg", 0)
-    assert halved["halving"] == {"keep": 0.5, "at": [0.25, 0.5]}
+    assert halved["halving"] == {"keep": 0.5, "at": (0.25, 0.5)}
     told = jobs.train(PAPER, "8Gaussian", "sg")
     assert set(told) == {"dataset", "cell", "protocol", "training", "seeds"}
     assert told["training"] == PLAIN["density"]["training"]
@@ -580,7 +580,7 @@ def test_only_files_that_are_not_verified_depend_on_their_place():
         (jobs.game, ("MNIST", "gs", "0", "0"), "results: unknown cell 'gs'"),
         (jobs.game, ("MNIST", "vae-sg", "0", "0"), "results: vae-sg: image runs have no vae-"),
         (jobs.game, ("MNIST", "sg", "10", "0"), "results: sg has no components that r_entropy could bear on"),
-        (jobs.game, ("MNIST", "mog10", "10.0", "0"), "results: r10.0 is called r10"),
+        (jobs.game, ("MNIST", "mog10", "10.0", "0"), "results: r10.0 is no weight"),
         (jobs.game, ("MNIST", "mog10", "ten", "0"), "results: rten is no weight"),
         (jobs.game, ("MNIST", "mog10", "nan", "0"), "results: rnan is no weight"),
         (jobs.warmup, ("MNIST", "mog10-ip", "0"), "results: mog10-ip is no prior family; mog10 is"),

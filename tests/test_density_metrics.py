@@ -15,7 +15,6 @@ from scipy.special import rel_entr
 
 from introprior.data.catalogue import dataset
 from introprior.data.density import sample
-from introprior.errors import UserError
 from introprior.metrics.density import floors, gnelbo, histogram_jsd, histogram_kl, jsd_nats
 
 HISTOGRAM_METRICS = [histogram_kl, histogram_jsd, jsd_nats]
@@ -237,40 +236,3 @@ def test_gnelbo_that_is_not_finite(bad: float) -> None:
 def test_gnelbo_knows_no_units(grid: np.ndarray, data: np.ndarray, scale: float) -> None:
     assert gnelbo(scale * grid, scale * data) == pytest.approx(gnelbo(grid, data), rel=1e-9)
     assert 0 < gnelbo(grid, data) < 1e7 / 3  # the data's own share of the sum is at most 1
-
-
-GOOD = np.zeros((4, 2))
-
-
-@pytest.mark.parametrize("metric", HISTOGRAM_METRICS)
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((np.zeros(8), GOOD, 2.0), r"real points must have shape \[N, 2\].*got \[8\]"),
-        ((GOOD, np.zeros((4, 3)), 2.0), r"generated points must have shape \[N, 2\].*got \[4, 3\]"),
-        ((GOOD, np.zeros((0, 2)), 2.0), r"generated points .*at least 1, got \[0, 2\]"),
-        ((np.full((4, 2), np.nan), GOOD, 2.0), "real points must be finite"),
-        ((np.array([[0.0, math.inf]]), GOOD, 2.0), "real points must be finite"),
-        ((GOOD + 3, GOOD, 2.0), r"no real point within \[-2, 2\]²"),
-        ((GOOD, GOOD, 0.0), "half-width of the window must be positive"),
-        ((GOOD, GOOD, math.nan), "half-width of the window must be positive"),
-        ((GOOD, GOOD, math.inf), "half-width of the window must be positive"),
-        ((GOOD, GOOD, 2.0, 0), "bins must be at least 1, got 0"),
-    ],
-)
-def test_refused_histograms(metric, arguments: tuple, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        metric(*arguments)
-
-
-def test_refused_gnelbo_and_floors() -> None:
-    with pytest.raises(UserError, match="no negative ELBOs of the grid"):
-        gnelbo([], [1.0])
-    with pytest.raises(UserError, match="no negative ELBOs of the data"):
-        gnelbo([1.0], [])
-    with pytest.raises(UserError, match="repeats must be at least 1, got 0"):
-        floors("Rings", 400, 4.0, 0, 0)
-    with pytest.raises(UserError, match="did you mean 'Rings'"):
-        floors("ring", 400, 4.0, 1, 0)
-    with pytest.raises(UserError, match="multiple of 4 for Rings, is 402"):
-        floors("Rings", 402, 4.0, 1, 0)

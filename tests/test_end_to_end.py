@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -24,6 +24,7 @@ pytest.importorskip("snakemake")
 from matplotlib.image import imread
 
 from tests import test_workflow_dag as dag
+from tests.commands import rows
 
 server = dag.server  # a fixture
 
@@ -105,16 +106,6 @@ def finished(printed: str) -> Counter[str]:
     return Counter(re.findall(r"^Finished jobid: \d+ \(Rule: (\w+)\)", printed, re.MULTILINE))
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    """A CSV file."""
-    with path.open(newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def metric_rows(made: Path, cell: str) -> list[dict[str, str]]:
-    return rows(made / "density/8Gaussian" / cell / "metrics.csv")
-
-
 def body(markdown: Path) -> list[list[str]]:
     """The rows of a Markdown table below its headings: the cells right of the labels."""
     lines = [line.strip("|").split("|") for line in markdown.read_text().splitlines() if line.startswith("|")]
@@ -130,19 +121,13 @@ def test_a_whole_run_leaves_all_results_and_nothing_else(made):
     wanted |= {f"images/digits/{name}" for name in (*SHARED, "r_entropy.json", "r_entropy-table2.json")}
     wanted |= {f"images/digits/warmups/{prior}/seed0/{name}" for prior in ("sg", "mog4") for name in WARMUP}
     wanted |= {f"images/digits/{cell}/r0/seed0/{name}" for cell in IMAGE_CELLS for name in IMAGE_RUN}
-    wanted |= {
-        f"clipping/digits/{cell}/r0/seed0/{name}"
-        for cell in ("mog4-ip", "mog4-ip-unclipped")
-        for name in ("snapshots.pt", "history.csv", "distances.csv")
-    }
-    wanted |= {"encoder/digits.npz"}
-    kinds = [
-        f"table{n}{kind}.{suffix}" for n in "12345" for kind in ("", "_vs_paper") for suffix in ("csv", "md", "tex")
-    ]
-    wanted |= {f"tables/{name}" for name in kinds}
+    clipped = itertools.product(("mog4-ip", "mog4-ip-unclipped"), IMAGE_RUN[:3])
+    wanted |= {f"clipping/digits/{cell}/r0/seed0/{name}" for cell, name in clipped}
+    kinds = itertools.product("12345", ("", "_vs_paper"), ("csv", "md", "tex"))
+    wanted |= {f"tables/table{n}{kind}.{suffix}" for n, kind, suffix in kinds}
     wanted |= {f"figures/{name}.{suffix}" for name in FIGURES for suffix in ("pdf", "png")}
     wanted |= {"tables/tables.pdf"} if shutil.which("pdflatex") else set()
-    wanted |= {"jobs.json"}
+    wanted |= {"jobs.json", "encoder/digits.npz"}
     found = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
     found = {name for name in found if not name.startswith(("logs/", "benchmarks/"))}
     assert {name for name in found if not name.endswith(".provenance.json")} == wanted
@@ -153,12 +138,9 @@ def test_a_whole_run_leaves_all_results_and_nothing_else(made):
     }
     assert recorded == wanted - {"jobs.json"}
     assert "introprior" not in "".join(path.read_text() for path in made.glob("logs/density/*/*/evaluate.log"))
-    data = {path.name for path in (made.parent / "data/digits").iterdir()}
-    assert data == {
-        "manifest.json",
-        "manifest.provenance.json",
-        *(f"{a}-{b}.npy" for a in ("train", "test") for b in ("images", "labels")),
-    }
+    data = {f"{split}-{kind}.npy" for split in ("train", "test") for kind in ("images", "labels")}
+    data |= {"manifest.json", "manifest.provenance.json"}
+    assert {path.name for path in (made.parent / "data/digits").iterdir()} == data
 
 
 def verify(results: Path, *more: str) -> tuple[int, list[str]]:
@@ -184,7 +166,8 @@ def test_a_results_tree_and_a_copy_of_it_are_verified(made, tmp_path):
     assert all(record["started"] and record["seconds"] >= 0 and record["libraries"] for record in records)
 
 
-TABLE1, RUN_CSV = "tables/table1.csv", "images/digits/sg/r0/seed0/metrics.csv"
+TABLE1, RECORD = "tables/table1.csv", "tables/table1.provenance.json"
+RUN_CSV, SLICE = "images/digits/sg/r0/seed0/metrics.csv", "density/8Gaussian/sg/search/slice-0.csv"
 
 
 def flip(path: Path) -> None:
@@ -216,47 +199,19 @@ def reconfigure(path: Path) -> None:
     path.write_text(json.dumps(known))
 
 
+FROM_RUN = [f"images/digits/{name}.json" for name in ("r_entropy", "r_entropy-table2")]
+FROM_RUN += ["tables/table2.csv", "tables/table5.csv"]
+TRAINED = [f"density/8Gaussian/{cell}/ensemble.pt" for cell in CELLS]
+OTHER = "outdated: made with another training.iterations (12, now 13)"
 TAMPERED = {
-    "altered": (TABLE1, flip, [(TABLE1, "altered")]),
-    "altered input": (RUN_CSV, flip, [(RUN_CSV, "altered")]),
-    "half-copied": (
-        "density/8Gaussian/sg/ensemble.pt",
-        lambda path: os.truncate(path, path.stat().st_size // 2),
-        [("density/8Gaussian/sg/ensemble.pt", "half-copied")],
-    ),
-    "missing": (TABLE1, Path.unlink, [(TABLE1, "missing, though its record is there")]),
-    "no record": (TABLE1, without_record, [(TABLE1, "no record")]),
-    "damaged record": (
-        "tables/table1.provenance.json",
-        lambda path: path.write_text("{"),
-        [("tables/table1.provenance.json", "not valid JSON"), (TABLE1, "no record")],
-    ),
-    "outdated input": (
-        RUN_CSV,
-        remake,
-        [
-            *(
-                (name, "outdated: made from another images/digits/sg/r0/seed0/metrics.csv")
-                for name in ("images/digits/r_entropy.json", "images/digits/r_entropy-table2.json")
-            ),
-            ("tables/table2.csv", "outdated: made from another images/digits/sg/r0/seed0/metrics.csv"),
-            ("tables/table5.csv", "outdated: made from another images/digits/sg/r0/seed0/metrics.csv"),
-        ],
-    ),
-    "other options": (
-        "jobs.json",
-        reconfigure,
-        [
-            *(
-                (
-                    f"density/8Gaussian/{cell}/ensemble.pt",
-                    "outdated: made with another training.iterations (12, now 13)",
-                )
-                for cell in CELLS
-            ),
-            ("density/8Gaussian/sg/search/slice-0.csv", "outdated: made with another training.iterations (12, now 13)"),
-        ],
-    ),
+    "altered": (TABLE1, flip, {TABLE1: "altered"}),
+    "altered input": (RUN_CSV, flip, {RUN_CSV: "altered"}),
+    "half-copied": (TRAINED[1], lambda path: os.truncate(path, path.stat().st_size // 2), {TRAINED[1]: "half-copied"}),
+    "missing": (TABLE1, Path.unlink, {TABLE1: "missing, though its record is there"}),
+    "no record": (TABLE1, without_record, {TABLE1: "no record"}),
+    "damaged record": (RECORD, lambda path: path.write_text("{"), {RECORD: "not valid JSON", TABLE1: "no record"}),
+    "outdated input": (RUN_CSV, remake, dict.fromkeys(FROM_RUN, f"outdated: made from another {RUN_CSV}")),
+    "other options": ("jobs.json", reconfigure, dict.fromkeys([*TRAINED, SLICE], OTHER)),
 }
 
 
@@ -270,7 +225,7 @@ def test_what_is_wrong_with_a_results_tree_is_named(made, tmp_path, what):
     assert code == 2
     named = sorted(line for line in said if not line.startswith("note: "))
     assert len(named) == len(expected), named
-    for line, (path, problem) in zip(named, sorted(expected), strict=True):
+    for line, (path, problem) in zip(named, sorted(expected.items()), strict=True):
         assert line.startswith(f"{path}: {problem}"), line
     assert verify(results, "--partial")[0] == 2
 
@@ -291,7 +246,8 @@ def test_every_number_of_the_metric_tables_is_there_and_right(made, number):
     table = {(row["cell"], row["metric"]): row for row in rows(made / f"tables/table{number}.csv")}
     for cell in MEASURED[number]:
         for metric in METRICS:
-            values = [float(row["value"]) for row in metric_rows(made, cell) if row["metric"] == metric]
+            found = rows(made / f"density/8Gaussian/{cell}/metrics.csv")
+            values = [float(row["value"]) for row in found if row["metric"] == metric]
             row = table[cell, metric]
             assert len(values) == 2
             assert float(row["mean"]) == pytest.approx(sum(values) / 2, rel=1e-9)
@@ -319,9 +275,8 @@ def test_every_number_of_the_image_tables_is_there_and_right(made, number):
     found = {}
     for cell in IMAGE_CELLS:
         run = made / "images/digits" / cell / "r0/seed0"
-        found |= {
-            (cell, row["metric"]): row["value"] for name in ("metrics", "probes") for row in rows(run / f"{name}.csv")
-        }
+        both = rows(run / "metrics.csv") + rows(run / "probes.csv")
+        found |= {(cell, row["metric"]): row["value"] for row in both}
     names = {"fd_classifier_gen", "fd_classifier_rec", "entropy_per_batch", "entropy_pooled", "checkpoint_epoch"}
     names |= {"svm_few", "svm_many", "knn_few", "knn_many"}
     assert {name for _, name in found} == names
@@ -438,12 +393,7 @@ def test_a_truncated_result_is_told_of_and_made_again_with_what_depends_on_it(pr
     assert finished(printed) == ran
     assert path.read_bytes() == content  # the same numbers
     changed = {path for path in before if path.stat().st_mtime_ns != before[path]}
-    expected = {
-        path,
-        path.with_name("metrics.provenance.json"),
-        path.with_name("panels.npz"),
-        made / "jobs.json",
-    }
+    expected = {path, *map(path.with_name, ("metrics.provenance.json", "panels.npz")), made / "jobs.json"}
     expected |= {*made.glob("tables/table1*"), *made.glob("tables/tables.*")}
     assert {path for path in changed if path.relative_to(made).parts[0] not in ("logs", "benchmarks")} == expected
     assert verify(made)[0] == 0
@@ -470,9 +420,7 @@ def test_a_workflow_that_is_interrupted_goes_on_in_the_middle_of_a_training(proj
         printed = process.communicate(timeout=60)[0].decode()
     assert process.returncode != 0, printed[-3000:]
     (state,) = (results / ".state").iterdir()
-    stopped = re.search(
-        r"8Gaussian sg seed 0: stopped at iteration (\d+); saved to (\S+): run the same command", printed
-    )
+    stopped = re.search(r"8Gaussian sg seed 0: stopped at iteration (\d+); saved to (\S+): run the same", printed)
     assert stopped
     assert project.folder / stopped[2] == state
     assert not list(results.rglob("ensemble.pt"))
@@ -491,9 +439,8 @@ def test_no_value_of_the_configuration_reaches_a_shell_as_a_command(project):
         "figure2: {dataset: FMNIST}\nfigureS2: {dataset: FMNIST}\n"
     )
     data = "results/data/FMNIST/manifest.json"
-    code, printed = project.snakemake(
-        data, "--configfile", "shell.yaml", "--cores", "1", "--retries", "0", **ENVIRONMENT
-    )
+    arguments = [data, "--configfile", "shell.yaml", "--cores", "1", "--retries", "0"]
+    code, printed = project.snakemake(*arguments, **ENVIRONMENT)
     assert code == 1
     log = (project.folder / "results/shell/logs/data/FMNIST.log").read_text()
     assert "introprior prepare: images.source: $(touch ran) {0} '`touch ran` is not a folder" in log, printed[-3000:]

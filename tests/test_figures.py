@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from matplotlib.text import Text
 
 from introprior import paper
 from introprior.errors import UserError
-from introprior.reporting.figures import FIGURES, draw
+from introprior.reporting.figures import draw
 from introprior.reporting.figures.figure3 import PANELS
 from introprior.reporting.figures.style import DATA, MODEL, TEXT_WIDTH, save
 
@@ -58,9 +58,8 @@ def scatters(axis: Axes) -> list[PathCollection]:
     return [artist for artist in axis.collections if isinstance(artist, PathCollection)]
 
 
-def figure3(paths: list[Path], datasets: list[str] | None = None, cells: list[str] | None = None) -> Figure:
-    shown = {"datasets": ["Rings"] if datasets is None else datasets, "cells": ["sg"] if cells is None else cells}
-    return draw("figure3", {"density_panels": paths}, **shown)
+def figure3(paths: list[Path], datasets: Sequence[str] = ("Rings",), cells: Sequence[str] = ("sg",)) -> Figure:
+    return draw("figure3", {"density_panels": paths}, datasets=datasets, cells=cells)
 
 
 # ---- Figure 3 ----
@@ -138,10 +137,6 @@ def test_files_are_the_same_each_time_with_pixels_for_dense_points_and_text_as_t
     assert b"/Type0" in (tmp_path / "a.pdf").read_bytes()
     assert b"/Type3" not in (tmp_path / "a.pdf").read_bytes()
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(UserError, match=r"unknown figure format '\.svg'"):
-        save(figure, [tmp_path / "f.svg"])
-    assert len(list(tmp_path.glob("*.p[dn]*"))) == 4
-    assert not list(tmp_path.glob("*svg*"))
 
 
 HOSTILE = """\
@@ -177,15 +172,6 @@ save(draw("figure3", {{"density_panels": ["{write_panels()}"]}}, datasets=["Ring
         made.append({path.name: path.read_bytes() for path in folder.glob("*.p*")})
     assert made[0] == made[1] == made[2]
     assert len(made[0]) == 3
-
-
-def test_every_figure_has_a_module_named_after_it() -> None:
-    modules = {
-        path.stem for path in Path(sys.modules["introprior.reporting.figures"].__file__ or "").parent.glob("*.py")
-    }
-    assert set(FIGURES) < modules
-    with pytest.raises(UserError, match="unknown figure 'figure7'; did you mean 'figure"):
-        draw("figure7", {})
 
 
 def test_data_and_model_differ_in_lightness_too() -> None:
@@ -233,14 +219,12 @@ def test_damaged_panels_are_one_line(write_panels: Write, tmp_path: Path) -> Non
         with pytest.raises(UserError, match=rf"{name}\.npz: cut short or not an archive") as caught:
             figure3([path])
         assert "\n" not in str(caught.value)
-    for paths, datasets, message in (
-        ([tmp_path / "gone.npz"], ["Rings"], r"gone\.npz: not there"),
-        ([write_panels("8Gaussian", latent=None)], ["Rings"], "no entry 'latent'; delete it"),
-        ([], ["Rings"], "nothing to show"),
-        ([write_panels()], [], "nothing to show"),
+    for path, message in (
+        (tmp_path / "gone.npz", r"gone\.npz: not there"),
+        (write_panels("8Gaussian", latent=None), "no entry 'latent'; delete it"),
     ):
         with pytest.raises(UserError, match=message):
-            figure3(paths, datasets)
+            figure3([path])
 
 
 # ---- The search ----
@@ -303,16 +287,3 @@ def test_search_figure_of_a_vae(tmp_path: Path) -> None:
     *_, chosen = points(figure.axes[0])
     assert chosen == [[pytest.approx(-0.2), pytest.approx(2.1)]]
     save(figure, [tmp_path / "search.png"], dpi=40)
-
-
-def test_damaged_slices_are_one_line(tmp_path: Path) -> None:
-    paths, choice = write_search(tmp_path, "Rings")
-    text = paths[1].read_text()
-    for content, datasets, message in (
-        (text[:-15], ["Rings"], r"slice-Rings-1\.csv.*cut short"),
-        (text.replace("beta_neg", "beta_nag"), ["Rings"], r"slice-Rings-1\.csv: no column 'beta_neg'"),
-        (text, [], "nothing to show"),
-    ):
-        paths[1].write_text(content)
-        with pytest.raises(UserError, match=message):
-            draw("search", {"slices": paths, "hyperparameters": [choice]}, datasets=datasets, cell="sg")

@@ -121,8 +121,7 @@ def chosen(folder: Path, tried: Mapping[float, Sequence[float | None]]) -> dict[
 
 
 def test_the_lowest_mean_wins_and_what_speaks_for_each_is_told(tmp_path: Path) -> None:
-    means = {0: 2.9, 1: 3.0, 10: 2.5}
-    candidates = [{"r_entropy": r, "mean": mean, "n": 2, "diverged": 0} for r, mean in means.items()]
+    candidates = [{"r_entropy": r, "mean": m, "n": 2, "diverged": 0} for r, m in ((0, 2.9), (1, 3.0), (10, 2.5))]
     choice = chosen(tmp_path / "a", {10: [3.0, 2.0], 0: [2.9, 2.9], 1: [2.0, 4.0]})
     cells = {"mog10": {"r_entropy": 10, "candidates": candidates}}
     assert choice == {"dataset": "FMNIST", "metric": "fid_authors_gen", "cells": cells}
@@ -152,8 +151,8 @@ GOOD = ",".join(COLUMNS) + "\nFMNIST,mog10,1,0,fid_authors_gen,2.5,ok,\n"
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (GOOD.replace(",1,0,", ",one,0,"), r"metrics\.csv, line 2: r_entropy is 'one', not a number"),
-        (GOOD.replace(",1,0,", ",nan,0,"), r"metrics\.csv, line 2: r_entropy is 'nan', not a number"),
+        (GOOD.replace(",1,0,", ",one,0,"), r"metrics\.csv, line 2: could not convert string to float: 'one'"),
+        (GOOD.replace(",1,0,", ",nan,0,"), r"metrics\.csv, line 2: .*finite number: 'nan'"),
         (GOOD.replace(",r_entropy", ",weight"), "results of FMNIST, mog10, not of images of FMNIST"),
         (GOOD.replace("fid_authors_gen", "fid_gen"), "FMNIST, mog10, r_entropy 1, seed 0 has no fid_authors_gen"),
         (GOOD.replace("FMNIST", "MNIST"), "results of MNIST, mog10, not of images of FMNIST"),
@@ -256,10 +255,9 @@ def test_tidy_file_holds_all_that_was_measured(tmp_path: Path) -> None:
 
 def test_diverged_seeds_are_counted_and_left_out(tmp_path: Path) -> None:
     made = Results(tmp_path)
-    for seed, (sg, mog) in enumerate(((2.0, 1.0), (2.0, None), (2.0, 3.0))):
-        made.run("MNIST", "sg", 0, seed, measured(sg))
-        made.run("MNIST", "mog100", 10, seed, measured(mog))
-        made.run("MNIST", "mog100-ip", 1, seed, measured(None))
+    for seed, mog in enumerate((1.0, None, 3.0)):
+        for cell, r_entropy, value in (("sg", 0, 2.0), ("mog100", 10, mog), ("mog100-ip", 1, None)):
+            made.run("MNIST", cell, r_entropy, seed, measured(value))
     shown = made.shown("2", request(("sg", "mog100", "mog100-ip"), seeds=3))
     row = shown.tidy.query("cell == 'mog100' and metric == 'fid_authors_gen'").iloc[0]
     assert (row["mean"], row["std"], row["n"], row["diverged"]) == (2.0, 1.0, 2, 1)
@@ -276,7 +274,7 @@ def test_diverged_seeds_are_counted_and_left_out(tmp_path: Path) -> None:
 
 def published_results(folder: Path, cells: Sequence[str] = TABLE5) -> Results:
     """Three seeds around the paper's own means, at the paper's r_entropy; 0.5 worse at another one."""
-    table = paper.table5().set_index(["dataset", "cell", "metric"])["mean"].sort_index()
+    table = paper.table(5).set_index(["dataset", "cell", "metric"])["mean"].sort_index()
     made = Results(folder)
     for dataset, cell, seed in itertools.product(PAPER_DATASETS, cells, range(3)):
         there = table[dataset, cell]
@@ -405,22 +403,15 @@ def test_every_stand_in_says_so() -> None:
 def test_what_is_missing_is_told(tmp_path: Path) -> None:
     made = two_columns(tmp_path)
     paths, chosen = made.paths, made.choose("MNIST")
-    plain = tmp_path / "metrics.csv"  # in 2D there is no r_entropy
-    plain.write_text("dataset,cell,seed,metric,value,status,detail\nMNIST,sg,0,fid_authors_gen,1.5,ok,\n")
     metrics = [path for path in paths if path.name == "metrics.csv"]
     without = [path for path in paths if "r10" not in path.parts]
     for paths_, chosen_, wanted, message in (
         (metrics, chosen, request(), "no svm_few in the results"),
         (paths, chosen, request(("mog100",), seeds=3), r"MNIST, mog100: .* of seeds 0, 1 found, 0, 1, 2 wanted"),
         (paths, chosen, request(("sg", "mog10")), "no r_entropy chosen for MNIST, mog10;"),
-        (paths, chosen, request(dataset="FMNIST"), "no r_entropy chosen for FMNIST, sg"),
         (without, chosen, request(), "MNIST, mog100: none at r_entropy 10, which r_entropy"),
         ([*paths, paths[0]], chosen, request(), r"seed 0 stands in .* already"),
-        (paths, chosen, request(primary="fid"), r"chosen by fid_authors_gen, while the table shows fid_gen"),
-        (paths, chosen * 2, request(), r"MNIST, mog100 was chosen in another file already"),
         (paths, [], request(), r"no r_entropy\.json given"),
-        ([plain], chosen, request(("sg",)), "MNIST, sg: none at r_entropy 0"),
-        (paths, chosen, request(dataset="Rings"), "unknown image dataset 'Rings'"),
     ):
         with pytest.raises(UserError, match=message):
             comparison.tables("2", wanted, paths_, chosen_)
@@ -431,7 +422,7 @@ def test_damaged_choices(tmp_path: Path, content: str) -> None:
     path = tmp_path / "r_entropy.json"
     path.write_text(content)
     with pytest.raises(UserError, match=r"r_entropy\.json: not a choice of r_entropy"):
-        read.choices([path], "fid_gen")
+        read.choices([path])
 
 
 # ---- LaTeX and the workflow's script ----
@@ -441,15 +432,15 @@ def test_damaged_choices(tmp_path: Path, content: str) -> None:
 def test_all_tables_fit_on_a_page_each_of_one_pdf_with_the_same_bytes(tmp_path: Path) -> None:
     scale = "Test scale: the paper's own numbers."
     made = published_results(tmp_path / "results")
-    for number, cells in (("2", TABLE2), ("5", TABLE5)):
-        wanted = Request(PAPER_DATASETS, cells, (0, 1, 2), scale=scale)
-        comparison.write(number, wanted, tmp_path, made.paths, made.choose(*PAPER_DATASETS))
+    chosen = made.choose(*PAPER_DATASETS)
     paths, wanted = full_table1(tmp_path / "results")
-    comparison.write("1", wanted, tmp_path, paths)
     choices = [write_choice(tmp_path / "results", dataset) for dataset in wanted.datasets]
+    comparison.write("1", wanted, tmp_path, paths)
+    comparison.write("2", Request(PAPER_DATASETS, TABLE2, (0, 1, 2), scale=scale), tmp_path, made.paths, chosen)
     comparison.write("3", Request(wanted.datasets, ("sg",), scale=scale), tmp_path, choices)
+    comparison.write("5", Request(PAPER_DATASETS, TABLE5, (0, 1, 2), scale=scale), tmp_path, made.paths, chosen)
     files = [tmp_path / f"table{number}{kind}.tex" for number in "1235" for kind in ("", "_vs_paper")]
-    run_script("tables_pdf.py", {"tables": files}, [tmp_path / "a.pdf"])
+    run_script("tables_pdf.py", {"tables": files}, [tmp_path / "a.pdf"], log=[tmp_path / "log"])
     latex.compile_tables(files, tmp_path / "b.pdf")
     assert (tmp_path / "a.pdf").read_bytes() == (tmp_path / "b.pdf").read_bytes()
     if shutil.which("pdftotext"):
@@ -464,10 +455,8 @@ def test_all_tables_fit_on_a_page_each_of_one_pdf_with_the_same_bytes(tmp_path: 
 
 def test_table_script_writes_six_files(tmp_path: Path) -> None:
     made = two_columns(tmp_path / "results")
-    params = {"number": 5, "datasets": ["MNIST"], "cells": ["sg", "mog100"], "seeds": [0, 1], "spread": "std"}
-    params |= {"scale": "", "primary": "fid_authors", "entropy": "entropy_per_batch"}
-    params |= {"svm_iterations": [2000, 10000], "neighbours": [5, 100]}
+    params = {"number": 5, "datasets": ["MNIST"], "cells": ["sg", "mog100"], "seeds": [0, 1]}
     inputs = {"results": made.paths, "chosen": made.choose("MNIST")}
-    run_script("table.py", inputs, [tmp_path / "table5.csv"], params)
+    run_script("table.py", inputs, [tmp_path / "table5.csv"], params, [tmp_path / "log"])
     assert len(list(tmp_path.glob("table5*.*"))) == 7  # with the record
     assert "1.250 ± 0.250" in (tmp_path / "table5.md").read_text()

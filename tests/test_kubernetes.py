@@ -25,7 +25,8 @@ import yaml
 pytest.importorskip("snakemake")
 pytest.importorskip("snakemake_executor_plugin_kubernetes")
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.test_workflow_dag import ROOT, copy_project
+
 PROFILE = "workflow/profiles/kubernetes"
 ENSEMBLE = "results/tiny/density/Rings/sg/ensemble.pt"
 TINY = """\
@@ -44,8 +45,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project on what stands for the volume."""
     folder = tmp_path_factory.mktemp("volume") / "introprior"
     folder.mkdir()
-    names = ["workflow", "config", "src", "envs", "Snakefile"]
-    subprocess.run(["cp", "--recursive", "--no-dereference", *names, folder], cwd=ROOT, check=True)
+    copy_project(folder)
     (folder / "tiny.yaml").write_text(TINY)
     return folder
 
@@ -68,7 +68,7 @@ def snakemake(project: Path, *arguments: str, **others: str) -> tuple[int, str]:
 
 def plan(project: Path, *arguments: str) -> dict[str, int]:
     """How many jobs of each rule a dry run plans."""
-    code, printed = snakemake(project, "--dry-run", "--configfile", "config/demo.yaml", *arguments)
+    code, printed = snakemake(project, "--dry-run", "--configfile", "config/demo-all.yaml", *arguments)
     assert code == 0, printed
     return {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", printed.partition("Job stats:")[2], re.M)}
 
@@ -79,10 +79,7 @@ def plan(project: Path, *arguments: str) -> dict[str, int]:
 class Cluster(ThreadingHTTPServer):
     """Answers the requests that the plugin makes, and runs what the submitted jobs ask for, one process per pod.
 
-    Attributes:
-        jobs: the bodies of all jobs that were submitted, in their order.
-        requests: the methods and paths of all requests.
-        preempted: how many of the first pods are killed in the midst of their training.
+    So many of the first pods as are to be ``preempted`` are killed in the midst of their training.
     """
 
     def __init__(self, project: Path, preempted: int = 0) -> None:
@@ -101,13 +98,9 @@ class Cluster(ThreadingHTTPServer):
         home.mkdir()
         with (home / "log").open("wb") as log:
             pod = subprocess.Popen(
-                [*container["command"], *container["args"]],
-                cwd=home,
-                env=environment(self.project),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+                [*container["command"], *container["args"]], cwd=home, env=environment(self.project),
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
         self.pods[job["metadata"]["name"]] = pod
         if number <= self.preempted:
             threading.Thread(target=self.preempt, args=[pod], daemon=True).start()
@@ -218,7 +211,7 @@ def arguments(project: Path, volume: Path) -> list[str]:
     own = ["--kubernetes-volume-namespace", "lab", "--container-image", "example.org/own:1"]
     own += ["--kubernetes-volume-persistent-volumes", f"introprior:{volume}"]
     haste = ["--seconds-between-status-checks", "1", "--latency-wait", "5"]
-    files = ["--configfile", "config/demo.yaml", "tiny.yaml"]
+    files = ["--configfile", "config/demo-all.yaml", "tiny.yaml"]
     return ["--workflow-profile", PROFILE, *own, *haste, *files, "--", ENSEMBLE]
 
 

@@ -19,7 +19,6 @@ pytest.importorskip("snakemake")
 
 from introprior.cli import main
 from introprior.errors import UserError
-from introprior.experiment.config import load
 from introprior.operations import costs, dag, forecast
 from introprior.operations.dag import Job
 from tests import test_workflow_dag as workflow
@@ -151,19 +150,6 @@ def test_a_run_goes_on_where_its_jobs_cannot_be_told(project, monkeypatch):
     assert "Traceback" not in printed
 
 
-def test_a_snakemake_without_that_message_is_warned_of(monkeypatch):
-    from snakemake.logging import logger
-    from snakemake_interface_logger_plugins import common
-
-    said: list[str] = []
-    monkeypatch.setattr(logger, "warning", said.append)
-    monkeypatch.setattr(common, "LogEvent", object())
-    before = list(logger.filters)
-    dag.tell(None, load({}), "results/paper")
-    assert (len(said), logger.filters) == (1, before)
-    assert "RUN_INFO" in said[0]
-
-
 def test_a_folder_may_be_copied(tmp_path, project, paper):
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy" / dag.NAME).write_bytes((project.folder / "results/paper" / dag.PLANNED).read_bytes())
@@ -260,10 +246,8 @@ def test_memory_suffices_and_is_not_boundless(tmp_path, paper):
     arguments = ["train", "--options", json.dumps({**job.options, "training": short}), "--device", "cpu", "--betas"]
     arguments += ["0.2", "0.3", "0.9", "--output", "ensemble.pt", "--history", "history.csv"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, env=environment,
-        cwd=tmp_path,
-    )  # fmt: skip
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=tmp_path)
     with open(tmp_path / "history.csv", newline="") as stream:
         assert len({row["seed"] for row in csv.DictReader(stream)}) == 5
     assert float(done.stdout.split()[-1]) < costs.of("train").mem_mb < 5 * float(done.stdout.split()[-1])
@@ -313,14 +297,8 @@ def test_a_measured_rate_is_scaled_by_what_there_is_to_do(train):
 def test_what_is_no_measurement(train):
     """What was resumed, made with other options, or diverged; and what is damaged."""
     assert forecast.Rates([ran(train, seconds=1000)]).known
-    diverged = [{"status": "diverged"}]
-    for facts in (
-        {"resumed": 17},
-        {"options": {"cell": "sg"}},
-        {"records": diverged},
-        {"records": "?"},
-        {"outputs": 0},
-    ):
+    diverged = {"records": [{"status": "diverged"}]}
+    for facts in ({"resumed": 17}, {"options": {"cell": "sg"}}, diverged, {"records": "?"}, {"outputs": 0}):
         assert not forecast.Rates([ran(train, seconds=1000, **facts)]).known
     Path(ran(train, seconds=1000).benchmark).write_text("s\th:m:s\n")
     assert not forecast.Rates([train]).known
@@ -421,11 +399,8 @@ def test_measured_rates_are_named(here, mini, capsys):
     for path in job.outputs:
         Path(path).unlink()
     results = here / "results"
-    for name, text in (
-        ("foreign", "[]"),
-        ("old", '{"format": 0}'),
-        ("mini", (results / "mini" / dag.PLANNED).read_text()),
-    ):
+    told = (results / "mini" / dag.PLANNED).read_text()
+    for name, text in (("foreign", "[]"), ("old", '{"format": 0}'), ("mini", told)):
         (results / name).mkdir(exist_ok=True)
         (results / name / dag.NAME).write_text(text)
     found = planned(capsys, "table1", "--configfile", "mini.yaml")

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from introprior.errors import UserError
 from introprior.game.distributions import GaussianMixture
 from introprior.metrics.responsibilities import NormalisedEntropy, normalised_entropy
 
@@ -134,13 +133,3 @@ def test_posteriors_that_are_not_finite_give_nan() -> None:
     (mean, logvar), mixture = problem(4, images=12)
     mean[3, 1] = math.nan
     assert all(map(math.isnan, entropy((mean, logvar), mixture, 5, 3)))
-
-
-def test_bad_input() -> None:
-    (mean, logvar), mixture = problem(4, images=12)
-    for posteriors in ((mean, logvar[1:]), (mean[:, :2], logvar[:, :2]), (mean[:0], logvar[:0]), (mean[0], logvar[0])):
-        with pytest.raises(UserError, match=r"mean and log-variance must have shape \[N, 3\]"):
-            entropy(posteriors, mixture, 4, 2)
-    for batch_size, draws in ((0, 2), (4, 0)):
-        with pytest.raises(UserError, match="must be at least 1"):
-            entropy((mean, logvar), mixture, batch_size, draws)

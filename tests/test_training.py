@@ -478,7 +478,7 @@ def a_run(cell: str = "mog5-ip", members: Sequence[Any] = (ALONE, OTHER), **chan
         (DensityTraining, {"warmup_iterations": 50}, "mixture_warmup_iterations: must be at most warmup_iterations"),
         (DensityTraining, {"batchsize": 3}, "did you mean 'batch_size'"),
         (Overrides, {"conversions": "at-game"}, "did you mean 'conversion'"),
-        (Overrides, {"conversion": "later"}, "must be one of during-warmup, at-game"),
+        (Overrides, {"conversion": "later"}, "must be 'during-warmup' or 'at-game'"),
         (Overrides, {"learning_rate_decay": 1}, "must be true or false"),
     ],
 )

@@ -67,16 +67,21 @@ def server():
         process.stdin.close()
 
 
+def copy_project(folder: Path) -> None:
+    """All that the workflow needs."""
+    for name in ("workflow", "config", "src", "envs", "profiles", "Snakefile"):
+        if (ROOT / name).is_dir() and not (ROOT / name).is_symlink():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        else:
+            shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
+
+
 class Project:
     """A copy of the project, to be changed and planned at will."""
 
     def __init__(self, folder: Path, server: subprocess.Popen[str]) -> None:
         self.folder, self.server = folder, server
-        for name in ("workflow", "config", "src", "envs", "profiles", "Snakefile"):
-            if (ROOT / name).is_dir() and not (ROOT / name).is_symlink():
-                shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-            else:
-                shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
+        copy_project(folder)
         (folder / "small.yaml").write_text(SMALL)
 
     def snakemake(self, *arguments: str, **environment: str) -> tuple[int, str]:
@@ -410,13 +415,10 @@ def _tells(path: Path) -> bool:
     return path.with_suffix(".py").is_file() or (inside.is_file() and "import" in inside.read_text())
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        *("training.density", "training.images", "evaluation.search", "evaluation.images"),
-        *("reporting.tables.comparison", "reporting.figures.figure5"),
-    ],
-)
+MODULES = ["training.density", "training.images", "evaluation.search", "evaluation.images"]
+
+
+@pytest.mark.parametrize("module", [*MODULES, "reporting.tables.comparison", "reporting.figures.figure5"])
 def test_sources_are_closed_under_imports(module):
     package = ROOT / "src/introprior"
     files = sources.closure(module)

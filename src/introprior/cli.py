@@ -6,13 +6,13 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 from introprior import __version__
-from introprior.commands import density, planning, results
 from introprior.commands import options as told
 from introprior.errors import UserError
 from introprior.experiment import cells, jobs
@@ -67,16 +67,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given: argparse.Namespace) -> None:
     """Run a command, and record what it made of what."""
     if not given.writes:
-        given.command(given)
+        _command(given)(given)
         return
     if hasattr(given, "options"):
         given.stated = told.stated(given)
     record = provenance.Record(given.name, told.recorded(given), _paths(given, given.reads))
     written = _paths(given, given.writes)
     with progress.told(written[0]) if provenance.CONFIGURATION in os.environ else nullcontext():
-        facts = given.command(given)
+        facts = _command(given)(given)
     if facts is not None:
         record.write(written, **facts)
+
+
+def _command(given: argparse.Namespace) -> Callable[[argparse.Namespace], Any]:
+    """The function to call. Of `train` and `evaluate` there are two: images name theirs, and bring their data."""
+    room, _, name = given.function.rpartition(".")
+    if not room:
+        from introprior.data.images import DATASETS
+
+        named = name == "train" and str(given.stated.get("dataset")) in DATASETS
+        room = "images" if named or given.data is not None else "density"
+    return getattr(import_module(f"introprior.commands.{room}"), name)
 
 
 def _paths(given: argparse.Namespace, names: Sequence[str]) -> list[Path]:
@@ -119,241 +130,175 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
+Row = tuple[str, Sequence[type[Model]], Sequence[str], str]
+
+COMMANDS: dict[str, Row] = {
+    "search": ("density.search", [jobs.Search], ["output"], """\
+train the settings of a grid as one ensemble and score each by histogram KL
+--options RUN
+--output!  CSV with one row per setting"""),
+    "select": ("choices.select", [], ["output"], """\
+choose the searched setting with the lowest KL
+--slices|  what `introprior search` wrote
+--published|  nothing to choose: beta_rec, beta_kl, beta_neg, source
+--dataset!  named in the output
+--cell!  named in the output
+--output!  JSON with the chosen hyperparameters"""),
+    "prepare": ("images.prepare", [], ["folder"], """\
+find or download an image dataset, check it, and convert it once
+--dataset!  MNIST, FMNIST, CIFAR-10, or a stand-in: digits, photos
+--output!  folder for the converted files
+--source  torchvision's root, only read; without it Debian's package, or a download
+--offline  download nothing
+--no-verify  also take other idx files than the published ones"""),
+    "weights": ("images.weights", [], ["output"], """\
+find or download the Inception weights of FID, and check them
+--source  local copy (default: PyTorch's cache, else a download into it)
+--output!  where to put them"""),
+    "classifier": ("images.classifier", [jobs.Classifier], ["output"], """\
+train the small classifier behind fd_classifier
+--data! --options --device
+--output!  checkpoint of the classifier"""),
+    "reference": ("images.reference", [jobs.Reference], ["output"], """\
+take the feature statistics of a training set, once
+--data! --options --device --weights --classifier
+--output!  NPZ of mean and covariance"""),
+    "warmup": ("images.warmup", [jobs.TrainImages], ["output"], """\
+train the warm-up on images that runs of one prior family share
+--options RUN --data!
+--betas  beta_rec beta_kl (default: 1 1)
+--seeds  one seed (default: 0)
+--output!  checkpoint of the warm-up's end"""),
+    "train": ("train", [jobs.Train, jobs.TrainImages], ["output", "history"], """\
+train all seeds of a 2D cell as one ensemble, or one run on images
+--options RUN
+--hyperparameters|  JSON with beta_rec, beta_kl and beta_neg (2D)
+--betas|  beta_rec beta_kl beta_neg (a VAE takes the first two)
+--seeds  one member each (default: 0 1 2 3 4; on images one, 0)
+--output!  checkpoint: the ensemble, on images the snapshots
+--history!  CSV of losses over the iterations
+images: --data
+--warmup  what `introprior warmup` wrote (default: train it, too)"""),
+    "distances": ("images.distances", [jobs.Distances], ["output"], """\
+measure what an image run generates at each snapshot
+--model!  what `introprior warmup` or `train` wrote
+--data! --options --device --reference! --weights --classifier
+--earlier  CSV with the distances of the warm-up's snapshots, taken over
+--output!  CSV with one row per epoch and metric"""),
+    "evaluate": ("evaluate", [jobs.Evaluate, jobs.EvaluateImages], ["metrics", "panels", "codes"], """\
+measure a trained ensemble or image run, and draw what figures show of it
+--model! --options --device
+--metrics!  tidy CSV, one row per seed and metric
+--panels!  NPZ with the arrays that figures show
+images: --data --reference --weights --classifier
+--distances  what `introprior distances` wrote
+--codes  NPZ for the sampled codes of both splits"""),
+    "probe": ("images.probe", [jobs.Probe], ["output"], """\
+read labels off a run's codes with linear SVMs and nearest neighbours
+--codes!  what `introprior evaluate` wrote
+--options
+--output!  CSV with one row per accuracy"""),
+    "choose": ("choices.choose", [], ["output"], """\
+choose each cell's r_entropy by the mean of a metric over seeds
+--metrics!  what `introprior evaluate` wrote
+--dataset!  whose runs to look at
+--metric!  for example fid_authors_gen
+--output!  JSON with the choices"""),
+    "overfit": ("images.overfit", [jobs.Overfit], ["output"], """\
+overfit the encoder of a trained image run (Figure S2)
+--model!
+--distances!  of the run; they choose the snapshot
+--data! --options --device
+--output!  NPZ with curves and images"""),
+    "plan": ("planning.plan", [], [], """\
+tell what a configuration will cost before it runs: jobs, time, disk
+targets  what to make, as for snakemake: all, density, images, tables, figures, table1, a file (default: all)
+--configfile  laid over config/config.yaml one after another, as by snakemake
+--gpus  GPUs at a time (default: 1; 0 with device: cpu)
+--cores  CPU cores (default: this machine's)
+--json  as JSON"""),
+    "status": ("planning.status_", [], [], """\
+tell how far a run is, cell by cell and seed by seed
+results  results/<experiment> (default: the last started)
+--all  every run in a line of its own
+--watch  again and again, so often, until interrupted
+--json  as JSON, with every run and job"""),
+    "summary": ("results.summary", [], [], """\
+print what came out, in ten lines: the histogram KL in 2D, nearest neighbours on images, where to look
+results  folder of an experiment, for example results/demo"""),
+    "verify": ("results.verify", [], [], """\
+check that a results tree is complete, unaltered and up to date
+results  folder of an experiment, for example results/paper, or a copy of it
+--partial  results that were not made yet are no problem
+--json  say it as JSON"""),
+}  # fmt: skip
+"""What each command calls, the options that it is told, the files that it writes, and what it does; then its arguments
+and their help: ``!`` after one that has to be given, ``|`` after those of which one has to or may be."""
+
+SHARED = """\
+--data  folder that `introprior prepare` wrote
+--reference  the training set's statistics, one file per kind of features, named after it
+--weights  of Inception, for fid_authors and fid
+--classifier  what `introprior classifier` wrote, for fd_classifier
+--model  what `introprior train` wrote
+--device  auto, cpu, cuda or cuda:N (default: the environment's INTROPRIOR_DEVICE, else auto)
+--dataset  8Gaussian, 2Spirals, Checkerboard, Rings; MNIST, FMNIST, CIFAR-10, digits, photos
+--protocol  what the options' protocol changes single options of (default: authors)
+--set  one option, e.g. training.iterations=3000; repeatable
+--state  folder for the resume state (default: none is kept)
+--checkpoint-seconds  how often it is written (default: the environment's INTROPRIOR_CHECKPOINT_SECONDS, else 300)"""
+SHARED_HELP = dict(line.split("  ") for line in SHARED.splitlines())
+SHARED_HELP["--cell"] = f"for example {', '.join(cells.TABLE1_CELLS)}"
+RUN = "--device --dataset --cell --protocol --set --state --checkpoint-seconds"
+
+FILES, INTEGER, YES = {"type": Path, "nargs": "+"}, {"type": int, "metavar": "N"}, {"action": "store_true"}
+TEXT: dict[str, Any] = {}
+KINDS: dict[str, dict[str, Any]] = {
+    "--options": {"default": "{}", "metavar": "JSON"},
+    "--protocol": {"choices": list(PRESETS)},
+    "--set": {"action": "append", "default": [], "metavar": "KEY=VALUE"},
+    "--checkpoint-seconds": {"type": float},
+    "--betas": {"type": float, "nargs": "+", "metavar": "BETA"},
+    "--seeds": {"type": int, "nargs": "+"},
+    "--published": {"metavar": "JSON"},
+    "targets": {"nargs": "*", "metavar": "TARGET"},
+    "status results": {"type": Path, "nargs": "?"},
+    "--configfile": FILES | {"default": [], "metavar": "FILE"},
+    "--watch": {"type": float, "metavar": "SECONDS"},
+    **dict.fromkeys(("--gpus", "--cores"), INTEGER),
+    **dict.fromkeys(("--dataset", "--cell", "--metric", "--device"), TEXT),
+    **dict.fromkeys(("--slices", "--reference", "choose --metrics"), FILES),
+    **dict.fromkeys(("--offline", "--no-verify", "--json", "--all", "--partial"), YES),
+}
+"""What arguments are that are not a single file."""
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="introprior", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"introprior {__version__}")
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
-
-    def command(
-        function: Any, name: str, text: str, reads: Sequence[str] = (), writes: Sequence[str] = ("output",)
-    ) -> argparse.ArgumentParser:
+    environment = {"--device": os.environ.get("INTROPRIOR_DEVICE", "auto")}
+    environment["--checkpoint-seconds"] = os.environ.get(CHECKPOINT_SECONDS, "300")
+    for name, (function, models, writes, described) in COMMANDS.items():
+        text, *lines = described.replace("RUN", RUN).splitlines()
         part = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        part.set_defaults(command=function, reads=reads, writes=writes)
-        return part
-
-    search = command(
-        density.search, "search", "train the settings of a grid as one ensemble and score each by histogram KL"
-    )
-    _add_run(search, jobs.Search)
-    search.add_argument("--output", type=Path, required=True, help="CSV with one row per setting")
-
-    select = command(density.select, "select", "choose the searched setting with the lowest KL", reads=["slices"])
-    among = select.add_mutually_exclusive_group(required=True)
-    among.add_argument("--slices", type=Path, nargs="+", help="what `introprior search` wrote")
-    among.add_argument("--published", metavar="JSON", help="nothing to choose: beta_rec, beta_kl, beta_neg, source")
-    select.add_argument("--dataset", required=True, help="named in the output")
-    select.add_argument("--cell", required=True, help="named in the output")
-    select.add_argument("--output", type=Path, required=True, help="JSON with the chosen hyperparameters")
-
-    prepare = command(
-        _images("prepare"),
-        "prepare",
-        "find or download an image dataset, check it, and convert it once",
-        writes=["folder"],
-    )
-    prepare.add_argument("--dataset", required=True, help="MNIST, FMNIST, CIFAR-10, or a stand-in: digits, photos")
-    prepare.add_argument("--output", type=Path, required=True, help="folder for the converted files")
-    prepare.add_argument(
-        "--source", type=Path, help="torchvision's root, only read; without it Debian's package, or a download"
-    )
-    prepare.add_argument("--offline", action="store_true", help="download nothing")
-    prepare.add_argument("--no-verify", action="store_true", help="also take other idx files than the published ones")
-
-    inception = command(_images("weights"), "weights", "find or download the Inception weights of FID, and check them")
-    inception.add_argument("--source", type=Path, help="local copy (default: PyTorch's cache, else a download into it)")
-    inception.add_argument("--output", type=Path, required=True, help="where to put them")
-
-    classifier = command(
-        _images("classifier"), "classifier", "train the small classifier behind fd_classifier", reads=["data"]
-    )
-    _add_data(classifier)
-    _add_options(classifier, jobs.Classifier)
-    classifier.add_argument("--output", type=Path, required=True, help="checkpoint of the classifier")
-
-    reference = command(
-        _images("reference"),
-        "reference",
-        "take the feature statistics of a training set, once",
-        reads=["data", "weights", "classifier"],
-    )
-    _add_data(reference)
-    _add_options(reference, jobs.Reference)
-    _add_features(reference)
-    reference.add_argument("--output", type=Path, required=True, help="NPZ of mean and covariance")
-
-    warmup = command(
-        _images("warmup"), "warmup", "train the warm-up on images that runs of one prior family share", reads=["data"]
-    )
-    _add_run(warmup, jobs.TrainImages)
-    _add_data(warmup)
-    warmup.add_argument("--betas", type=float, nargs="+", metavar="BETA", help="beta_rec beta_kl (default: 1 1)")
-    warmup.add_argument("--seeds", type=int, nargs="+", help="one seed (default: 0)")
-    warmup.add_argument("--output", type=Path, required=True, help="checkpoint of the warm-up's end")
-
-    train = command(
-        _train,
-        "train",
-        "train all seeds of a 2D cell as one ensemble, or one run on images",
-        reads=["hyperparameters", "data", "warmup"],
-        writes=["output", "history"],
-    )
-    _add_run(train, jobs.Train, jobs.TrainImages)
-    weights = train.add_mutually_exclusive_group()
-    weights.add_argument("--hyperparameters", type=Path, help="JSON with beta_rec, beta_kl and beta_neg (2D)")
-    weights.add_argument(
-        "--betas", type=float, nargs="+", metavar="BETA", help="beta_rec beta_kl beta_neg (a VAE takes the first two)"
-    )
-    train.add_argument("--seeds", type=int, nargs="+", help="one member each (default: 0 1 2 3 4; on images one, 0)")
-    train.add_argument("--output", type=Path, required=True, help="checkpoint: the ensemble, on images the snapshots")
-    train.add_argument("--history", type=Path, required=True, help="CSV of losses over the iterations")
-    images = train.add_argument_group("images")
-    _add_data(images, required=False)
-    images.add_argument("--warmup", type=Path, help="what `introprior warmup` wrote (default: train it, too)")
-
-    distances = command(
-        _images("distances"),
-        "distances",
-        "measure what an image run generates at each snapshot",
-        reads=["model", "data", "reference", "weights", "classifier", "earlier"],
-    )
-    distances.add_argument("--model", type=Path, required=True, help="what `introprior warmup` or `train` wrote")
-    _add_data(distances)
-    _add_options(distances, jobs.Distances)
-    _add_features(distances, references=True)
-    distances.add_argument("--earlier", type=Path, help="CSV with the distances of the warm-up's snapshots, taken over")
-    distances.add_argument("--output", type=Path, required=True, help="CSV with one row per epoch and metric")
-
-    evaluate = command(
-        _evaluate,
-        "evaluate",
-        "measure a trained ensemble or image run, and draw what figures show of it",
-        reads=["model", "data", "reference", "weights", "classifier", "distances"],
-        writes=["metrics", "panels", "codes"],
-    )
-    evaluate.add_argument("--model", type=Path, required=True, help="what `introprior train` wrote")
-    _add_options(evaluate, jobs.Evaluate, jobs.EvaluateImages)
-    evaluate.add_argument("--metrics", type=Path, required=True, help="tidy CSV, one row per seed and metric")
-    evaluate.add_argument("--panels", type=Path, required=True, help="NPZ with the arrays that figures show")
-    images = evaluate.add_argument_group("images")
-    _add_data(images, required=False)
-    _add_features(images, references=True, required=False)
-    images.add_argument("--distances", type=Path, help="what `introprior distances` wrote")
-    images.add_argument("--codes", type=Path, help="NPZ for the sampled codes of both splits")
-
-    probe = command(
-        _images("probe"),
-        "probe",
-        "read labels off a run's codes with linear SVMs and nearest neighbours",
-        reads=["codes"],
-    )
-    probe.add_argument("--codes", type=Path, required=True, help="what `introprior evaluate` wrote")
-    _add_options(probe, jobs.Probe, device=False)
-    probe.add_argument("--output", type=Path, required=True, help="CSV with one row per accuracy")
-
-    choose = command(
-        _images("choose"),
-        "choose",
-        "choose each cell's r_entropy by the mean of a metric over seeds",
-        reads=["metrics"],
-    )
-    choose.add_argument("--metrics", type=Path, nargs="+", required=True, help="what `introprior evaluate` wrote")
-    choose.add_argument("--dataset", required=True, help="whose runs to look at")
-    choose.add_argument("--metric", required=True, help="for example fid_authors_gen")
-    choose.add_argument("--output", type=Path, required=True, help="JSON with the choices")
-
-    overfit = command(
-        _images("overfit"),
-        "overfit",
-        "overfit the encoder of a trained image run (Figure S2)",
-        reads=["model", "distances", "data"],
-    )
-    overfit.add_argument("--model", type=Path, required=True, help="what `introprior train` wrote")
-    overfit.add_argument("--distances", type=Path, required=True, help="of the run; they choose the snapshot")
-    _add_data(overfit)
-    _add_options(overfit, jobs.Overfit)
-    overfit.add_argument("--output", type=Path, required=True, help="NPZ with curves and images")
-
-    planning.add_parsers(command)
-    results.add_parser(command)
+        either = part.add_mutually_exclusive_group(required=name == "select") if "|  " in described else part
+        keys = "; on images ".join(", ".join(model.model_fields) for model in models)
+        known = SHARED_HELP | {"--options": f"options as JSON text or the name of a file: {keys}"}
+        place: argparse._ActionsContainer = part
+        reads = []
+        for line in lines:
+            words, _, own = line.partition("  ")
+            for word in words.split():
+                if word == "images:":
+                    place = part.add_argument_group("images")
+                    continue
+                flag, mark = word.rstrip("!|"), word[-1]
+                kind = {"help": own or known[flag]} | KINDS.get(f"{name} {flag}", KINDS.get(flag, {"type": Path}))
+                kind |= {"default": environment[flag]} if flag in environment else {}
+                kind |= {"required": True} if mark == "!" else {}
+                action = (either if mark == "|" else place).add_argument(flag, **kind)
+                if action.type is Path and action.dest not in (*writes, "output", "source", "state"):
+                    reads.append(action.dest)
+        part.set_defaults(function=function, reads=reads, writes=writes)
     return parser
-
-
-def _images(name: str) -> Any:
-    """A command of the image half, whose module is imported when it is called: it brings numpy."""
-
-    def run(given: argparse.Namespace) -> Any:
-        from introprior.commands import images
-
-        return getattr(images, name)(given)
-
-    return run
-
-
-def _train(given: argparse.Namespace) -> Any:
-    """By the dataset: images name theirs, and bring the folder that holds it."""
-    from introprior.data.images import DATASETS
-
-    on_images = given.data is not None or str(given.stated.get("dataset")) in DATASETS
-    return (_images("train") if on_images else density.train)(given)
-
-
-def _evaluate(given: argparse.Namespace) -> Any:
-    """By the kind of model, of which only images need data."""
-    return (density.evaluate if given.data is None else _images("evaluate"))(given)
-
-
-_Part = argparse.ArgumentParser | argparse._ArgumentGroup
-
-
-def _add_options(parser: _Part, *models: type[Model], device: bool = True) -> None:
-    keys = "; on images ".join(", ".join(model.model_fields) for model in models)
-    parser.add_argument(
-        "--options", default="{}", metavar="JSON", help=f"options as JSON text or the name of a file: {keys}"
-    )
-    if device:
-        parser.add_argument(
-            "--device",
-            default=os.environ.get("INTROPRIOR_DEVICE", "auto"),
-            help="auto, cpu, cuda or cuda:N (default: the environment's INTROPRIOR_DEVICE, else auto)",
-        )
-
-
-def _add_data(parser: _Part, required: bool = True) -> None:
-    parser.add_argument("--data", type=Path, required=required, help="folder that `introprior prepare` wrote")
-
-
-def _add_features(parser: _Part, references: bool = False, required: bool = True) -> None:
-    if references:
-        parser.add_argument(
-            "--reference", type=Path, nargs="+", required=required,
-            help="the training set's statistics, one file per kind of features, named after it",
-        )  # fmt: skip
-    parser.add_argument("--weights", type=Path, help="of Inception, for fid_authors and fid")
-    parser.add_argument("--classifier", type=Path, help="what `introprior classifier` wrote, for fd_classifier")
-
-
-def _add_run(parser: argparse.ArgumentParser, *models: type[Model]) -> None:
-    _add_options(parser, *models)
-    parser.add_argument(
-        "--dataset", help="8Gaussian, 2Spirals, Checkerboard, Rings; MNIST, FMNIST, CIFAR-10, digits, photos"
-    )
-    parser.add_argument("--cell", help=f"for example {', '.join(cells.TABLE1_CELLS)}")
-    parser.add_argument(
-        "--protocol",
-        choices=list(PRESETS),
-        help="what the options' protocol changes single options of (default: authors)",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="one option, e.g. training.iterations=3000; repeatable",
-    )
-    parser.add_argument("--state", type=Path, help="folder for the resume state (default: none is kept)")
-    parser.add_argument(
-        "--checkpoint-seconds",
-        type=float,
-        default=os.environ.get(CHECKPOINT_SECONDS, 300.0),
-        help="how often it is written (default: the environment's INTROPRIOR_CHECKPOINT_SECONDS, else 300)",
-    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,8 +17,7 @@ from pathlib import Path
 import psutil
 
 from tests.slurm.cluster import GPUS
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.test_workflow_dag import copy_project
 
 IMPATIENT = Path(__file__).with_name("impatient.py")
 
@@ -59,11 +57,7 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ("workflow", "config", "src", "envs", "profiles", "Snakefile"):
-            if (ROOT / name).is_dir() and not (ROOT / name).is_symlink():
-                shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-            else:
-                shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
+        copy_project(folder)
         (folder / "tmp").mkdir()
         keep = {key: value for key, value in os.environ.items() if not key.startswith(("SNAKEMAKE", "SLURM", "PYTEST"))}
         self.environment = keep | {
@@ -116,25 +110,15 @@ class Project:
 
 @dataclass
 class Job:
-    """A process of introprior that was seen.
-
-    Attributes:
-        pid: the process.
-        slurm: the number of its Slurm job.
-        command: train, evaluate, ...
-        output: what it makes first.
-        visible: the CUDA_VISIBLE_DEVICES that it was started with, or None.
-        seen: at which looks.
-        leases: at which looks it had which GPU's lock.
-    """
+    """A process of introprior that was seen."""
 
     pid: int
-    slurm: int
-    command: str
-    output: str
-    visible: str | None
-    seen: set[int] = field(default_factory=set)
-    leases: dict[int, set[str]] = field(default_factory=dict)
+    slurm: int  # the number of its Slurm job
+    command: str  # train, evaluate, ...
+    output: str  # what it makes first
+    visible: str | None  # the CUDA_VISIBLE_DEVICES that it was started with
+    seen: set[int] = field(default_factory=set)  # at which looks
+    leases: dict[int, set[str]] = field(default_factory=dict)  # at which looks it had which GPU's lock
 
 
 class Watcher:
@@ -182,13 +166,8 @@ class Watcher:
                 return
             command = line[next(i for i, part in enumerate(line) if part.endswith("/introprior")) + 1]
             first = "--metrics" if command == "evaluate" else "--output"
-            self.jobs[key] = Job(
-                process.pid,
-                int(environment["SLURM_JOB_ID"]),
-                command,
-                line[line.index(first) + 1],
-                environment.get("CUDA_VISIBLE_DEVICES"),
-            )
+            number, visible = int(environment["SLURM_JOB_ID"]), environment.get("CUDA_VISIBLE_DEVICES")
+            self.jobs[key] = Job(process.pid, number, command, line[line.index(first) + 1], visible)
         self.jobs[key].seen.add(self._look)
         if held := _leases(process.pid):
             self.jobs[key].leases[self._look] = held

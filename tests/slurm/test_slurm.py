@@ -8,7 +8,6 @@ import os
 import re
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -36,7 +35,7 @@ figure4: {r_entropy: [0]}
 figureS2: {cell: mog10-ip, r_entropy: 0}
 latents: {cells: [mog10-ip]}
 """
-DEMO_ARGUMENTS = ("--configfile", "config/demo.yaml", "demo.yaml", "--", "table1", "table2", "figure3")
+DEMO_ARGUMENTS = ("--configfile", "config/demo-all.yaml", "demo.yaml", "--", "table1", "table2", "figure3")
 ON_GPU = 9
 """Jobs of the demo that use a GPU: search, train, evaluate, classifier, reference, warm-up and its distances, game, and
 one of distances and evaluation."""
@@ -70,31 +69,15 @@ def slow(handle):
 os.fsync = slow
 """
 """Run by every Python of a job: makes saving what a training goes on from last, as it does where that is large."""
-SEARCH, TRAIN = "8Gaussian/sg/search/slice-0.csv", "8Gaussian/sg-dt/ensemble.pt"
-SEARCH_LOG, TRAIN_LOG = "8Gaussian/sg/search-0.log", "8Gaussian/sg-dt/train.log"
 
 
-@dataclass(frozen=True)
 class Made:
     """Where an experiment has the two trainings, relative to the project."""
 
-    experiment: str
-
-    @property
-    def search(self) -> str:
-        return f"results/{self.experiment}/density/{SEARCH}"
-
-    @property
-    def train(self) -> str:
-        return f"results/{self.experiment}/density/{TRAIN}"
-
-    @property
-    def search_log(self) -> str:
-        return f"results/{self.experiment}/logs/density/{SEARCH_LOG}"
-
-    @property
-    def train_log(self) -> str:
-        return f"results/{self.experiment}/logs/density/{TRAIN_LOG}"
+    def __init__(self, experiment: str) -> None:
+        results, logs = f"results/{experiment}/density/8Gaussian", f"results/{experiment}/logs/density/8Gaussian"
+        self.search, self.train = f"{results}/sg/search/slice-0.csv", f"{results}/sg-dt/ensemble.pt"
+        self.search_log, self.train_log = f"{logs}/sg/search-0.log", f"{logs}/sg-dt/train.log"
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +109,7 @@ def test_demo_shares_the_gpus_out(cluster: Cluster, project: Project) -> None:
     project.write("demo.yaml", DEMO)
     with project.running(project.on_slurm("demo", *DEMO_ARGUMENTS)) as run, Watcher(project) as watcher:
         run.finished(600)
-    made = project.folder / "results/demo"
+    made = project.folder / "results/demo-all"
     for name in ("tables/table1.md", "tables/table2.tex", "figures/figure3.pdf"):
         assert (made / name).stat().st_size > 0
     assert "8Gaussian" in (made / "tables/table1.csv").read_text()

@@ -26,17 +26,11 @@ POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Process:
-    """A running command of the package.
-
-    Attributes:
-        pid: its number.
-        arguments: of the command line, from the command's name on.
-        log: where its standard error goes.
-    """
+    """A running command of the package."""
 
     pid: int
-    arguments: tuple[str, ...]
-    log: str
+    arguments: tuple[str, ...]  # of the command line, from the command's name on
+    log: str  # where its standard error goes
 
     @property
     def command(self) -> str:
@@ -53,19 +47,12 @@ class Process:
 
 @dataclass(frozen=True)
 class Kill:
-    """What was done to a process.
-
-    Attributes:
-        command: of the package.
-        number: the signal.
-        iteration: how far a training was, 0 before its first.
-        resumed: whether it had gone on from a state.
-    """
+    """What was done to a process."""
 
     command: str
     number: signal.Signals
-    iteration: int
-    resumed: bool
+    iteration: int  # how far a training was, 0 before its first
+    resumed: bool  # whether it had gone on from a state
 
 
 @dataclass
@@ -79,15 +66,10 @@ class _Doom:
 
 @dataclass
 class Killer(threading.Thread):
-    """Kills every training once or twice, and a few other jobs, until it is stopped.
+    """Kills every training once or twice, and a few other jobs, until it is stopped."""
 
-    Args:
-        mark: value of the environment variable ``MARKER`` of the processes to kill.
-        seed: of what is drawn: how often a job is killed, when, and with which signal.
-    """
-
-    mark: str
-    seed: int
+    mark: str  # value of the environment variable MARKER of the processes to kill
+    seed: int  # of what is drawn: how often a job is killed, when, and with which signal
     kills: list[Kill] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -55,10 +55,8 @@ rule classifier:
         f"{BENCHMARKS}/images/{{dataset}}/classifier.tsv"
     conda:
         ENVIRONMENT
-    threads: 1
     resources:
         **asked("classifier"),
-        gpu=GPU,
     params:
         data=data_folder,
         options=options(jobs.classifier),
@@ -81,10 +79,8 @@ rule reference:
         f"{BENCHMARKS}/images/{{dataset}}/reference-{{features}}.tsv"
     conda:
         ENVIRONMENT
-    threads: 1
     resources:
         **asked("reference"),
-        gpu=GPU,
     params:
         data=data_folder,
         options=options(jobs.reference),

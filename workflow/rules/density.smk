@@ -14,10 +14,8 @@ rule search:
         slice="[0-9]+",
     conda:
         ENVIRONMENT
-    threads: 1
     resources:
         **asked("search"),
-        gpu=GPU,
     params:
         options=options(jobs.search),
         state=STATE,
@@ -81,10 +79,8 @@ rule train:
         f"{BENCHMARKS}/density/{{dataset}}/{{cell}}/train.tsv"
     conda:
         ENVIRONMENT
-    threads: 1
     resources:
         **asked("train"),
-        gpu=GPU,
     params:
         options=options(jobs.train),
         state=STATE,
@@ -108,10 +104,8 @@ rule evaluate:
         f"{BENCHMARKS}/density/{{dataset}}/{{cell}}/evaluate.tsv"
     conda:
         ENVIRONMENT
-    threads: 1
     resources:
         **asked("evaluate"),
-        gpu=GPU,
     params:
         options=options(jobs.evaluate),
     message:

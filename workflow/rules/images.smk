@@ -19,10 +19,8 @@ rule warmup:
         f"{BENCHMARKS}/images/{{dataset}}/warmups/{{family}}/seed{{seed}}/warmup.tsv"
     conda:
         ENVIRONMENT
-    threads: 1
     resources:
         **asked("warmup"),
-        gpu=GPU,
     params:
         data=data_folder,
         options=options(jobs.warmup),
@@ -48,10 +46,8 @@ rule game:
         f"{BENCHMARKS}/images/{NAMED}/train.tsv"
     conda:
         ENVIRONMENT
-    threads: 1
     resources:
         **asked("game"),
-        gpu=GPU,
     params:
         data=data_folder,
         options=options(jobs.game),
@@ -76,10 +72,8 @@ rule warmup_distances:
         f"{LOGS}/images/{{dataset}}/warmups/{{family}}/seed{{seed}}/distances.log",
     conda:
         ENVIRONMENT
-    threads: 1
     resources:
         **asked("warmup_distances"),
-        gpu=GPU,
     params:
         data=data_folder,
         options=options(jobs.distances),
@@ -107,10 +101,8 @@ rule distances:
         f"{BENCHMARKS}/images/{NAMED}/distances.tsv"
     conda:
         ENVIRONMENT
-    threads: 1
     resources:
         **asked("distances"),
-        gpu=GPU,
     params:
         data=data_folder,
         options=options(jobs.distances),
@@ -140,10 +132,8 @@ rule evaluate_images:
         f"{BENCHMARKS}/images/{NAMED}/evaluate.tsv"
     conda:
         ENVIRONMENT
-    threads: 1
     resources:
         **asked("evaluate_images"),
-        gpu=GPU,
     params:
         data=data_folder,
         options=options(jobs.evaluate_images),
@@ -167,7 +157,6 @@ rule probe:
         f"{BENCHMARKS}/images/{NAMED}/probes.tsv"
     conda:
         ENVIRONMENT
-    threads: 1
     resources:
         **asked("probe"),
     params:
@@ -222,7 +211,6 @@ use rule game as clipping_study with:
         f"{BENCHMARKS}/clipping/{NAMED}/train.tsv"
     resources:
         **asked("clipping_study"),
-        gpu=GPU,
     params:
         data=data_folder,
         options=options(jobs.clipping),
@@ -248,7 +236,6 @@ use rule distances as clipping_distances with:
         f"{BENCHMARKS}/clipping/{NAMED}/distances.tsv"
     resources:
         **asked("clipping_distances"),
-        gpu=GPU,
     message:
         "Figure 2, {wildcards.cell}: distances"
 
@@ -267,10 +254,8 @@ rule encoder_study:
         f"{BENCHMARKS}/encoder/{{dataset}}.tsv"
     conda:
         ENVIRONMENT
-    threads: 1
     resources:
         **asked("encoder_study"),
-        gpu=GPU,
     params:
         data=data_folder,
         options=options(jobs.overfit),

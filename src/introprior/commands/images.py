@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import shutil
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
 
 from introprior.commands import options as told
 from introprior.commands import running
-from introprior.commands.running import Facts
+from introprior.commands.running import Facts, Session
 from introprior.data import images as data
+from introprior.data.images.splits import load
 from introprior.errors import UserError
+from introprior.evaluation import encoder_study
+from introprior.evaluation import images as evaluation
+from introprior.evaluation.images import Extractor, Snapshots
 from introprior.experiment import jobs
 from introprior.experiment.config.images import ImageSchedule
 from introprior.experiment.run import ImageRun, ImageTraining
-from introprior.operations import files, provenance
-from introprior.operations.progress import Progress
+from introprior.metrics import classifier as classifiers
+from introprior.metrics import inception
+from introprior.metrics.frechet import Statistics
+from introprior.operations import files
+from introprior.operations.devices import borrowed
 from introprior.reporting import read
-
-if TYPE_CHECKING:
-    import torch
-
-    from introprior.evaluation.images import Extractor, Snapshots
-    from introprior.metrics.frechet import Statistics
-    from introprior.training.loop import Training
+from introprior.training import checkpoints
+from introprior.training import images as training
 
 
 def prepare(given: argparse.Namespace) -> Facts:
@@ -43,8 +49,6 @@ def prepare(given: argparse.Namespace) -> Facts:
 def weights(given: argparse.Namespace) -> Facts:
     """Put Inception's weights where the workflow expects them."""
     files.check_writable(given.output)
-    from introprior.metrics import inception
-
     path = inception.weights(given.source)
     inception.check(path)
     with files.written(given.output) as temporary:
@@ -56,13 +60,9 @@ def classifier(given: argparse.Namespace) -> Facts:
     """Train the classifier behind fd_classifier."""
     options = told.read(given, jobs.Classifier)
     files.check_writable(given.output)
-    from introprior.data.images.splits import load
-    from introprior.metrics import classifier
-    from introprior.operations.devices import borrowed
-
     train, test = load(given.data, "train"), load(given.data, "test")
     with borrowed(given.device) as device:
-        trained = classifier.train_classifier(
+        trained = classifiers.train_classifier(
             train.images,
             train.labels,
             test=(test.images, test.labels),
@@ -70,7 +70,7 @@ def classifier(given: argparse.Namespace) -> Facts:
             seed=options.seed,
             device=device,
         )
-        classifier.save(given.output, trained)
+        classifiers.save(given.output, trained)
     print(f"{given.output}: test accuracy {trained.test_accuracy:.3f}")
     return {"device": running.device_name(device), "seeds": [options.seed]}
 
@@ -79,12 +79,6 @@ def reference(given: argparse.Namespace) -> Facts:
     """Take the training set's feature statistics."""
     options = told.read(given, jobs.Reference)
     files.check_writable(given.output)
-    from tqdm import tqdm
-
-    from introprior.data.images.splits import load
-    from introprior.evaluation import images as evaluation
-    from introprior.operations.devices import borrowed
-
     train, name = load(given.data, "train"), options.features
     with borrowed(given.device) as device:
         extractor = _extractor(given, [name], device)
@@ -109,84 +103,66 @@ def train(given: argparse.Namespace) -> Facts | None:
 
 
 def _train(given: argparse.Namespace, shared: Path | None) -> Facts | None:
-    from introprior.data.images.splits import load
-    from introprior.operations.devices import borrowed
-    from introprior.training import checkpoints, images
-
     only_warmup = given.name == "warmup"
     if given.data is None:
         raise UserError("--data is missing; give the folder that `introprior prepare` wrote")
-    stated = given.stated
-    if stated.get("dataset") is None:
+    if given.stated.get("dataset") is None:
         raise UserError("--dataset: is missing; give it")
-    data.dataset(str(stated["dataset"]), "--dataset")
+    data.dataset(str(given.stated["dataset"]), "--dataset")
     count = len(load(given.data, "train").images)
-    options = told.read(given, jobs.TrainImages, _filled_in(stated, count, only_warmup))
-    betas = options.betas
-    if betas is None:
+    options = told.read(given, jobs.TrainImages, _filled_in(given.stated, count, only_warmup))
+    if options.betas is None:
         raise UserError("--betas is missing; give beta_rec beta_kl beta_neg (1 1 256 in the paper, MNIST 1 1 128)")
-    run = ImageRun.read(
-        {
-            "dataset": options.dataset,
-            "cell": options.cell,
-            "members": told.members(options.cell, options.seeds, [betas]),
-            "training": options.training,
-            "protocol": options.protocol,
-        },
-        "--options",
-    )
+    named = {key: getattr(options, key) for key in ("dataset", "cell", "training", "protocol")}
+    members = told.members(options.cell, options.seeds, [options.betas])
+    run = ImageRun.read(named | {"members": members}, "--options")
     per_epoch = math.ceil(count / run.training.batch_size)
     if options.iterations_per_epoch not in (None, per_epoch):
         raise UserError(
             f"{given.data}: has {per_epoch} batches of {run.training.batch_size}, not the "
             f"{options.iterations_per_epoch} that were planned; is this the whole {run.dataset}?"
         )
-    started, histories = time.time(), [] if only_warmup else [given.history]
-    with running.claimed(run, given.state, given.name) as waited, borrowed(given.device) as device:
-        if waited and running.finished_meanwhile(run, given.output, *histories):
+    outputs = [given.output] if only_warmup else [given.output, given.history]
+    with running.session(given, run, lambda device: training.begin(run, device, given.data), *outputs) as session:
+        if session is None:
             return None
-        training = images.begin(run, device, given.data)
-        end = training.game_start if only_warmup else run.training.iterations
-        epochs = _snapshot_epochs(options.snapshots, end // per_epoch)
-        state, resumed = running.resumed(training, given.state, given.name)
-        progress = Progress(given.output, running.label(run), end)
-        if shared is not None and training.iteration == 0:
-            content = checkpoints.load(shared, device)
+        epochs = _snapshot_epochs(options.snapshots, session.end // per_epoch)
+        if shared is not None and session.training.iteration == 0:
+            content = checkpoints.load(shared, session.training.device)
             if "state" not in content:
                 raise UserError(f"{shared}: not a warm-up; give what `introprior warmup` wrote")
-            training.adopt(content["state"], shared)
-            training.notes["snapshots"] = content["snapshots"]
-        _advance(given, training, state, progress, end, epochs, per_epoch)
-        _write(given, training, started, per_epoch)
-        running.finish(state, progress)
-    running.tell_divergence(run, training.records())
-    return running.facts(run, device, training, resumed)
+            session.training.adopt(content["state"], shared)
+            session.training.notes["snapshots"] = content["snapshots"]
+        kept = _snapshots(session, epochs, per_epoch)
+        if only_warmup:
+            session.training.notes = {}
+            session.save(given.output, snapshots=kept, state=session.training.state())
+        else:
+            session.save(given.output, snapshots=kept)
+            _write_history(given.history, session, per_epoch)
+    return session.facts()
 
 
-def _write(given: argparse.Namespace, training: Training, started: float, per_epoch: int) -> None:
-    """The snapshots, with the whole state if this is a warm-up, and otherwise the history."""
-    from introprior.training import checkpoints
+def _snapshots(session: Session, epochs: list[int], per_epoch: int) -> dict[int, Any]:
+    """Train to the end, keeping the model at the given epochs for as long as its losses are finite."""
+    training = session.training
+    kept: dict[int, Any] = training.notes.setdefault("snapshots", {})
+    for epoch, until in [*((epoch, epoch * per_epoch) for epoch in epochs), (None, session.end)]:
+        if until > training.iteration and training.watch.alive():
+            session.advance(until)
+        if epoch is not None and epoch not in kept and training.iteration == until and training.watch.alive():
+            kept[epoch] = copy.deepcopy(checkpoints.model_state(training.model))
+    return kept
 
-    content = {
-        "run": training.run.as_dict(),
-        "records": training.records(),
-        "snapshots": training.notes["snapshots"],
-        "provenance": provenance.origin(running.device_name(training.device), started),
-    }
-    only_warmup = given.name == "warmup"
-    if only_warmup:
-        training.notes = {}
-        content["state"] = training.state()
-    checkpoints.save(given.output, content)
-    if not only_warmup:
-        seeds = [member.seed for member in training.run.members]
-        run = training.run
-        named = {"dataset": run.dataset, "cell": run.cell.name, "r_entropy": f"{run.training.r_entropy:g}"}
-        rows = [
-            {**named, "seed": seeds[row.pop("member")], "epoch": round(row["iteration"] / per_epoch, 4), **row}
-            for row in training.history.tidy()
-        ]
-        files.write_csv(given.history, rows, (*named, "iteration", "epoch", "seed", "quantity", "value"))
+
+def _write_history(path: Path, session: Session, per_epoch: int) -> None:
+    run, seeds = session.run, [member.seed for member in session.run.members]
+    named = {"dataset": run.dataset, "cell": run.cell.name, "r_entropy": f"{run.training.r_entropy:g}"}
+    rows = [
+        {**named, "seed": seeds[row.pop("member")], "epoch": round(row["iteration"] / per_epoch, 4), **row}
+        for row in session.training.history.tidy()
+    ]
+    files.write_csv(path, rows, (*named, "iteration", "epoch", "seed", "quantity", "value"))
 
 
 def _filled_in(stated: dict[str, Any], images: int, only_warmup: bool) -> dict[str, Any]:
@@ -226,43 +202,10 @@ def _snapshot_epochs(wanted: Sequence[int] | None, end: int) -> list[int]:
     return sorted(set(wanted))
 
 
-def _advance(
-    given: argparse.Namespace,
-    training: Training,
-    state: Path | None,
-    progress: Progress,
-    end: int,
-    epochs: list[int],
-    per_epoch: int,
-) -> None:
-    """Train up to iteration ``end``, keeping the model at the given epochs for as long as its losses are finite."""
-    import copy
-
-    from introprior.training import checkpoints
-
-    kept: dict[int, Any] = training.notes.setdefault("snapshots", {})
-    for epoch, until in [*((epoch, epoch * per_epoch) for epoch in epochs), (None, end)]:
-        if until > training.iteration and training.watch.alive():
-            training.advance(
-                until,
-                state=state,
-                checkpoint_seconds=given.checkpoint_seconds,
-                log_every=running.log_every(training.run),
-                label=running.label(training.run),
-                progress=progress,
-            )
-        if epoch is not None and epoch not in kept and training.iteration == until and training.watch.alive():
-            kept[epoch] = copy.deepcopy(checkpoints.model_state(training.model))
-
-
 def distances(given: argparse.Namespace) -> Facts:
     """Measure what a run generates at each of its snapshots."""
     options = told.read(given, jobs.Distances)
     files.check_writable(given.output)
-    from introprior.data.images.splits import load
-    from introprior.evaluation import images as evaluation
-    from introprior.operations.devices import borrowed
-
     known = read.distances([given.earlier]) if given.earlier else []
     with borrowed(given.device) as device:
         snapshots = evaluation.Snapshots.read(given.model, device)
@@ -287,12 +230,6 @@ def evaluate(given: argparse.Namespace) -> Facts:
         if getattr(given, flag) is None:
             raise UserError(f"--{flag} is missing; images need it, see introprior evaluate --help")
     files.check_writable(given.metrics, given.codes, given.panels)
-    import numpy as np
-
-    from introprior.data.images.splits import load
-    from introprior.evaluation import images as evaluation
-    from introprior.operations.devices import borrowed
-
     with borrowed(given.device) as device:
         snapshots = evaluation.Snapshots.read(given.model, device)
         _check_run(given.model, snapshots, options)
@@ -306,9 +243,8 @@ def evaluate(given: argparse.Namespace) -> Facts:
             options,
             device,
         )
-    for path, arrays in ((given.codes, codes), (given.panels, panels)):
-        with files.written(path) as temporary, temporary.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)
+    _write_arrays(given.codes, codes)
+    _write_arrays(given.panels, panels)
     files.write_csv(given.metrics, rows, evaluation.METRIC_COLUMNS)
     return running.facts(snapshots.run, device)
 
@@ -317,7 +253,7 @@ def probe(given: argparse.Namespace) -> Facts:
     """Read labels off a run's codes with simple classifiers."""
     options = told.read(given, jobs.Probe)
     files.check_writable(given.output)
-    from introprior.evaluation import probes
+    from introprior.evaluation import probes  # late: it brings scikit-learn and pandas
 
     rows = probes.probe(read.codes(given.codes), options.svm_iterations, options.neighbours)
     names = ("dataset", "cell", "r_entropy", "seed")
@@ -326,26 +262,10 @@ def probe(given: argparse.Namespace) -> Facts:
     return {"seeds": [options.seed]}
 
 
-def choose(given: argparse.Namespace) -> Facts:
-    """Choose the r_entropy of each cell."""
-    from introprior.evaluation import selection
-
-    measured = read.metrics(given.metrics)
-    files.write_json(given.output, selection.choose_r_entropy(measured, given.dataset, given.metric))
-    return {}
-
-
 def overfit(given: argparse.Namespace) -> Facts:
     """Overfit the encoder of a trained run, its decoder and prior fixed (Figure S2)."""
     options = told.read(given, jobs.Overfit)
     files.check_writable(given.output)
-    import numpy as np
-
-    from introprior.data.images.splits import load
-    from introprior.evaluation import encoder_study
-    from introprior.evaluation import images as evaluation
-    from introprior.operations.devices import borrowed
-
     with borrowed(given.device) as device:
         snapshots = evaluation.Snapshots.read(given.model, device)
         _check_run(given.model, snapshots, options)
@@ -363,26 +283,25 @@ def overfit(given: argparse.Namespace) -> Facts:
             label=f"{snapshots.run.dataset} {snapshots.run.cell.name}: encoder alone",
         )
     described: dict[str, Any] = {**snapshots.describe(), "title": train.manifest["title"], "epoch": epoch}
-    with files.written(given.output) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, **(described | arrays))
+    _write_arrays(given.output, described | arrays)
     return running.facts(snapshots.run, device)
 
 
-def _extractor(given: argparse.Namespace, names: Sequence[str], device: torch.device) -> Extractor:
-    from introprior.evaluation.images import Extractor
-    from introprior.metrics import classifier, inception
+def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    with files.written(path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)
 
+
+def _extractor(given: argparse.Namespace, names: Sequence[str], device: torch.device) -> Extractor:
     return Extractor(
         names,
         inception.load(given.weights, device) if given.weights else None,
-        classifier.load(given.classifier, device) if given.classifier else None,
+        classifiers.load(given.classifier, device) if given.classifier else None,
     )
 
 
 def _references(paths: list[Path], names: Sequence[str]) -> dict[str, Statistics]:
     """Statistics by the kind of features, which their files are named after."""
-    from introprior.metrics.frechet import Statistics
-
     found = {path.stem: path for path in paths}
     missing = [name for name in names if name not in found]
     if missing:

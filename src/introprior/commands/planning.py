@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,32 +21,6 @@ from introprior.operations.status import duration, table
 
 GPUS_SHOWN = (1, 2, 4, 8, 16)
 """For which numbers of GPUs a plan says how long it takes, beside the number asked for."""
-
-
-def add_parsers(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add the commands of this module.
-
-    Args:
-        command: makes a parser of a function, a name and a text.
-    """
-    parser = command(plan, "plan", "tell what a configuration will cost before it runs: jobs, time, disk", writes=())
-    parser.add_argument(
-        "targets", nargs="*", metavar="TARGET",
-        help="what to make, as for snakemake: all, density, images, tables, figures, table1, a file (default: all)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--configfile", type=Path, nargs="+", default=[], metavar="FILE",
-        help="laid over config/config.yaml one after another, as by snakemake",
-    )  # fmt: skip
-    parser.add_argument("--gpus", type=int, metavar="N", help="GPUs at a time (default: 1; 0 with device: cpu)")
-    parser.add_argument("--cores", type=int, metavar="N", help="CPU cores (default: this machine's)")
-    parser.add_argument("--json", action="store_true", help="as JSON")
-
-    parser = command(status_, "status", "tell how far a run is, cell by cell and seed by seed", writes=())
-    parser.add_argument("results", nargs="?", type=Path, help="results/<experiment> (default: the last started)")
-    parser.add_argument("--all", action="store_true", help="every run in a line of its own")
-    parser.add_argument("--watch", type=float, metavar="SECONDS", help="again and again, so often, until interrupted")
-    parser.add_argument("--json", action="store_true", help="as JSON, with every run and job")
 
 
 # ---- plan ----

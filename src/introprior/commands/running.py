@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 
 from introprior.experiment.run import Run
-from introprior.operations import files
-from introprior.operations.progress import Progress
-
-if TYPE_CHECKING:  # torch takes seconds to import: only the commands that compute do it
-    import torch
-
-    from introprior.training.loop import Training
+from introprior.operations import files, provenance
+from introprior.operations.devices import borrowed
+from introprior.operations.progress import Progress, forget
+from introprior.training import checkpoints
+from introprior.training.loop import Training
 
 Facts = dict[str, Any]
 """What a command has to say of what it did: device, seeds, and of a training records, iterations, resumed."""
@@ -27,17 +28,94 @@ POLL_SECONDS = 2.0
 """How often one looks whether another process is still at the same run."""
 
 
+class Session:
+    """A training at work, from where earlier processes left it.
+
+    Args:
+        given: the command line.
+        training: at its beginning.
+        output: the file that it will write.
+    """
+
+    def __init__(self, given: argparse.Namespace, training: Training, output: Path):
+        self.training, self.run, self.label = training, training.run, label(training.run)
+        self.checkpoint_seconds, self.started, self.resumed = given.checkpoint_seconds, time.time(), 0
+        self.end = training.game_start if given.name == "warmup" else self.run.training.iterations
+        self.progress = Progress(output, self.label, self.end)
+        self.state = given.state and given.state / f"{given.name}-{self.run.key}.pt"
+        if self.state is None:
+            return
+        files.check_writable(self.state)
+        content = checkpoints.latest(self.state, training.device)
+        if content is not None:
+            training.restore(content, self.state)
+            self.resumed = training.iteration
+            print(f"{self.label}: going on from iteration {self.resumed} of {self.state}", file=sys.stderr)
+
+    def advance(self, until: int) -> None:
+        """Train up to an iteration, with some 300 rows of history in the whole run."""
+        self.training.advance(
+            until,
+            state=self.state,
+            checkpoint_seconds=self.checkpoint_seconds,
+            log_every=max(1, self.run.training.iterations // 300),
+            label=self.label,
+            progress=self.progress,
+        )
+
+    def save(self, path: Path, **content: Any) -> None:
+        """Write a model, with all that there is to know of where it is from."""
+        origin = provenance.origin(device_name(self.training.device), self.started)
+        known = {"run": self.run.as_dict(), "records": self.training.records()}
+        checkpoints.save(path, known | content | {"provenance": origin})
+
+    def finish(self) -> None:
+        """The results are written: what was kept for going on is not needed any more."""
+        forget(self.progress.output)
+        if self.state is not None:
+            checkpoints.forget(self.state)
+            files.sweep(self.state)
+
+    def facts(self) -> Facts:
+        """What the command's record says of the training; on standard error, which members diverged."""
+        records = []
+        for member, record in zip(self.training.members, self.training.records(), strict=True):
+            records.append({"seed": member.seed, "status": record["status"], "detail": record["detail"]})
+            if record["status"] != "ok":
+                name = f"{self.run.dataset} {self.run.cell.name}, seed {member.seed}"
+                print(f"{name}: diverged, {record['detail']}", file=sys.stderr)
+        done = {"iterations": self.training.iteration, "resumed": self.resumed, "records": records}
+        return facts(self.run, self.training.device) | done
+
+
 @contextmanager
-def claimed(run: Run, state: Path | None, kind: str) -> Iterator[bool]:
+def session(
+    given: argparse.Namespace, run: Run, begin: Callable[[torch.device], Training], *outputs: Path
+) -> Iterator[Session | None]:
+    """A training for as long as the block runs; None where another process has finished it while this one waited.
+
+    Args:
+        given: the command line.
+        run: what is to be trained.
+        begin: makes the training on a device.
+        outputs: what the command writes.
+    """
+    with _claimed(run, given.state, given.name) as waited, borrowed(given.device) as device:
+        if waited and given.name != "search" and _finished_meanwhile(run, outputs):
+            yield None
+            return
+        found = Session(given, begin(device), outputs[0])
+        yield found
+        found.finish()
+
+
+@contextmanager
+def _claimed(run: Run, state: Path | None, kind: str) -> Iterator[bool]:
     """The right to train a run, which one process has at a time; True where one had to wait for it.
 
     A job whose Snakemake was killed may go on by itself while the next Snakemake starts the same job anew. Both would
     write the same state; the second waits until the first is done, or dead: the kernel lifts the lock of a process.
-
-    Args:
-        run: what is to be trained.
-        state: the folder of its resume state, which holds the lock; without one there is nothing to disturb.
-        kind: of the command.
+    Without a folder for the state there is nothing to disturb.
     """
     if state is None:
         yield False
@@ -58,35 +136,12 @@ def claimed(run: Run, state: Path | None, kind: str) -> Iterator[bool]:
         lock.release()
 
 
-def finished_meanwhile(run: Run, output: Path, *others: Path) -> bool:
+def _finished_meanwhile(run: Run, outputs: tuple[Path, ...]) -> bool:
     """Whether the process that one waited for has written this very run, complete."""
-    from introprior.training import checkpoints
-
-    if not all(path.exists() for path in (output, *others)):
-        return False
-    done = checkpoints.load(output)["run"] == run.as_dict()
+    done = all(path.exists() for path in outputs) and checkpoints.load(outputs[0])["run"] == run.as_dict()
     if done:
         print(f"{label(run)}: the other process has finished it", file=sys.stderr)
     return done
-
-
-def resumed(training: Training, state: Path | None, kind: str) -> tuple[Path | None, int]:
-    """The state file in the folder ``state`` and its iteration, from which the training goes on if it is there.
-
-    Without a folder there is no file; without a file the iteration is 0.
-    """
-    from introprior.training import checkpoints
-
-    if state is None:
-        return None, 0
-    path = state / f"{kind}-{training.run.key}.pt"
-    files.check_writable(path)
-    content = checkpoints.latest(path, training.device)
-    if content is None:
-        return path, 0
-    training.restore(content, path)
-    print(f"{label(training.run)}: going on from iteration {training.iteration} of {path}", file=sys.stderr)
-    return path, training.iteration
 
 
 def label(run: Run) -> str:
@@ -96,49 +151,11 @@ def label(run: Run) -> str:
     return f"{run.dataset} {run.cell.name}{entropy}{seed}"
 
 
-def log_every(run: Run) -> int:
-    """Iterations between two rows of the history."""
-    return max(1, run.training.iterations // 300)
-
-
 def device_name(device: torch.device) -> str:
     """What computed, by the name of the GPU if it is one."""
-    import torch
-
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def facts(run: Run, device: torch.device, training: Training | None = None, resumed: int = 0) -> Facts:
-    """What a command's record says of a run.
-
-    Args:
-        run: what was trained or looked at.
-        device: what computed.
-        training: if it was trained now.
-        resumed: iterations that earlier processes had done.
-    """
-    known: Facts = {"device": device_name(device), "seeds": sorted({member.seed for member in run.members})}
-    if training is not None:
-        known |= {"iterations": training.iteration, "resumed": resumed}
-        known["records"] = [
-            {"seed": member.seed, "status": record["status"], "detail": record["detail"]}
-            for member, record in zip(training.members, training.records(), strict=True)
-        ]
-    return known
-
-
-def tell_divergence(run: Run, records: Sequence[Mapping[str, Any]]) -> None:
-    """Say on standard error which members diverged."""
-    for each, record in zip(run.members, records, strict=True):
-        if record["status"] != "ok":
-            print(f"{run.dataset} {run.cell.name}, seed {each.seed}: diverged, {record['detail']}", file=sys.stderr)
-
-
-def finish(state: Path | None, progress: Progress) -> None:
-    """The results are written: what was kept for going on is not needed any more."""
-    progress.end()
-    if state is not None:
-        from introprior.training import checkpoints
-
-        checkpoints.forget(state)
-        files.sweep(state)
+def facts(run: Run, device: torch.device) -> Facts:
+    """What a command's record says of a run that it looked at."""
+    return {"device": device_name(device), "seeds": sorted({member.seed for member in run.members})}

@@ -110,9 +110,6 @@ def histogram_metrics(dataset: str, model: IntroVAE, streams: MemberStreams, sam
 def measure(ensemble: Ensemble, options: Evaluate, device: torch.device) -> list[dict[str, Any]]:
     """Every metric of every member, and each metric's floor.
 
-    Args:
-        options: ``samples`` per histogram; for gnELBO ``grid`` points a side, ``data_points``, ``monte_carlo_samples``.
-
     Returns:
         tidy rows: dataset, cell, seed, metric, value (None where diverged), status, detail.
     """
@@ -135,15 +132,8 @@ def measure(ensemble: Ensemble, options: Evaluate, device: torch.device) -> list
                 status, detail = "diverged", f"{metric} is not finite"
                 if metric != "gnELBO":
                     detail += ": no generated point lies in the window"
-            rows.append(
-                {
-                    **common,
-                    "metric": metric,
-                    "value": value if status == "ok" else None,
-                    "status": status,
-                    "detail": detail,
-                }
-            )
+            kept = value if status == "ok" else None
+            rows.append({**common, "metric": metric, "value": kept, "status": status, "detail": detail})
         rows += [
             {**common, "metric": name, "value": value, "status": "ok", "detail": ""} for name, value in floors.items()
         ]
@@ -152,11 +142,7 @@ def measure(ensemble: Ensemble, options: Evaluate, device: torch.device) -> list
 
 @torch.no_grad()
 def panels(ensemble: Ensemble, options: Evaluate, device: torch.device) -> dict[str, Any]:
-    """What Figure 3 shows of one member: data, samples, density exp(ELBO), latent space and prior.
-
-    Args:
-        options: ``panel_seed`` (which member; None: the first), ``panel_points``, ``panel_grid``,
-            ``monte_carlo_samples``.
+    """Figure 3 of the member of ``panel_seed``, or the first: data, samples, density exp(ELBO), latent space, prior.
 
     Raises:
         UserError: no member has that seed.
@@ -202,6 +188,5 @@ def panels(ensemble: Ensemble, options: Evaluate, device: torch.device) -> dict[
         "cell": run.cell.name,
         "dataset": run.dataset,
         "seed": seed,
-        "status": ensemble.records[e]["status"],
-        "detail": ensemble.records[e]["detail"],
+        **{name: ensemble.records[e][name] for name in ("status", "detail")},
     }

@@ -85,12 +85,9 @@ class Measured(NamedTuple):
 
 @torch.no_grad()
 def measure(model: IntroVAE, images: Tensor, target: Distribution, rules: Rules, seed: int) -> Measured:
-    """Pass each image alone through the networks in their present mode, always with the same noise.
+    """Pass each image ``[N, C, H, W]``, in [0, 1], alone through the networks in their present mode.
 
-    Args:
-        images: ``[N, C, H, W]`` in [0, 1].
-        target: the prior.
-        seed: of the noise.
+    The noise depends on the seed alone; ``target`` is the prior.
     """
     streams = MemberStreams([seed], images.device)
     results = [_pass(model, image[None, None], target, streams, rules) for image in images]
@@ -119,12 +116,8 @@ def study(
         model: trained; it is left as it was. A VampPrior is taken as the mixture that it is at the start.
         run: what the model was trained as; its learning rate, beta_rec, beta_kl and loss scale apply.
         images: uint8 ``[N, C, H, W]``, one per class.
-        iterations: of each copy.
         beta_negs: B of them, 1 and the practical one in the paper.
-        device: where to train.
-        seed: of all that is drawn.
         points: measurements along the way, the first before and the last after training.
-        label: of the progress bar.
 
     Returns:
         ``iterations`` [T] and ``beta_neg`` [B]; ``rec``, ``kl`` and ``nelbo`` (their sum), float32 [B, 3, 2, T]: means
@@ -133,11 +126,8 @@ def study(
         measurement where it diverged), ``real_rec_{b}_{c}``, ``fake_rec_{b}_{c}``, uint8 [n, C, H, W].
 
     Raises:
-        UserError: numbers out of range.
+        UserError: a model that has diverged.
     """
-    for name, value, least in (("iterations", iterations, 1), ("points", points, 2), ("images", len(images), 2)):
-        if value < least:
-            raise UserError(f"encoder study: {name} is {value}; it has to be {least} or more")
     schedule = np.unique(np.linspace(0, iterations, points).round().astype(np.int64))
     pixels = to_unit(images).to(device, torch.get_default_dtype())
     pairs = configurations(len(images))
@@ -150,10 +140,11 @@ def study(
             for c, pair in enumerate(pairs):
                 bar.set_postfix(beta_neg=f"{beta_neg:g}", configuration="i" * (c + 1), refresh=False)
                 last: Tensor | None = None
-                encoder = _Overfitting(model, run, pixels, pair, betas, device, seed)
+                encoder = _Overfitting(model, run, pixels, pair, betas, seed)
                 for t, until in enumerate(schedule):
                     encoder.advance(int(until), bar)
-                    measured = encoder.measure()
+                    # By noise that training does not draw from.
+                    measured = measure(encoder.model, pixels, encoder.target, encoder.rules, seed + 1)
                     if not torch.isfinite(measured.rec + measured.kl).all():
                         break
                     for k, chosen in enumerate(pair):
@@ -173,21 +164,14 @@ class _Overfitting:
     """A copy of the model whose encoder learns."""
 
     def __init__(
-        self,
-        model: IntroVAE,
-        run: Run,
-        pixels: Tensor,
-        pair: tuple[list[int], list[int]],
-        betas: Betas,
-        device: torch.device,
-        seed: int,
+        self, model: IntroVAE, run: Run, pixels: Tensor, pair: tuple[list[int], list[int]], betas: Betas, seed: int
     ):
-        self.model = copy.deepcopy(model).to(device).train()
-        self.rules, self.betas, self.pixels, self.seed = loop.rules(run), betas, pixels, seed
+        self.model = copy.deepcopy(model).to(pixels.device).train()
+        self.rules, self.betas, self.pixels = loop.rules(run), betas, pixels
         with torch.no_grad():
             self.target = self.model.distribution()
-        self.pair = [torch.tensor(chosen, device=device) for chosen in pair]
-        self.streams = MemberStreams([seed], device)
+        self.pair = [torch.tensor(chosen, device=pixels.device) for chosen in pair]
+        self.streams = MemberStreams([seed], pixels.device)
         self.adam = Adam(self.model.encoder.parameters(), run.training.learning_rate)
         self.iteration = 0
 
@@ -195,19 +179,12 @@ class _Overfitting:
         """Go on to iteration ``until``."""
         with losses.learning(self.model.encoder, among=self.model):
             while self.iteration < until:
-                real, fake = (self.pixels[chosen[self._draw(len(chosen))]] for chosen in self.pair)
+                real, fake = (self.pixels[chosen[self.streams.integers(len(chosen), 1)]] for chosen in self.pair)
                 self.adam.zero_grad()
                 loss(self.model, real, fake, self.target, self.streams, self.betas, self.rules).mean().backward()
                 self.adam.step()
                 self.iteration += 1
                 bar.update()
-
-    def measure(self) -> Measured:
-        """How each image fares now, by noise that training does not draw from."""
-        return measure(self.model, self.pixels, self.target, self.rules, self.seed + 1)
-
-    def _draw(self, count: int) -> Tensor:
-        return self.streams.integers(count, 1)
 
 
 def _pass(

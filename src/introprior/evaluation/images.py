@@ -34,9 +34,6 @@ from introprior.training import checkpoints
 from introprior.training.images import networks
 
 FD_CLASSIFIER = "fd_classifier"
-FEATURES = (*inception.PROTOCOLS, FD_CLASSIFIER)
-"""Kinds of features; the distance of each is called like it, with ``_gen`` or ``_rec`` behind."""
-
 DISTANCE_COLUMNS = ("dataset", "cell", "r_entropy", "seed", "epoch", "metric", "value", "status", "detail")
 METRIC_COLUMNS = ("dataset", "cell", "r_entropy", "seed", "metric", "value", "status", "detail")
 _FORGOTTEN = math.ceil(math.log(0.01) / math.log(0.9))
@@ -86,25 +83,18 @@ class Snapshots:
 
     def describe(self) -> dict[str, Any]:
         """The columns that name the run in result files."""
-        member, r_entropy = self.run.members[0], self.run.training.r_entropy
-        return {
-            "dataset": self.run.dataset,
-            "cell": self.run.cell.name,
-            "r_entropy": f"{r_entropy:g}",
-            "seed": member.seed,
-        }
+        run = self.run
+        named = {"dataset": run.dataset, "cell": run.cell.name, "r_entropy": f"{run.training.r_entropy:g}"}
+        return {**named, "seed": run.members[0].seed}
 
 
 # Features
 
 
 class Extractor:
-    """Features of images under one or more protocols.
+    """Features of images of one or more kinds (``names``), whose distances are called like them, ``_gen`` or ``_rec``.
 
-    Args:
-        names: of ``FEATURES``.
-        network: Inception, where FID is among them.
-        classifier: the dataset's classifier, where ``fd_classifier`` is.
+    Inception has to be given where FID is among them, the dataset's classifier where ``fd_classifier`` is.
     """
 
     def __init__(
@@ -121,16 +111,12 @@ class Extractor:
                 flag = "--classifier, the dataset's" if name == FD_CLASSIFIER else "--weights, Inception's"
                 raise UserError(f"features: {name} needs {flag}")
 
-    def __call__(self, name: str, images: Tensor) -> Tensor:
-        """Features ``[B, D]`` of one batch ``[B, C, H, W]``, uint8 or decoded."""
-        return self._of[name](images)
-
     def gather(self, batches: Iterable[Tensor]) -> dict[str, Statistics]:
-        """Statistics of each kind of features over batches that are made once and used for all."""
+        """Statistics of each kind of features over batches ``[B, C, H, W]``, uint8 or decoded, made once for all."""
         gatherings = {name: Gathering() for name in self.names}
         for batch in batches:
             for name, gathering in gatherings.items():
-                gathering.add(self(name, batch))
+                gathering.add(self._of[name](batch))
         return {name: gathering.statistics() for name, gathering in gatherings.items()}
 
 
@@ -237,16 +223,9 @@ def distances(
     device: torch.device,
     skip: Iterable[int] = (),
 ) -> list[dict[str, Any]]:
-    """The distance of generated images to the training set at every snapshot, each evaluated once.
+    """The distance of generated images to the training set at every snapshot of a run but those of epochs to ``skip``.
 
-    Args:
-        snapshots: of one run.
-        train: its training split.
-        references: statistics of it, by kind of features.
-        extractor: of these features.
-        options: ``samples``, ``sampling`` (``batch`` or ``running``), ``allow_few``.
-        device: where to compute.
-        skip: epochs that are known already.
+    ``references`` are statistics of the training set ``train``, by kind of features; those of ``extractor``.
 
     Returns:
         rows with the columns ``DISTANCE_COLUMNS``.
@@ -310,6 +289,7 @@ def choose_checkpoint(rows: Iterable[Mapping[str, Any]], metric: str, rule: str)
 # All the rest
 
 
+@torch.no_grad()
 def evaluate(
     snapshots: Snapshots,
     known: Sequence[Mapping[str, Any]],
@@ -320,64 +300,45 @@ def evaluate(
     options: EvaluateImages,
     device: torch.device,
 ) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
-    """What is told of one run, at the checkpoint that its distances choose.
+    """What is told of one run, at the checkpoint that its distances (``known``) choose by the first kind of features.
 
-    Args:
-        snapshots: of the run.
-        known: its distances.
-        train, test: the dataset.
-        references, extractor: as for :func:`distances`; the first kind of features chooses.
-        options: as there, and ``checkpoint``, ``monte_carlo_samples``, ``grid_images``, ``latent_points``,
-            ``train_images`` (number of training images that are encoded, or ``all``).
-        device: where to compute.
+    References and extractor are as for :func:`distances`; ``train_images`` of the options (a number, or ``all``) are
+    encoded for the probes to learn from.
 
     Returns:
         rows with the columns ``METRIC_COLUMNS``; the arrays of codes.npz; those of panels.npz.
     """
-    run, record = snapshots.run, snapshots.record
+    run, size = snapshots.run, snapshots.run.training.batch_size
     _check_counts(references, options)
-    primary = f"{extractor.names[0]}_gen"
-    epoch = choose_checkpoint(known, primary, options.checkpoint)
-    values: dict[str, float] = {"checkpoint_epoch": float(epoch)}
-    for row in known:
-        if row["epoch"] == epoch:  # the number that chose it is the one that is reported, as in the authors' code
-            values[row["metric"]] = row["value"]
+    epoch = choose_checkpoint(known, f"{extractor.names[0]}_gen", options.checkpoint)
     model = snapshots.model(epoch, device)
     _prepared(model, run, epoch, train, options, device)
-    size = run.training.batch_size
     real_ones = real_batches(train, options.samples, size, cut=False)
     batches = reconstructed(model, real_ones, stream(run, epoch, 1, device), options.samples)
-    for name, value in _compared(extractor.gather(batches), references, options).items():
-        values[f"{name}_rec"] = value
+    compared = _compared(extractor.gather(batches), references, options)
     shown = generated(model, max(size, options.grid_images), size, stream(run, epoch, 0, device))
     samples = torch.cat(list(shown))[: options.grid_images]
     if model.training:
         estimate_running_statistics(model, train, size, stream(run, epoch, 3, device))
 
-    mixture, noise = model.distribution().member(0).components(), stream(run, epoch, 2, device)
-    count = len(train.images) if options.train_images == "all" else min(options.train_images, len(train.images))
-    coded = posteriors(model, test.images, device)
+    noise = stream(run, epoch, 2, device)
+    mixture, coded = model.distribution().member(0).components(), posteriors(model, test.images, device)
     entropies = (0.0, 0.0)
     if mixture is not None:
         entropies = normalised_entropy(
             *coded, mixture, batch_size=size, generator=noise, monte_carlo_samples=options.monte_carlo_samples
         )
-    values |= dict(zip(("entropy_per_batch", "entropy_pooled"), entropies, strict=True))
-
-    def sampled(posterior: Posterior) -> np.ndarray:
-        return posterior.sample(torch.empty_like(posterior.mean).normal_(generator=noise)).cpu().numpy()
-
-    status = {"status": record["status"], "detail": record["detail"]}
+    chosen = slice(None if options.train_images == "all" else options.train_images)
+    status = {name: snapshots.record[name] for name in ("status", "detail")}
     codes = {
-        "train": sampled(posteriors(model, train.images[:count], device)),
-        "train_labels": train.labels[:count].numpy(),
-        "test": sampled(coded),
+        "train": _sampled(posteriors(model, train.images[chosen], device), noise),
+        "train_labels": train.labels[chosen].numpy(),
+        "test": _sampled(coded, noise),
         "test_labels": test.labels.numpy(),
         **status,
     }
     real = test.images[: options.grid_images // 2]
     (reconstructions,) = reconstructed(model, [real], noise)
-    points = slice(options.latent_points)
     panels = {
         **snapshots.describe(),
         "r_entropy": run.training.r_entropy,
@@ -386,22 +347,33 @@ def evaluate(
         "samples": _bytes(samples),
         "real": real.numpy(),
         "reconstructions": _bytes(reconstructions),
-        "z": codes["test"][points].astype(np.float32),
-        "labels": test.labels[points].numpy(),
+        "z": codes["test"][: options.latent_points].astype(np.float32),
+        "labels": codes["test_labels"][: options.latent_points],
         **_components(mixture, model.latent_dim),
         "classes": np.array(train.manifest["classes"]),
         **status,
     }
-    rows = [{**snapshots.describe(), "metric": name, **_measured(value, record)} for name, value in values.items()]
+    values = {
+        "checkpoint_epoch": float(epoch),
+        # The number that chose the epoch is the one that is reported, as in the authors' code.
+        **{row["metric"]: row["value"] for row in known if row["epoch"] == epoch},
+        **{f"{name}_rec": value for name, value in compared.items()},
+        **dict(zip(("entropy_per_batch", "entropy_pooled"), entropies, strict=True)),
+    }
+    named, record = snapshots.describe(), snapshots.record
+    rows = [{**named, "metric": name, **_measured(value, record)} for name, value in values.items()]
     return rows, codes, panels
+
+
+def _sampled(posterior: Posterior, generator: torch.Generator) -> np.ndarray:
+    return posterior.sample(torch.empty_like(posterior.mean).normal_(generator=generator)).cpu().numpy()
 
 
 def _components(mixture: GaussianMixture | None, dim: int) -> dict[str, np.ndarray]:
     """Of the prior, for figures; none where it has none."""
-    if mixture is None:
-        means = logvars = torch.empty(0, dim)
-        weights = torch.empty(0)
-    else:
+    means = logvars = torch.empty(0, dim)
+    weights = torch.empty(0)
+    if mixture is not None:
         means, logvars, weights = mixture.means, mixture.logvars, mixture.log_weights.exp()
     arrays = {"prior_means": means, "prior_logvars": logvars, "prior_weights": weights}
     return {name: array.cpu().numpy() for name, array in arrays.items()}

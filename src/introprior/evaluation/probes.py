@@ -18,15 +18,11 @@ def probe(codes: Mapping[str, Any], svm_iterations: Sequence[int], neighbours: S
 
     Args:
         codes: train and test ``[N, D]``, train_labels and test_labels ``[N]``, status and detail of the run.
-        svm_iterations: few and many, see :func:`~introprior.metrics.probes.svm_accuracy`.
-        neighbours: few and many, see :func:`~introprior.metrics.probes.knn_accuracy`.
+        svm_iterations, neighbours: few and many, see :mod:`introprior.metrics.probes`.
 
     Returns:
         rows ``svm_few``, ``svm_many``, ``knn_few``, ``knn_many`` with the columns ``COLUMNS``; of a run that diverged
         they have no value.
-
-    Raises:
-        UserError: as the probes themselves.
     """
     train, train_labels, test, test_labels, status, detail = (codes[name] for name in CODES)
     if status == "ok" and not all(np.isfinite(part).all() for part in (train, test)):

@@ -18,13 +18,7 @@ COLUMNS = ("beta_rec", "beta_kl", "beta_neg", "seed", "KL", "JSD", "status", "de
 
 
 def rungs(halving: Halving | None, iterations: int, game_start: int) -> list[int]:
-    """Iterations, in rising order, at which successive halving drops settings: those within the game.
-
-    Args:
-        halving: None for no halving.
-        iterations: of the run.
-        game_start: the game's first.
-    """
+    """Iterations, in rising order, at which successive halving drops settings: those within the game."""
     if halving is None:
         return []
     return sorted({rung for rung in (int(part * iterations) for part in halving.at) if game_start < rung < iterations})

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Iterable, Mapping
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from introprior.errors import UserError, cut, one_line, unknown
+from introprior.errors import UserError, one_line, unknown
 from introprior.experiment import cells
 
 Value = TypeVar("Value")
@@ -63,51 +64,45 @@ def wrong(at: str, problem: str) -> PydanticCustomError:
     return PydanticCustomError("wrong", "{problem}", {"at": at, "problem": problem})
 
 
+@contextmanager
+def blamed(at: str = "") -> Iterator[None]:
+    """Make a UserError that blames no place the error of a check, as :func:`wrong` does."""
+    try:
+        yield
+    except UserError as error:
+        raise wrong(at, str(error).removeprefix(": ")) from None
+
+
 # ---- Kinds of values ----
 
-MOST = 10**9
-Natural = Annotated[int, Field(ge=0, le=MOST)]
-Count = Annotated[int, Field(ge=1, le=MOST)]
+Natural = Annotated[int, Field(ge=0, le=10**9)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(abs)]  # no -0.0, which has another text
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Text = Annotated[str, Field(min_length=1)]
-_NAME, _DEVICE = r"^[A-Za-z0-9][A-Za-z0-9._-]*$", r"^(auto|cpu|cuda(:[0-9]{1,4})?)$"
-Name = Annotated[str, Field(max_length=100, pattern=_NAME)]
+Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """Of a folder."""
-Device = Annotated[str, Field(pattern=_DEVICE)]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,4})?)$")]
 
 
 def _different(values: tuple[Value, ...]) -> tuple[Value, ...]:
-    met = set()
-    for value in values:
-        if value in met:
+    for i, value in enumerate(values):
+        if value in values[:i]:
             raise wrong("", f"{shown(value)} is there more than once; keep it once")
-        met.add(value)
     return values
 
 
 def _rising(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if list(values) != sorted(values):
-        raise wrong("", f"must rise, are {listed(values)}")
+        raise wrong("", f"must rise, is {shown(list(values))}")
     return values
 
 
 def _cell(name: str) -> str:
-    try:
+    with blamed():
         cells.parse(name, "")
-    except UserError as error:
-        raise wrong("", str(error).removeprefix(": ")) from None
     return name
-
-
-def _all_or(kind: type, word: str) -> BeforeValidator:
-    def check(value: Any) -> Any:
-        if value != "all" and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise wrong("", f"must be all or a {word}, is {shown(value)}")
-        return value
-
-    return BeforeValidator(check)
 
 
 _LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
@@ -122,24 +117,53 @@ Three = Annotated[tuple[Count, Count, Count], _LIST]
 ThreeWeights = Annotated[tuple[Positive, Positive, Positive], _LIST]
 Cell = Annotated[str, AfterValidator(_cell)]
 AllOrCell = Annotated[str, AfterValidator(lambda name: name if name == "all" else _cell(name))]
-AllOrSome = Annotated[Some[Value] | Literal["all"], _all_or(list | tuple, "list")]
-AllOrCount = Annotated[Count | Literal["all"], _all_or(int, "number")]
+AllOrSome = Annotated[Some[Value] | Literal["all"], Field()]
+AllOrCount = Count | Literal["all"]
 
 
 # ---- Mistakes, in the words of someone who writes YAML ----
 
+_WORDS = {
+    r"^\w+ should ": "must ",
+    "greater than or equal to": "at least",
+    "greater than": "above",
+    "less than or equal to": "at most",
+    "less than": "below",
+    " after validation": "",
+    r"have at least 1 \w+(, not 0)?": "not be empty",
+    "a finite number": "finite",
+    "a valid string": "text",
+    "valid number": "number",
+    "valid integer": "whole number",
+    "valid tuple": "list",
+    "valid dictionary.*": "section of keys",
+    "a valid boolean": "true or false",
+    "^Field required": "is missing; give it",
+}
+"""What pydantic says, and we instead."""
+
 
 def explained(error: ValidationError, values: Any, where: str) -> UserError:
     """The first of the errors in ``values``, in one line."""
-    first = error.errors(include_url=False)[0]
-    path = _path(first["loc"], values)
-    limits = first.get("ctx", {})
+    errors = error.errors(include_url=False)
+    path, first = _path(errors[0]["loc"], values), errors[0]
     if first["type"] == "wrong":
-        problem, at = limits["problem"], limits["at"]
+        at, problem = first["ctx"]["at"], first["ctx"]["problem"]
         path += f".{at}" if path and at and not at.startswith("[") else at
     else:
-        problem = _problem(first["type"], first["input"], limits, first["msg"])
-    return UserError(one_line(": ".join(filter(None, (where, path.lstrip("."), problem)))))
+        # Where kinds of values are to choose from, as with a number or all, each has an error of its own.
+        problem = " or ".join(_ours(each["msg"]) for each in errors if _path(each["loc"], values) == path)
+        if first["type"] != "missing":
+            problem += f", is {shown(first['input'])}"
+        if first["type"] == "float_type" and isinstance(first["input"], str):
+            problem += "; write numbers without quotes, and with a point before the exponent: 1.0e-8"
+    return UserError(one_line(": ".join(filter(None, (where, path, problem)))))
+
+
+def _ours(message: str) -> str:
+    for theirs, ours in _WORDS.items():
+        message = re.sub(theirs, ours, message)
+    return message
 
 
 def _path(location: Iterable[str | int], values: Any) -> str:
@@ -153,80 +177,10 @@ def _path(location: Iterable[str | int], values: Any) -> str:
     return path.lstrip(".")
 
 
-def _problem(kind: str, value: Any, limits: Mapping[str, Any], message: str) -> str:
-    if kind == "finite_number" or (kind == "float_type" and type(value) is int):  # more than a double can hold
-        return f"must be finite, is {shown(value)}"
-    if kind in _KINDS:
-        problem = f"must be {_KINDS[kind]}, is {'the text ' * isinstance(value, str)}{shown(value)}"
-        if isinstance(value, str) and kind == "float_type":
-            problem += "; write numbers without quotes, and with a point before the exponent: 1.0e-8"
-        return problem
-    if kind in _BOUNDS:
-        words, key = _BOUNDS[kind]
-        return f"must be {words} {str(limits[key]).removesuffix('.0')}, is {shown(value)}"
-    match kind:
-        case "missing":
-            return "is missing; give it"
-        case "literal_error":
-            choices = re.findall(r"'([^']*)'", limits["expected"])
-            return f"must be one of {', '.join(choices)}; is {shown(value)}"
-        case "too_short" | "too_long":
-            bound = limits.get("min_length", limits.get("max_length"))
-            short = bound == 1 and kind == "too_short"
-            many = f"{bound} value{'s' * (bound != 1)}"
-            return "must not be empty" if short else f"must have {many}, has {limits['actual_length']}"
-        case "string_too_short":
-            return "must not be empty"
-        case "string_too_long":
-            return f"must have at most {limits['max_length']} characters, has {len(value)}"
-        case "string_pattern_mismatch":
-            return f"must be {_WORDS[limits['pattern']]}, is {shown(value)}"
-    return f"{shown(value)} will not do ({message})"
-
-
-_KINDS = {
-    **dict.fromkeys(("model_type", "dict_type"), "a section of keys"),
-    **dict.fromkeys(("int_type", "int_from_float"), "a whole number"),
-    "tuple_type": "a list",
-    "float_type": "a number",
-    "string_type": "text",
-    "bool_type": "true or false",
-}
-_WORDS = {
-    _NAME: "letters, digits, dots, hyphens and underscores, the first a letter or digit",
-    _DEVICE: "auto, cpu, cuda or cuda:N",
-}
-_BOUNDS = {
-    "greater_than_equal": ("at least", "ge"),
-    "greater_than": ("above", "gt"),
-    "less_than_equal": ("at most", "le"),
-    "less_than": ("below", "lt"),
-}
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = 80
 
 
 def shown(value: object) -> str:
-    """A value as YAML would have it, shortened; ``empty`` for None."""
-    import yaml
-
-    if value is None:
-        return "empty"
-    return cut(yaml.safe_dump(_brief(value), default_flow_style=True, width=10**9).removesuffix("...\n").strip())
-
-
-def _brief(value: Any, depth: int = 4) -> Any:
-    """No more of a value than is shown, for it may be long or contain itself; what YAML has no word for as text."""
-    if isinstance(value, str):
-        return value[:100]
-    if isinstance(value, Mapping | list | tuple) and not depth:
-        return "..."
-    if isinstance(value, Mapping):
-        parts = itertools.islice(value.items(), 50)
-        return {_brief(key, 0): _brief(part, depth - 1) for key, part in parts}
-    if isinstance(value, list | tuple):
-        return [_brief(part, depth - 1) for part in value[:50]]
-    return value if isinstance(value, int | float | None) else str(value)
-
-
-def listed(values: Iterable[object]) -> str:
-    """Values with commas between them, shortened."""
-    return cut(", ".join(map(shown, itertools.islice(values, 100))), 200)
+    """A value, shortened; ``empty`` for None, as nothing stands there in YAML."""
+    return "empty" if value is None else _BRIEF.repr(list(value) if isinstance(value, tuple) else value)

@@ -1,8 +1,9 @@
 """What jobs are told: the options of each command as a model, and what the configuration makes of a rule's wildcards.
 
-A rule hands its options on as JSON (:func:`told`), a command reads them once (:meth:`Model.read`). All that a result
-depends on is among them, and nothing else: Snakemake compares the text to tell whether a result is outdated. Resolvers
-take the whole configuration and the rule's wildcards by name.
+A rule hands its options on as JSON (:func:`told`), a command reads them once. All that a result depends on is among
+them, and nothing else: Snakemake compares the text to tell whether a result is outdated. Resolvers take the whole
+configuration and the rule's wildcards by name; of what is unknown or impossible they say so with a UserError, for
+results are asked for by their paths, too.
 """
 
 from __future__ import annotations
@@ -70,12 +71,15 @@ class Halving(Model):
     at: SomeRising[Fraction]
 
 
-class Search(Model):
-    """Options of ``introprior search``: one slice of a cell's grid."""
-
+class _OfCell(Model):
     dataset: str
     cell: Cell
     protocol: TrainingProtocol = TrainingProtocol()
+
+
+class Search(_OfCell):
+    """Options of ``introprior search``: one slice of a cell's grid."""
+
     training: DensityTraining = DensityTraining()
     seed: Seed = PAPER.density.search.seed
     betas: OneOrMore[Betas]
@@ -83,12 +87,9 @@ class Search(Model):
     halving: Halving | None = None
 
 
-class Train(Model):
+class Train(_OfCell):
     """Options of ``introprior train`` in 2D: all seeds of a cell."""
 
-    dataset: str
-    cell: Cell
-    protocol: TrainingProtocol = TrainingProtocol()
     training: DensityTraining = DensityTraining()
     seeds: Some[Seed] = PAPER.density.seeds
     betas: Betas | None = None
@@ -104,14 +105,11 @@ class Evaluate(DensityEvaluation):
     panel_seed: Seed | None = None
 
 
-class TrainImages(Model):
+class TrainImages(_OfCell):
     """Options of ``introprior warmup`` and, on images, ``introprior train``: one run."""
 
-    dataset: str
-    cell: Cell
-    protocol: TrainingProtocol = TrainingProtocol()
     training: ImageTraining
-    seeds: Annotated[Some[Seed], Field(max_length=1)] = PAPER.images.seeds[:1]
+    seeds: Some[Seed] = PAPER.images.seeds[:1]
     betas: Betas | None = None
     iterations_per_epoch: Count | None = None
     snapshots: Listed[Natural] | None = None
@@ -179,8 +177,14 @@ class Overfit(Model):
 
 def told(options: Model | Mapping[str, Any]) -> str:
     """Options as JSON, the same text for the same options."""
-    plain = options.model_dump(mode="json") if isinstance(options, Model) else dict(options)
+    plain = options.model_dump(mode="json") if isinstance(options, Model) else options
     return json.dumps(plain, sort_keys=True, allow_nan=False)
+
+
+def _picked(model: type[Model], *sections: Model, **said: Any) -> dict[str, Any]:
+    """Options of a model: what is said, and of the sections what the model knows."""
+    found = {key: getattr(each, key) for each in sections for key in type(each).model_fields}
+    return {key: value for key, value in (found | said).items() if key in model.model_fields}
 
 
 def searched(config: Configuration) -> str:
@@ -208,10 +212,9 @@ def slices(config: Configuration, cell: str) -> list[list[list[float | None]]]:
 
     Groups stay whole, since the settings that differ only in beta_neg share their warm-up inside a job.
     """
-    most = config.density.search.members_per_job
     jobs: list[list[list[float | None]]] = []
     for group in grid(config, cell):
-        if jobs and len(jobs[-1]) + len(group) <= most:
+        if jobs and len(jobs[-1]) + len(group) <= config.density.search.members_per_job:
             jobs[-1].extend(group)
         else:
             jobs.append(list(group))
@@ -219,22 +222,13 @@ def slices(config: Configuration, cell: str) -> list[list[list[float | None]]]:
 
 
 def search(config: Configuration, dataset: str, cell: str, slice: int | str) -> dict[str, Any]:
-    """Options of one slice of a cell's grid.
-
-    Raises:
-        UserError: no such dataset, cell or slice; the workflow is asked for results by their paths, too.
-    """
+    """Options of one slice of a cell's grid."""
     chosen, jobs = config.density.search, slices(config, cell)
     if int(slice) >= len(jobs):
         raise UserError(f"results: the grid of {cell} has no slice {slice}, its last is {len(jobs) - 1}")
-    halving = {"keep": chosen.halving.keep, "at": list(chosen.halving.at)} if chosen.halving.enabled else None
-    return {
-        **_density_run(config, dataset, cell),
-        "seed": chosen.seed,
-        "betas": jobs[int(slice)],
-        "samples": chosen.samples,
-        "halving": halving,
-    }
+    halving = _picked(Halving, chosen.halving) if chosen.halving.enabled else None
+    run = _density_run(config, dataset, cell)
+    return {**run, "seed": chosen.seed, "betas": jobs[int(slice)], "samples": chosen.samples, "halving": halving}
 
 
 def hyperparameters(config: Configuration, dataset: str, cell: str) -> dict[str, Any]:
@@ -243,27 +237,24 @@ def hyperparameters(config: Configuration, dataset: str, cell: str) -> dict[str,
     The paper prints S-IntroVAE's with the standard Gaussian prior only (Table 3); mixtures take the same. A VAE has
     weights of its own, which stand in the authors' code, credited to Daniel and Tamar (protocol note 2.7).
 
-    Raises:
-        UserError: nothing is published for this dataset.
     """
-    known = cells.parse(cell, "results")
-    betas: dict[str, float | None]
     source: str
+    betas: dict[str, float | None]
+    known = cells.parse(cell, "results")
     own = {} if known.published_betas else config.density.search.own.get(dataset, {})
     if weights := own.get(cell) or own.get("all"):
-        source, rows = "own", [{"dataset": dataset}]
-        betas = dict(zip(("beta_rec", "beta_kl", "beta_neg"), weights, strict=True))
-        betas |= {} if known.adversarial else {"beta_neg": None}
+        source, betas = "own", dict(zip(("beta_rec", "beta_kl", "beta_neg"), weights, strict=True))
+        if not known.adversarial:
+            betas["beta_neg"] = None
     elif known.adversarial:
         source = "daniel-tamar" if known.published_betas else config.density.search.published
         column = {"table3": "grid_search_optimum", "daniel-tamar": "daniel_tamar_2021"}[source]
-        rows = _paper("table3.csv", dataset)
-        betas = {row["hyperparameter"]: float(row[column]) for row in rows}
+        betas = {row["hyperparameter"]: float(row[column]) for row in _paper("table3.csv", dataset)}
     else:
-        source = "vae"
-        rows = _paper("vae.csv", dataset)
-        betas = {name: float(row[name]) for row in rows for name in ("beta_rec", "beta_kl")} | {"beta_neg": None}
-    if not rows:
+        source, betas = "vae", {}
+        for row in _paper("vae.csv", dataset):
+            betas = {"beta_rec": float(row["beta_rec"]), "beta_kl": float(row["beta_kl"]), "beta_neg": None}
+    if not betas:
         raise UserError(f"{dataset}, {cell}: no published hyperparameters; let density.search.cells include this cell")
     return {"dataset": dataset, "cell": cell, **betas, "source": source, "settings": None, "diverged": None, "KL": None}
 
@@ -276,14 +267,14 @@ def _paper(name: str, dataset: str) -> list[dict[str, str]]:
 
 def train(config: Configuration, dataset: str, cell: str) -> dict[str, Any]:
     """Options of the training of all seeds of a cell."""
-    return {**_density_run(config, dataset, cell), "seeds": list(config.density.seeds)}
+    return {**_density_run(config, dataset, cell), "seeds": config.density.seeds}
 
 
 def evaluate(config: Configuration, dataset: str, cell: str) -> dict[str, Any]:
     """Options of the evaluation of a cell."""
     figure = config.figure3
     panel = {"panel_grid": figure.grid, "panel_points": figure.points, "panel_seed": figure.seed}
-    return {"dataset": dataset, "cell": cell, **config.density.evaluation.dump(), **panel}
+    return _picked(Evaluate, config.density.evaluation, dataset=dataset, cell=cell, **panel)
 
 
 def _density_run(config: Configuration, dataset: str, cell: str) -> dict[str, Any]:
@@ -305,11 +296,7 @@ def features(config: Configuration) -> list[str]:
 
 
 def family(cell: str) -> str:
-    """The prior family of an image cell, with size and LC, which shares its warm-ups.
-
-    Raises:
-        UserError: no cell, or none for images.
-    """
+    """The prior family of an image cell, with size and LC, which shares its warm-ups."""
     return image_cell(cell, "results").warmup
 
 
@@ -327,94 +314,58 @@ def classifier(config: Configuration, dataset: str) -> dict[str, Any]:
 
 def reference(config: Configuration, dataset: str, features: str) -> dict[str, Any]:
     """Options of the statistics of a training set: the kind of features, how many images, in batches of which size."""
-    batch = _section(config, dataset).batch_size
-    return {"features": features, "samples": config.images.evaluation.samples, "batch_size": batch}
+    return _picked(Reference, config.images.evaluation, _section(config, dataset), features=features)
 
 
 def warmup(config: Configuration, dataset: str, family: str, seed: int | str) -> dict[str, Any]:
     """Options of a warm-up; nothing of the game is among them."""
     if (known := image_cell(family, "results").warmup) != family:
         raise UserError(f"results: {family} is no prior family; {known} is")
-    images = config.images
-    training = _image_training(config, dataset, images.training.warmup_epochs + 1).dump(stage="warmup")
+    length = config.images.training.warmup_epochs
     return {
         **_image_run(config, dataset, family, seed),
         "protocol": config.resolved_protocol.training.dump(half="images", stage="warmup"),
-        "training": training,
+        "training": _image_training(config, dataset, length + 1).dump(stage="warmup"),
         "betas": _image_betas(config, dataset)[:2],
-        "snapshots": [epoch for epoch in images.evaluation.epochs if epoch < images.training.warmup_epochs],
+        "snapshots": [epoch for epoch in config.images.evaluation.epochs if epoch < length],
     }
 
 
 def game(config: Configuration, dataset: str, cell: str, r_entropy: str, seed: int | str) -> dict[str, Any]:
-    """Options of a run.
-
-    Raises:
-        UserError: no such dataset or cell, or a weight that the cell cannot have; results are asked for by path, too.
-    """
-    images = config.images
-    epochs, snapshots = (
-        images.training.epochs,
-        {e for e in images.evaluation.epochs if e >= images.training.warmup_epochs},
-    )
-    if config.resolved_protocol.evaluation.checkpoint == "last":
-        snapshots.add(epochs)
-    return _game(config, dataset, cell, r_entropy, seed, epochs, snapshots)
+    """Options of a run."""
+    epochs = config.images.training.epochs
+    last = {epochs} if config.resolved_protocol.evaluation.checkpoint == "last" else set()
+    return _game(config, dataset, cell, r_entropy, seed, epochs, {*config.images.evaluation.epochs, *last})
 
 
 def clipping(config: Configuration, dataset: str, cell: str, r_entropy: str, seed: int | str) -> dict[str, Any]:
-    """Options of a run of Figure 2; errors as :func:`game`."""
-    figure, warmup = config.figure2, config.images.training.warmup_epochs
-    steps = range(0, figure.epochs + 1, figure.every)
-    return _game(config, dataset, cell, r_entropy, seed, figure.epochs, {e for e in steps if e >= warmup})
+    """Options of a run of Figure 2."""
+    epochs = config.figure2.epochs
+    return _game(config, dataset, cell, r_entropy, seed, epochs, range(0, epochs + 1, config.figure2.every))
 
 
 def distances(config: Configuration, dataset: str, **_: str) -> dict[str, Any]:
     """Options of the distances of a run or warm-up."""
-    evaluation = config.images.evaluation
-    return {
-        "samples": evaluation.samples,
-        "batch_size": _section(config, dataset).batch_size,
-        "sampling": config.resolved_protocol.evaluation.sampling_batchnorm,
-        "allow_few": evaluation.allow_few,
-        "features": features(config),
-    }
+    sampling = config.resolved_protocol.evaluation.sampling_batchnorm
+    sections = config.images.evaluation, _section(config, dataset)
+    return _picked(Distances, *sections, sampling=sampling, features=features(config))
 
 
 def evaluate_images(config: Configuration, dataset: str, cell: str, **_: str) -> dict[str, Any]:
     """Options of the evaluation of a run."""
-    evaluation = config.images.evaluation
-    return {
-        **distances(config, dataset),
-        "dataset": dataset,
-        "cell": cell,
-        "checkpoint": config.resolved_protocol.evaluation.checkpoint,
-        "train_images": config.images.probes.train_images,
-        **{key: getattr(evaluation, key) for key in ("monte_carlo_samples", "grid_images", "latent_points")},
-    }
+    sections = config.images.evaluation, config.images.probes, config.resolved_protocol.evaluation
+    return _picked(EvaluateImages, *sections, dataset=dataset, cell=cell, **distances(config, dataset))
 
 
 def probe(config: Configuration, dataset: str, cell: str, r_entropy: str, seed: int | str) -> dict[str, Any]:
     """Options of the probes of a run."""
-    probes = config.images.probes
-    return {
-        "dataset": dataset,
-        "cell": cell,
-        "r_entropy": r_entropy,
-        "seed": int(seed),
-        "svm_iterations": list(probes.svm_iterations),
-        "neighbours": list(probes.neighbours),
-    }
+    return _picked(Probe, config.images.probes, dataset=dataset, cell=cell, r_entropy=r_entropy, seed=int(seed))
 
 
 def overfit(config: Configuration, dataset: str) -> dict[str, Any]:
     """Options of the encoder study."""
-    return {
-        "dataset": dataset,
-        "iterations": config.figureS2.iterations,
-        "beta_neg": _image_betas(config, dataset)[2],
-        "checkpoint": config.resolved_protocol.evaluation.checkpoint,
-    }
+    sections = config.figureS2, config.resolved_protocol.evaluation, _section(config, dataset)
+    return _picked(Overfit, *sections, dataset=dataset)
 
 
 def _section(config: Configuration, dataset: str) -> OfDataset:
@@ -442,20 +393,15 @@ def _image_run(config: Configuration, dataset: str, cell: str, seed: int | str) 
 
 def _image_training(config: Configuration, dataset: str, epochs: int, r_entropy: float = 0.0) -> ImageTraining:
     """The numbers of a run of so many epochs, counted in iterations."""
-    section, given = _section(config, dataset), config.images.training
-    per_epoch = _per_epoch(config, dataset)
-    shared = set(type(given).model_fields) & set(ImageTraining.model_fields)
-    return ImageTraining(
-        iterations=epochs * per_epoch,
-        warmup_iterations=given.warmup_epochs * per_epoch,
-        mixture_warmup_iterations=given.mixture_warmup_epochs * per_epoch,
-        batch_size=section.batch_size,
-        latent_dim=section.latent_dim,
-        shape=image_catalogue.DATASETS[dataset].shape,
-        widths=section.widths,
-        r_entropy=r_entropy,
-        **{key: getattr(given, key) for key in shared},
-    )
+    given, per_epoch = config.images.training, _per_epoch(config, dataset)
+    counts = {
+        "iterations": epochs * per_epoch,
+        "warmup_iterations": given.warmup_epochs * per_epoch,
+        "mixture_warmup_iterations": given.mixture_warmup_epochs * per_epoch,
+    }
+    shape = image_catalogue.DATASETS[dataset].shape
+    sections = given, _section(config, dataset)
+    return ImageTraining(**_picked(ImageTraining, *sections, shape=shape, r_entropy=r_entropy, **counts))
 
 
 def _game(
@@ -465,7 +411,7 @@ def _game(
     r_entropy: str,
     seed: int | str,
     epochs: int,
-    snapshots: Iterable[int],
+    measured: Iterable[int],
 ) -> dict[str, Any]:
     weight = _weight(image_cell(cell, "results"), r_entropy)
     return {
@@ -473,24 +419,18 @@ def _game(
         "protocol": config.resolved_protocol.training.dump(half="images"),
         "training": _image_training(config, dataset, epochs, weight).dump(),
         "betas": _image_betas(config, dataset),
-        "snapshots": sorted(snapshots),
+        "snapshots": [epoch for epoch in sorted(measured) if epoch >= config.images.training.warmup_epochs],
     }
 
 
 def _weight(cell: cells.Cell, r_entropy: str) -> float:
-    """The weight that a path names.
-
-    Raises:
-        UserError: it is no number, or written otherwise, or the cell has no components to weigh.
-    """
+    """The weight that a path names, which is one only as :func:`text` writes it."""
     try:
         weight = float(r_entropy)
     except ValueError:
         weight = math.nan
-    if not (math.isfinite(weight) and weight >= 0):
+    if not 0 <= weight < math.inf or text(weight) != r_entropy:
         raise UserError(f"results: r{r_entropy} is no weight of the responsibility entropy; an example is r10")
-    if text(weight) != r_entropy:
-        raise UserError(f"results: r{r_entropy} is called r{text(weight)}")
     if weight and not cell.family.components:
         raise UserError(f"results: {cell.name} has no components that r_entropy could bear on; ask for r0")
     return weight

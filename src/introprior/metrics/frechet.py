@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import os
 import zipfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,19 +48,14 @@ class Statistics:
         Raises:
             UserError: missing, truncated or foreign.
         """
-        remedy = "delete it and run again to make it anew"
         try:
             with np.load(Path(path), allow_pickle=False) as content:
                 mean, covariance, count = (content[name] for name in ("mean", "covariance", "count"))
         except FileNotFoundError as error:
             raise UserError(f"{path}: no such statistics") from error
         except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            remedy = "delete it and run again to make it anew"
             raise UserError(f"{path}: damaged, or not feature statistics; {remedy}") from error
-        if mean.ndim != 1 or covariance.shape != 2 * mean.shape or count.shape != () or count < 2:
-            raise UserError(
-                f"{path}: not feature statistics (mean {list(mean.shape)}, covariance {list(covariance.shape)}, "
-                f"count {count}); {remedy}"
-            )
         return cls(mean.astype(np.float64), covariance.astype(np.float64), int(count))
 
 
@@ -73,17 +67,7 @@ class Gathering:
         self._sums: tuple[Tensor, Tensor, Tensor] | None = None  # shift, sum and scatter about it
 
     def add(self, batch: Tensor) -> None:
-        """Take note of features ``[B, D]``. Values that are not finite make the statistics NaN.
-
-        Raises:
-            UserError: another shape.
-        """
-        width = len(self._sums[0]) if self._sums else None
-        if batch.dim() != 2 or width not in (None, batch.shape[1]):
-            wanted = "[B, D]" if width is None else f"[B, {width}]"
-            raise UserError(f"statistics: a batch of features must have shape {wanted}, got {list(batch.shape)}")
-        if not len(batch):
-            return
+        """Take note of features ``[B, D]``. Values that are not finite make the statistics NaN."""
         batch = batch.detach().double()
         if self._sums is None:
             # Sums about a point near the mean: subtracting the mean's part at the end then cancels next to nothing.
@@ -107,14 +91,6 @@ class Gathering:
         mean = total / self.count
         covariance = (scatter - self.count * torch.outer(mean, mean)) / (self.count - 1)
         return Statistics((shift + mean).cpu().numpy(), covariance.cpu().numpy(), self.count)
-
-
-def statistics(batches: Iterable[Tensor]) -> Statistics:
-    """Mean and covariance of features in batches ``[B, D]`` of any sizes, see :class:`Gathering`."""
-    gathering = Gathering()
-    for batch in batches:
-        gathering.add(batch)
-    return gathering.statistics()
 
 
 def frechet_distance(a: Statistics, b: Statistics, *, allow_few: bool = False) -> float:

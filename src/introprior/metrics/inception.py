@@ -79,8 +79,6 @@ PROTOCOLS = {protocol.name: protocol for protocol in (FID_AUTHORS, FID)}
 def features(network: nn.Module, images: Tensor, protocol: InceptionProtocol) -> Tensor:
     """pool3 features of one batch, which under ``fid_authors`` is a unit of the measurement.
 
-    A set goes through batch by batch: ``statistics(features(network, part, protocol) for part in images.split(128))``.
-
     Args:
         network: what :func:`load` returned; its parameters and running statistics stay as they are.
         images: ``[B, C, H, W]`` with 1 or 3 channels, uint8 (a dataset's) or floating-point in [0, 1] (a decoder's).
@@ -89,12 +87,7 @@ def features(network: nn.Module, images: Tensor, protocol: InceptionProtocol) ->
     Returns:
         ``[B, 2048]``, float32, on the network's device, where convolutions have PyTorch's default precision (TF32 on
         GPUs that have it).
-
-    Raises:
-        UserError: images of another shape.
     """
-    if images.dim() != 4 or images.shape[1] not in (1, 3):
-        raise UserError(f"Inception: images must have shape [B, 1 or 3, H, W], got {list(images.shape)}")
     images = shown(images.to(next(network.parameters()).device), protocol.quantise)
     network.train(protocol.batch_statistics)
     with torch.no_grad():

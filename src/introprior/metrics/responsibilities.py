@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from introprior.errors import UserError
 from introprior.game.distributions import GaussianMixture, Posterior
 from introprior.game.divergences import largest_entropy, responsibilities, responsibility_entropy
 
@@ -48,20 +47,7 @@ def normalised_entropy(
 
     Returns:
         the entropies, NaN where posteriors or prior are not finite.
-
-    Raises:
-        UserError: shapes that do not go together, no posteriors, sizes below 1.
     """
-    if mean.dim() != 2 or mean.shape != logvar.shape or mean.shape[1:] != mixture.means.shape[1:] or not len(mean):
-        raise UserError(
-            f"responsibilities: mean and log-variance must have shape [N, {mixture.means.shape[-1]}] with N at least "
-            f"1, got {list(mean.shape)} and {list(logvar.shape)}"
-        )
-    if batch_size < 1 or monte_carlo_samples < 1:
-        raise UserError(
-            "responsibilities: batch_size and monte_carlo_samples must be at least 1, "
-            f"got {batch_size} and {monte_carlo_samples}"
-        )
     means, shares = [], []
     for m, v in zip(mean.split(batch_size), logvar.split(batch_size), strict=True):
         noise = torch.randn(monte_carlo_samples, *m.shape, generator=generator, dtype=m.dtype, device=m.device)

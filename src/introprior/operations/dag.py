@@ -31,8 +31,6 @@ class Job:
     """One job of the workflow.
 
     Attributes:
-        rule: its name.
-        wildcards: the rule's, by name.
         outputs: files that it writes; none for targets such as ``all``.
         inputs: files that it reads and other jobs write, in the rule's order.
         log: the file of its messages, if it has one.
@@ -58,13 +56,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Dag:
-    """The jobs of a configuration, each after those that it depends on.
+    """The jobs of an experiment, each after those that it depends on, for all targets that were asked for.
 
-    Attributes:
-        experiment: its name.
-        configuration: all keys, see :class:`introprior.experiment.config.Configuration`.
-        identity: of the configuration, a hyphen, and of the code that resolved the jobs.
-        jobs: of all targets that were asked for.
+    Its identity is that of the configuration, a hyphen, and that of the code that resolved the jobs.
     """
 
     experiment: str
@@ -96,32 +90,23 @@ class Dag:
 def tell(workflow: Any, config: Configuration, results: str) -> None:
     """Have Snakemake write its jobs once it has resolved them, in a run or a dry run; where that fails, it warns.
 
-    Args:
-        workflow: Snakemake's.
-        config: of the experiment.
-        results: the experiment's folder.
+    ``results`` is the experiment's folder.
     """
+    from snakemake.common import NOTHING_TO_BE_DONE_MSG
     from snakemake.logging import logger
-
-    warning = "introprior: status and verify will not know the jobs of this run"
-    try:
-        from snakemake.common import NOTHING_TO_BE_DONE_MSG
-        from snakemake_interface_logger_plugins.common import LogEvent
-
-        begins = LogEvent.RUN_INFO
-    except (ImportError, AttributeError) as error:  # of a Snakemake to come
-        return logger.warning(f"{warning} ({one_line(error)})")
+    from snakemake_interface_logger_plugins.common import LogEvent
 
     def resolved(record: logging.LogRecord) -> bool:
         """Sees the message that the jobs are known, or all made, and lets every message pass."""
-        begun = getattr(record, "event", None) == begins
+        begun = getattr(record, "event", None) == LogEvent.RUN_INFO
         if begun or record.msg == NOTHING_TO_BE_DONE_MSG:
             logger.removeFilter(resolved)
             path = Path(results) / (PLANNED if workflow.dryrun else NAME)
             try:
                 known = Dag(config.experiment, config.model_dump(mode="json"), identity(config), _jobs(workflow.dag))
-                write(path, known, begun)
+                _write(path, known, begun)
             except Exception as error:  # whatever it is, the run is worth more
+                warning = "introprior: status and verify will not know the jobs of this run"
                 logger.warning(f"{warning} ({one_line(error)})")
         return True
 
@@ -157,13 +142,10 @@ def _jobs(dag: Any) -> tuple[Job, ...]:
     return _in_order(sorted(jobs, key=lambda job: (bool(job.outputs), job.outputs, job.rule)))
 
 
-def write(path: Path, found: Dag, begun: bool = True) -> None:
+def _write(path: Path, found: Dag, begun: bool) -> None:
     """Write jobs, with those that are there already of the same configuration and code.
 
-    Args:
-        path: of the file.
-        found: the jobs.
-        begun: whether a run begins; else the file stays as it is where it would say the same.
+    Unless a run begins, a file that would say the same stays as it is.
     """
     jobs = found.jobs
     with suppress(UserError):

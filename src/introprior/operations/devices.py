@@ -11,8 +11,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -41,14 +41,8 @@ SIMULATED_FREE = "INTROPRIOR_SIMULATED_FREE_MB"
 """Environment variable: free memory of the pretended GPUs in MB, such as ``8000,500``; by default they have plenty."""
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU that this process may use.
-
-    Attributes:
-        key: the same in every process and for every user, whatever is visible to them.
-        device: as torch knows it.
-    """
+class Gpu(NamedTuple):
+    """A GPU that this process may use; its key is the same in every process, whatever is visible to it."""
 
     key: str
     device: torch.device
@@ -56,15 +50,11 @@ class Gpu:
 
 @contextlib.contextmanager
 def borrowed(name: str = "auto") -> Iterator[torch.device]:
-    """A device for as long as the block runs.
+    """A device for as long as the block runs; a `UserError` if its name is unknown, or the GPU not there.
 
-    Args:
-        name: ``cpu``; ``cuda``, a GPU that no other job of introprior has, whoever started it (waits for one);
-            ``cuda:N``, that one, shared or not; ``auto``, ``cuda`` where there is a GPU, else ``cpu``. A
-            CUDA_VISIBLE_DEVICES that a scheduler set decides which there are.
-
-    Raises:
-        UserError: an unknown name, or a GPU that is not there.
+    ``cpu``; ``cuda``, a GPU that no other job of introprior has, whoever started it (waits for one); ``cuda:N``, that
+    one, shared or not; ``auto``, ``cuda`` where there is a GPU, else ``cpu``. A CUDA_VISIBLE_DEVICES that a scheduler
+    set decides which there are.
     """
     kind, _, number = name.partition(":")
     if name not in ("auto", "cpu", "cuda") and not (kind == "cuda" and number.isdecimal()):
@@ -108,10 +98,8 @@ def leased(gpus: list[Gpu]) -> Iterator[Gpu]:
     while True:
         choosing = _locked("choosing.lock", wait=True)  # one at a time, or two would count on the same memory
         assert choosing is not None
-        try:
+        with os.fdopen(choosing):
             taken = _taken(gpus, slots, needed)
-        finally:
-            os.close(choosing)
         if not isinstance(taken, str):
             break
         kind = re.sub(r"\d+", "", taken)

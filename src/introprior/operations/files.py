@@ -23,10 +23,8 @@ def written(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success rename it to ``path``, on failure remove it.
 
     The temporary name keeps the suffix of ``path``, since several writers choose their format by it. It is locked while
-    it is written: one that is not was left by a process that was killed, and goes with the next writing.
-
-    Raises:
-        UserError: the folder cannot be written, or the disk is full.
+    it is written: one that is not was left by a process that was killed, and goes with the next writing. What cannot be
+    written, for want of rights or space, is a `UserError`.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -79,11 +77,7 @@ def _claimed(handle: int, name: str) -> bool:
 
 
 def check_writable(*paths: str | os.PathLike[str]) -> None:
-    """Find out before long work, not after it, that its results could not be written.
-
-    Raises:
-        UserError: a folder cannot be made or written.
-    """
+    """Find out before long work, not after it, that its results could not be written: then, too, a `UserError`."""
     for path in paths:
         probe = Path(path).with_suffix(".probe")
         write_text(probe, "")

@@ -37,9 +37,6 @@ class Rates:
     A measurement serves all jobs of its rule with the same options up to counts, scaled by these. One that was
     interrupted is no measurement, since its benchmark file tells of the last process alone; nor is one whose members
     all diverged.
-
-    Args:
-        jobs: what may have run.
     """
 
     def __init__(self, jobs: Iterable[Job] = ()) -> None:
@@ -115,9 +112,7 @@ def _is_count(value: Any) -> bool:
 def critical_path(jobs: Sequence[Job], seconds: Sequence[float]) -> tuple[float, list[Job]]:
     """The longest chain of jobs that wait for one another: its seconds, which no GPUs make fewer, and its jobs.
 
-    Args:
-        jobs: each after those that it depends on.
-        seconds: of each.
+    The jobs, each with its seconds, come after those that they depend on; here and in :func:`makespan`.
     """
     needs, ends = _needs(jobs), list[float]()
     for needed, duration in zip(needs, seconds, strict=True):
@@ -133,11 +128,7 @@ def critical_path(jobs: Sequence[Job], seconds: Sequence[float]) -> tuple[float,
 def makespan(jobs: Sequence[Job], seconds: Sequence[float], gpus: int, cores: int) -> float:
     """Seconds until all is done: each job starts, in the order given, once its inputs and a place are there.
 
-    Args:
-        jobs: each after those that it depends on.
-        seconds: of each.
-        gpus: for jobs that use one; without any they compute on the cores.
-        cores: at least 1; every job takes one, those on a GPU, too.
+    Every job takes a core, those on a GPU, too; without GPUs all compute on the cores, of which there is at least one.
     """
     queue = TopologicalSorter(dict(enumerate(_needs(jobs))))
     queue.prepare()

@@ -21,16 +21,10 @@ def present() -> int:
 
 
 def check(device: str, asked: int | None, count: int, jobs_per_gpu: int = 1) -> None:
-    """Check that the device exists and that no more GPUs are to be used than there are.
+    """A `UserError` if the configured device is missing, or more GPUs are asked for than the ``count`` that there are.
 
-    Args:
-        device: the configured one.
-        asked: how many GPUs Snakemake may use at a time, ``--resources gpu=<asked>``; None: not limited.
-        count: how many there are. The default profile asks for one, which may be absent.
-        jobs_per_gpu: how many jobs may share one; Snakemake counts jobs.
-
-    Raises:
-        UserError: the device or some GPUs are missing.
+    Snakemake counts jobs, of which ``jobs_per_gpu`` may share a GPU; ``--resources gpu=<asked>``, None if not limited.
+    The default profile asks for one GPU, which may be absent.
     """
     if device == "cpu":
         return

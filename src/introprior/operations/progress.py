@@ -62,13 +62,7 @@ def forget(output: str | os.PathLike[str]) -> None:
 
 
 class Progress:
-    """Tells how far a training is.
-
-    Args:
-        output: the file that it will write.
-        label: what it is.
-        iterations: how many it has in all.
-    """
+    """Tells how far the training is that will write ``output``, of so many iterations in all."""
 
     def __init__(self, output: Path, label: str, iterations: int):
         self.output = output
@@ -83,10 +77,6 @@ class Progress:
         """Say how many iterations are done, how many a second of late, and how many members have not diverged."""
         self._told = time.monotonic()
         _write(self.output, **self._known, iteration=iteration, rate=rate, alive=alive, members=members)
-
-    def end(self) -> None:
-        """The results are written."""
-        forget(self.output)
 
 
 def _write(output: str | os.PathLike[str], **what: Any) -> None:

@@ -70,12 +70,7 @@ def libraries() -> dict[str, str]:
 
 
 def origin(device: str, started: float) -> dict[str, Any]:
-    """What made a result, which is complete by now: code, configuration, libraries, device, time.
-
-    Args:
-        device: what computed, ``cpu`` or the name of a GPU.
-        started: when the job began, in seconds since 1970.
-    """
+    """What made a result, which is complete by now, on a device (``cpu`` or the name of a GPU) since a time (Unix)."""
     return {
         "introprior": introprior.__version__,
         "code": code(),
@@ -90,13 +85,7 @@ def origin(device: str, started: float) -> dict[str, Any]:
 
 
 class Record:
-    """The record of one job, begun before its work.
-
-    Args:
-        command: what is run.
-        options: what it was told.
-        inputs: the files that it reads; one that is not there is left out, since the job itself will complain.
-    """
+    """The record of one job, begun before its work; inputs that are not there are left out: the job will complain."""
 
     def __init__(self, command: str, options: Mapping[str, Any], inputs: Iterable[str | os.PathLike[str]] = ()):
         self.command, self.options = command, options
@@ -104,13 +93,7 @@ class Record:
         self.started = time.time()
 
     def write(self, outputs: Sequence[str | os.PathLike[str]], device: str = "cpu", **facts: Any) -> None:
-        """Write the record beside the first of the outputs, which are complete by now.
-
-        Args:
-            outputs: all that the job wrote.
-            device: what computed.
-            facts: what else there is to say: seeds, records, resumed, iterations.
-        """
+        """Write the record, with what facts there are, beside the first of the outputs, which are complete by now."""
         target = path_of(outputs[0])
         made = {_from(target, path): {"sha256": checksum(path), "bytes": os.path.getsize(path)} for path in outputs}
         content = {
@@ -126,11 +109,7 @@ class Record:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A record.
-
-    Raises:
-        UserError: damaged, or of another version of the format.
-    """
+    """A record; a `UserError` if it is damaged, or of another version of the format."""
     content = files.read_json(path)
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:

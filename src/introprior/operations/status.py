@@ -44,27 +44,17 @@ _TAIL = 4096  # bytes of a log that are read
 
 @dataclass
 class Seen:
-    """What was found of a job.
-
-    Attributes:
-        job: it.
-        state: waiting, running, stopped, failed or done.
-        detail: why it stopped or failed, or who of a training is left.
-        iteration, iterations, rate: of a training, the rate per second.
-        eta_seconds: until it is done.
-        quiet_seconds: since the last sign of life.
-        outcomes: by seed, what a finished training came to, where not ok.
-    """
+    """What was found of a job."""
 
     job: Job
-    state: str
-    detail: str = ""
+    state: str  # waiting, running, stopped, failed or done
+    detail: str = ""  # why it stopped or failed, or who of a training is left
     iteration: int | None = None
     iterations: int | None = None
-    rate: float | None = None
+    rate: float | None = None  # iterations a second
     eta_seconds: float | None = None
-    quiet_seconds: float | None = None
-    outcomes: dict[int, str] = field(default_factory=dict)
+    quiet_seconds: float | None = None  # since the last sign of life
+    outcomes: dict[int, str] = field(default_factory=dict)  # by seed, what a finished training came to, where not ok
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values."""
@@ -73,11 +63,7 @@ class Seen:
 
 
 def latest(root: Path) -> Path:
-    """The folder of the experiment that was started last.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The folder of the experiment that was started last."""
     found = []
     for path in root.glob(f"*/{dag.NAME}"):
         with suppress(OSError):  # gone in between
@@ -91,14 +77,7 @@ def latest(root: Path) -> Path:
 
 
 def look(results: Path) -> dict[str, Any]:
-    """All that the files of a run tell, as plain values.
-
-    Args:
-        results: the folder of an experiment.
-
-    Raises:
-        UserError: no run was started there, or by another version.
-    """
+    """All that the files of a run in the folder of its experiment tell, as plain values."""
     results = results.resolve() if results.name in ("", "..") else results
     known = dag.read(results)
     now, working = time.time(), _snakemake_works(results)
@@ -114,10 +93,7 @@ def look(results: Path) -> dict[str, Any]:
         "at": now,
         "runs": runs,
         "jobs": [one.as_dict() for one in seen],
-        "summary": {
-            "runs": Counter(run["state"] for run in runs),
-            "jobs": Counter(one.state for one in seen),
-        },
+        "summary": {"runs": Counter(run["state"] for run in runs), "jobs": Counter(one.state for one in seen)},
         **_overall(known, seen),
     }
 
@@ -238,12 +214,8 @@ def _run(stages: Mapping[str, str], jobs: Sequence[Seen], seed: int) -> dict[str
         state = _together(states.values()) if outcome is None else "diverged"
         stage = next((stage for stage, state in states.items() if state != "done"), None)
         return {"state": state, "stage": stage, "stages": states, "detail": outcome or ""}
-    told = telling.as_dict() | {
-        "stage": stages[telling.job.rule],
-        "stages": states,
-        "detail": telling.detail or outcome,
-    }
-    return {name: value for name, value in told.items() if name != "rule"}
+    found = {name: value for name, value in telling.as_dict().items() if name != "rule"}
+    return found | {"stage": stages[telling.job.rule], "stages": states, "detail": telling.detail or outcome}
 
 
 def _together(states: Iterable[str]) -> str:
@@ -277,12 +249,7 @@ def _overall(known: Dag, seen: Sequence[Seen]) -> dict[str, Any]:
 
 
 def shown(found: Mapping[str, Any], every: bool = False) -> Iterator[str]:
-    """What :func:`look` found, in lines for a terminal.
-
-    Args:
-        found: it.
-        every: a line for each run instead of a mark, and all details.
-    """
+    """What :func:`look` found, in lines for a terminal; with ``every``, one for each run, and all details."""
     for half in STAGES:
         runs = [run for run in found["runs"] if run["half"] == half]
         if every:

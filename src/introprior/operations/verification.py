@@ -17,18 +17,15 @@ Problem = tuple[Path, str]
 
 
 def verify(results: Path, partial: bool = False) -> dict[str, Any]:
-    """Read every file of a results tree again and hold it against its record.
+    """Read every file of a results tree, or of a copy, again and hold it against its record.
 
     Args:
-        results: the folder of an experiment, also a copy of one.
+        results: the folder of an experiment; a `UserError` if it is none.
         partial: whether results that nobody has made yet are no problem.
 
     Returns:
         problems, pairs of a file, relative to the tree, and what is wrong with it; notes, what else is worth knowing;
         how many records there are, and how many files they name, all of which were read.
-
-    Raises:
-        UserError: the folder is no results tree.
     """
     from tqdm import tqdm
 

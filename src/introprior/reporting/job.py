@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ def job(snakemake: Any) -> Iterator[None]:
     Sources of the package and the script itself, which are among the inputs so that their changes outdate the outputs,
     are not recorded one by one.
     """
-    with logged(snakemake.log):
+    with logged(snakemake.log[0]):
         sources = (provenance.PACKAGE, Path(snakemake.scriptdir))
         inputs = [path for path in snakemake.input if not any(Path(path).resolve().is_relative_to(s) for s in sources)]
         record = provenance.Record(snakemake.rule, dict(snakemake.params.items()), inputs)
@@ -30,24 +30,20 @@ def job(snakemake: Any) -> Iterator[None]:
 
 
 @contextmanager
-def logged(logs: Sequence[str]) -> Iterator[None]:
-    """Send what is printed to the first of ``logs``, if any; end with one line and exit status 2 on a `UserError`.
+def logged(path: str) -> Iterator[None]:
+    """Send what is printed to a file; end with one line, there and on the terminal, and exit status 2 on a `UserError`.
 
-    The line is printed to the terminal as well. Other exceptions leave their traceback in the log.
+    Other exceptions leave their traceback in the file.
     """
-    with ExitStack() as stack:
-        terminal, log = sys.stderr, sys.stderr
-        if logs:
-            Path(logs[0]).parent.mkdir(parents=True, exist_ok=True)
-            log = stack.enter_context(open(logs[0], "w"))
-            stack.enter_context(redirect_stdout(log))
-            stack.enter_context(redirect_stderr(log))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    terminal = sys.stderr
+    with open(path, "w") as log, redirect_stdout(log), redirect_stderr(log):
         try:
             yield
         except UserError as error:
-            for stream in dict.fromkeys((log, terminal)):
+            for stream in (log, terminal):
                 print(f"introprior: {error}", file=stream)
             sys.exit(2)
         except Exception:
-            traceback.print_exc(file=log)
+            traceback.print_exc()
             raise

@@ -2,7 +2,7 @@
 
 Columns and entries say which run a file is of, its path never does. Rows are plain dictionaries, for commands that make
 do without pandas; a number that a run does not have, as it diverged, is NaN. Every function raises `UserError` where no
-file is given, one is absent, damaged, cut short or incomplete, or something in it is unknown or given twice.
+file is given, one is absent, damaged or cut short, or something in it is unknown or given twice.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from __future__ import annotations
 import csv
 import math
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from introprior.errors import UserError, unknown
+from introprior.errors import UserError
 from introprior.metrics.registry import metric
 from introprior.operations.files import read_json
 
@@ -40,19 +39,27 @@ _REMEDY = "delete it and run again to make it anew"
 _STATUSES = ("ok", "diverged")
 
 
-def _number(text: str) -> float:
-    if not math.isfinite(value := float(text)):
-        raise ValueError(text)
-    return value
-
-
 def _measured(text: str) -> float:
     return float(text or "nan")
 
 
+def _number(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"could not convert string to a finite number: {text!r}")
+    return value
+
+
+def _status(text: str) -> str:
+    if text not in _STATUSES:
+        raise ValueError(f"unknown status {text!r}")
+    return text
+
+
 _CELL: Columns = {"dataset": str, "cell": str}
 _RUN: Columns = {**_CELL, "r_entropy": _number, "seed": int}
-_FATE: Columns = {"value": _measured, "status": str, "detail": str}
+_FATE: Columns = {"value": _measured, "status": _status, "detail": str}
+_NUMBERS = ("beta_rec", "beta_kl", "beta_neg", "settings", "diverged", "KL")
+_HYPERPARAMETERS = ("dataset", "cell", "source", *_NUMBERS)
 _BETAS: Columns = {"beta_rec": _number, "beta_kl": _number, "beta_neg": _measured}
 
 
@@ -77,7 +84,7 @@ def metrics(paths: Paths) -> Rows:
 
 def slices(paths: Paths) -> Rows:
     """Slices of searches: dataset, cell, beta_rec, beta_kl, beta_neg (NaN for a VAE), seed, KL, status, detail."""
-    columns: Columns = {**_CELL, **_BETAS, "seed": int, "KL": _measured, "status": str, "detail": str}
+    columns: Columns = {**_CELL, **_BETAS, "seed": int, "KL": _measured, "status": _status, "detail": str}
     return [row for _, row in _records(paths, columns)]
 
 
@@ -100,8 +107,6 @@ def _records(
             text = Path(path).read_text()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: cannot read ({getattr(error, 'strerror', None) or error}); {_REMEDY}") from error
-        if not text.strip():
-            raise UserError(f"{path}: empty; {_REMEDY}")
         reader = csv.DictReader(text.splitlines())
         present, where = reader.fieldnames or (), ""
         for name in columns:
@@ -112,20 +117,12 @@ def _records(
             where = f"{path}, line {reader.line_num}"
             if None in row or None in row.values():
                 raise UserError(f"{where}: cut short or malformed; {_REMEDY}")
-            yield where, {name: _converted(row[name], name, kind, where) for name, kind in wanted.items()}
-        if not text.endswith("\n"):
-            raise UserError(f"{path}: cut short in its last line; {_REMEDY}")
-        if not where and not empty:
-            raise UserError(f"{path}: a header without results; {_REMEDY}")
-
-
-def _converted(text: str, name: str, kind: Callable[[str], Any], where: str) -> Any:
-    if name == "status" and text not in _STATUSES:
-        raise unknown("status", text, _STATUSES, where)
-    try:
-        return kind(text)
-    except ValueError:
-        raise UserError(f"{where}: {name} is {text!r}, not a number; {_REMEDY}") from None
+            try:
+                yield where, {name: kind(row[name]) for name, kind in wanted.items()}
+            except ValueError as error:
+                raise UserError(f"{where}: {error}; {_REMEDY}") from None
+        if not text.endswith("\n") or not (where or empty):
+            raise UserError(f"{path}: cut short; {_REMEDY}")
 
 
 def _listed(paths: Paths, kind: str) -> list[str | Path]:
@@ -141,22 +138,20 @@ def _listed(paths: Paths, kind: str) -> list[str | Path]:
 def hyperparameters(paths: Paths) -> Rows:
     """``hyperparameters.json``: dataset, cell, beta_rec, beta_kl, beta_neg (NaN for a VAE), source (a key of
     :data:`SOURCES`), settings, diverged and KL (NaN unless searched)."""
-    rows, numbers = [], (*_BETAS, "settings", "diverged", "KL")
+    rows = []
     for path in _listed(paths, "hyperparameters.json"):
         record = read_json(path)
-        for name in ("dataset", "cell", "source", *numbers):
-            if not isinstance(record, dict) or name not in record:
-                raise UserError(f"{path}: no entry {name!r}; {_REMEDY}")
-            if name in numbers and type(record[name]) not in (int, float, type(None)):
-                raise UserError(f"{path}: {name} is {record[name]!r}, not a number; {_REMEDY}")
-        if record["source"] not in SOURCES:
-            raise unknown("source of hyperparameters", record["source"], SOURCES, str(path))
-        rows.append({name: math.nan if value is None else value for name, value in record.items()})
+        try:
+            row = {name: math.nan if record[name] is None else record[name] for name in _HYPERPARAMETERS}
+            if row["source"] not in SOURCES or not all(isinstance(row[name], int | float) for name in _NUMBERS):
+                raise ValueError(row)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: not hyperparameters ({error!r}); {_REMEDY}") from None
+        rows.append(row)
     return rows
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """The r_entropy taken for a cell of images, and all that were tried."""
 
     r_entropy: float
@@ -167,26 +162,17 @@ Choices = dict[tuple[str, str], Choice]
 """By dataset and cell."""
 
 
-def choices(paths: Paths, by: str = "") -> Choices:
-    """``r_entropy.json``, one file per dataset; ``by`` is the metric by which they must have been made, if given."""
+def choices(paths: Paths) -> Choices:
+    """``r_entropy.json``, one file per dataset."""
     found: Choices = {}
     for path in _listed(paths, "r_entropy.json"):
         record = read_json(path)
         try:
-            chosen_by = record["metric"]
-            made = {
-                (record["dataset"], cell): Choice(
-                    float(entry["r_entropy"]), tuple(float(tried["r_entropy"]) for tried in entry["candidates"])
-                )
-                for cell, entry in record["cells"].items()
-            }
+            for cell, entry in record["cells"].items():
+                tried = tuple(float(candidate["r_entropy"]) for candidate in entry["candidates"])
+                found[record["dataset"], cell] = Choice(float(entry["r_entropy"]), tried)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path}: not a choice of r_entropy ({error!r}); {_REMEDY}") from None
-        if by and chosen_by != by:
-            raise UserError(f"{path}: chosen by {chosen_by}, while the table shows {by}; {_REMEDY}")
-        if twice := made.keys() & found.keys():
-            raise UserError(f"{path}: {', '.join(min(twice))} was chosen in another file already; name each file once")
-        found |= made
     return found
 
 
@@ -210,29 +196,14 @@ def image_panels(path: str | Path) -> dict[str, Any]:
     prior's components, if it has any; and ``usable``, whether there is a run to show."""
     names = ("samples", "real", "reconstructions", "z", "labels", "prior_means", "prior_weights")
     scalars = ("dataset", "cell", "r_entropy", "seed", "epoch", "status")
-    run = _usable(arrays(path, (*names, "classes"), scalars), names)
-    if not run["usable"]:
-        return run
-    _check_axes(path, run, {"samples": 4, "real": 4, "reconstructions": 4, "z": 2, "prior_means": 2})
-    for one, other in (("z", "labels"), ("real", "reconstructions"), ("prior_means", "prior_weights")):
-        if len(run[one]) != len(run[other]):
-            raise UserError(f"{path}: {len(run[one])} {one}, but {len(run[other])} {other}; {_REMEDY}")
-    if run["labels"].min() < 0 or run["labels"].max() >= len(run["classes"]):
-        raise UserError(f"{path}: labels reach {run['labels'].max()}, with {len(run['classes'])} classes; {_REMEDY}")
-    return run
+    return _usable(arrays(path, (*names, "classes"), scalars), names)
 
 
 def study(path: str | Path) -> dict[str, Any]:
     """The encoder study: :data:`STUDY_CURVES` ``[2, 3, 2, T]`` (beta_neg, configuration, real or generated), iterations
     ``[T]``, beta_neg ``[2]``, :data:`STUDY_IMAGES` as ``<name>_<b>_<c>`` ``[N, C, H, W]``; dataset, cell, epoch."""
     images = [f"{name}_{b}_{c}" for name in STUDY_IMAGES for b in range(2) for c in range(3)]
-    content = arrays(path, (*STUDY_CURVES, "iterations", "beta_neg", *images), ("dataset", "cell", "epoch"))
-    for name in STUDY_CURVES:
-        shape, wanted = list(content[name].shape), [2, 3, 2, content["iterations"].size]
-        if shape != wanted:
-            raise UserError(f"{path}: {name} has shape {shape}, not {wanted}; {_REMEDY}")
-    _check_axes(path, content, dict.fromkeys(images, 4))
-    return content
+    return arrays(path, (*STUDY_CURVES, "iterations", "beta_neg", *images), ("dataset", "cell", "epoch"))
 
 
 def arrays(path: str | Path, names: Sequence[str], scalars: Sequence[str] = ()) -> dict[str, Any]:
@@ -249,11 +220,7 @@ def arrays(path: str | Path, names: Sequence[str], scalars: Sequence[str] = ()) 
     for name in (*names, *scalars):
         if name not in content:
             raise UserError(f"{path}: no entry {name!r}; {_REMEDY}")
-    for name in scalars:
-        if content[name].size != 1:
-            raise UserError(f"{path}: {name} has shape {list(content[name].shape)}, not a single value; {_REMEDY}")
-        content[name] = content[name].item()
-    return content
+    return content | {name: content[name].item() for name in scalars}
 
 
 def _usable(run: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -263,9 +230,3 @@ def _usable(run: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     finite = all(np.isfinite(run[name]).all() for name in names)
     filled = all(run[name].size for name in names if not name.startswith("prior_"))
     return run | {"usable": run["status"] == "ok" and finite and filled}
-
-
-def _check_axes(path: str | Path, content: Mapping[str, Any], axes: Mapping[str, int]) -> None:
-    for name, number in axes.items():
-        if content[name].ndim != number:
-            raise UserError(f"{path}: {name} has shape {list(content[name].shape)}, not {number} axes; {_REMEDY}")

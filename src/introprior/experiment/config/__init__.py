@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -29,6 +31,7 @@ from introprior.experiment.fields import (
     Natural,
     Text,
     Weight,
+    blamed,
     option,
     shown,
     wrong,
@@ -92,50 +95,52 @@ class Configuration(Model):
             problem = f"results/{self.experiment} holds {_TAKEN[self.experiment]}; choose another name"
             raise wrong("experiment", problem)
         check_size("figure3.points", self.figure3.points, self.density.datasets)
-        _among("figure3.seed", self.figure3.seed, self.density.seeds, "density.seeds")
         self._check_image_cells()
-        self._check_image_figures()
-        return self
-
-    def _check_image_cells(self) -> None:
-        for table in ("table2", "table5"):
-            for i, name in enumerate(getattr(self.tables, table)):
-                _check_image_cell(f"tables.{table}[{i}]", name)
-        for dataset in self.images.datasets:
-            count = IMAGE_DATASETS[dataset].train
-            places = [
-                (f"tables.{table}", cell) for table in ("table2", "table5") for cell in getattr(self.tables, table)
-            ]
-            if self.figure2.dataset == dataset:
-                places.append(("figure2.cell", self.figure2.cell))
-            for where, cell in places:
-                if cells.parse(cell).size > count:
-                    raise wrong(where, f"{cell} has more components than {dataset} has training images, {count}")
-
-    def _check_image_figures(self) -> None:
-        images, trained = self.images, "tables.table2 and table5"
-        for i, name in enumerate(self.latents.cells):
-            _among(f"latents.cells[{i}]", name, self.image_cells, trained)
-        _check_image_cell("figure2.cell", self.figure2.cell)
-        if not cells.parse(self.figure2.cell).clipped:
-            problem = f"{self.figure2.cell} has nothing to clip; choose one with -ip, whose prior learns in the game"
-            raise wrong("figure2.cell", problem)
-        _among("figureS2.cell", self.figureS2.cell, self.image_cells, trained)
-        for i, weight in enumerate(self.figure4.r_entropy):
-            _among(f"figure4.r_entropy[{i}]", weight, images.r_entropy, "images.r_entropy")
+        for path, value, known, where in self._choices():
+            if value not in known:
+                choices = cut(", ".join(text(each) if isinstance(each, float) else str(each) for each in known), 200)
+                raise wrong(path, f"{shown(value)} is not trained; choose one of {where}: {choices}")
         check_weight("figure2.r_entropy", self.figure2.r_entropy)
-        tried = self.r_entropies(self.figureS2.cell)
-        _among("figureS2.r_entropy", self.figureS2.r_entropy, tried, f"those of {self.figureS2.cell}")
-        for path in ("figure2", "figureS2"):
-            _among(f"{path}.dataset", getattr(self, path).dataset, images.datasets, "images.datasets")
-        for path in ("latents", "figureS2"):
-            _among(f"{path}.seed", getattr(self, path).seed, images.seeds, "images.seeds")
-        warmup = images.training.warmup_epochs
+        warmup = self.images.training.warmup_epochs
         if self.figure2.epochs <= warmup:
             problem = f"must be above images.training.warmup_epochs, {warmup}, is {self.figure2.epochs}"
             raise wrong("figure2.epochs", problem)
         if self.figure2.every > self.figure2.epochs:
             raise wrong("figure2.every", f"must be at most epochs, {self.figure2.epochs}, is {self.figure2.every}")
+        return self
+
+    def _check_image_cells(self) -> None:
+        figure2 = self.figure2.cell
+        places = [
+            (f"tables.{table}[{i}]", name)
+            for table in ("table2", "table5")
+            for i, name in enumerate(getattr(self.tables, table))
+        ]
+        for path, name in [*places, ("figure2.cell", figure2)]:
+            with blamed(path):
+                image_cell(name, "", clipped=True)
+            for dataset in self.images.datasets if path != "figure2.cell" else [self.figure2.dataset]:
+                count = IMAGE_DATASETS[dataset].train if dataset in IMAGE_DATASETS else math.inf
+                if cells.parse(name).size > count:
+                    raise wrong(path, f"{name} has more components than {dataset} has training images, {count}")
+        if not cells.parse(figure2).clipped:
+            problem = f"{figure2} has nothing to clip; choose one with -ip, whose prior learns in the game"
+            raise wrong("figure2.cell", problem)
+
+    def _choices(self) -> Iterator[tuple[str, object, Sequence[object], str]]:
+        """Keys that name one of what other keys list: path, value, and what is listed where."""
+        images, trained, study = self.images, "tables.table2 and table5", self.figureS2
+        yield "figure3.seed", self.figure3.seed, self.density.seeds, "density.seeds"
+        for i, name in enumerate(self.latents.cells):
+            yield f"latents.cells[{i}]", name, self.image_cells, trained
+        yield "figureS2.cell", study.cell, self.image_cells, trained
+        for i, weight in enumerate(self.figure4.r_entropy):
+            yield f"figure4.r_entropy[{i}]", weight, images.r_entropy, "images.r_entropy"
+        yield "figureS2.r_entropy", study.r_entropy, self.r_entropies(study.cell), f"those of {study.cell}"
+        for path in ("figure2", "figureS2"):
+            yield f"{path}.dataset", getattr(self, path).dataset, images.datasets, "images.datasets"
+        for path in ("latents", "figureS2"):
+            yield f"{path}.seed", getattr(self, path).seed, images.seeds, "images.seeds"
 
     # ---- What it comes to ----
 
@@ -168,23 +173,17 @@ class Configuration(Model):
         self,
         of: Iterable[str],
         *,
-        datasets: Iterable[str] | None = None,
-        r_entropy: Iterable[float] | None = None,
-        seeds: Iterable[int] | None = None,
+        datasets: Sequence[str] | None = None,
+        r_entropy: Sequence[float] | None = None,
+        seeds: Sequence[int] | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """The wildcards of the runs on images of some cells: dataset, cell, r_entropy, seed.
+        """The wildcards of the runs on images of some cells, on all or some datasets, with all or some weights, seeds.
 
-        Args:
-            of: the cells.
-            datasets, r_entropy, seeds: some instead of all.
+        Each is dataset, cell, r_entropy, seed.
         """
-        of, seeds = list(of), list(self.images.seeds if seeds is None else seeds)
-        weights = None if r_entropy is None else list(r_entropy)
-        for dataset in self.images.datasets if datasets is None else datasets:
-            for cell in of:
-                for weight in self.r_entropies(cell) if weights is None else weights:
-                    for seed in seeds:
-                        yield {"dataset": dataset, "cell": cell, "r_entropy": text(weight), "seed": seed}
+        for dataset, cell in product(datasets or self.images.datasets, of):
+            for weight, seed in product(r_entropy or self.r_entropies(cell), seeds or self.images.seeds):
+                yield {"dataset": dataset, "cell": cell, "r_entropy": text(weight), "seed": seed}
 
     @property
     def identity(self) -> str:
@@ -193,40 +192,19 @@ class Configuration(Model):
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
-def _among(path: str, value: object, known: Iterable[object], where: str) -> None:
-    known = list(known)
-    if value not in known:
-        name, *names = (text(each) if isinstance(each, float) else shown(each) for each in (value, *known))
-        raise wrong(path, f"{name} is not trained; choose one of {where}: {cut(', '.join(names), 200)}")
-
-
-def _check_image_cell(path: str, name: str) -> None:
-    try:
-        image_cell(name, "", clipped=True)
-    except UserError as error:
-        raise wrong(path, str(error).removeprefix(": ")) from None
-
-
 def image_cell(name: str, where: str, clipped: bool = False) -> cells.Cell:
     """The cell of an image run: a game with the betas of its dataset and the KL by sampling.
 
-    Args:
-        name: its name.
-        where: the place to blame.
-        clipped: refuse ``-unclipped``, which only the two runs of Figure 2 know.
+    ``where`` is the place to blame; ``clipped`` refuses ``-unclipped``, which only the two runs of Figure 2 know.
 
     Raises:
         UserError: no cell, or none for images.
     """
     cell = cells.parse(name, where)
-    for there, part in (
-        (not cell.adversarial, "vae-"),
-        (cell.published_betas, "-dt"),
-        (cell.closed_form_kl, "-closed"),
-    ):
-        if there:
-            raise UserError(f"{where}: {name}: image runs have no {part}; drop it")
-    if clipped and cell.intro_prior and cell.family.clipped and not cell.clipped:
+    parts = {"vae-": not cell.adversarial, "-dt": cell.published_betas, "-closed": cell.closed_form_kl}
+    for part in (part for part, there in parts.items() if there):
+        raise UserError(f"{where}: {name}: image runs have no {part}; drop it")
+    if clipped and cell.name.endswith("-unclipped"):
         raise UserError(f"{where}: {name}: -unclipped is for Figure 2, which adds it to figure2.cell; drop it")
     return cell
 
@@ -237,11 +215,8 @@ def image_cell(name: str, where: str, clipped: bool = False) -> cells.Cell:
 def load(values: Mapping[str, Any], files: Iterable[str | Path] = ()) -> Configuration:
     """A configuration, checked as a whole; what it does not say is as in the paper.
 
-    Args:
-        values: its keys.
-        files: where they are from; ``priors`` lie beside one of them.
-
-    The families of priors that it adds are known from then on, in this process and in those that it starts.
+    ``priors`` lie beside one of the files that the values are from; the families that they add are known from then on,
+    in this process and in those that it starts.
 
     Raises:
         UserError: the first thing that is wrong: the path of the key, what is wrong with it, what is allowed.

@@ -6,8 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from introprior.data.catalogue import DATASETS
-from introprior.errors import unknown
+from introprior.data import catalogue
 from introprior.experiment import cells
 from introprior.experiment.fields import (
     AllOrCell,
@@ -20,8 +19,9 @@ from introprior.experiment.fields import (
     Seed,
     Some,
     ThreeWeights,
-    listed,
+    blamed,
     option,
+    shown,
     wrong,
 )
 from introprior.experiment.run import DensityTraining
@@ -88,17 +88,15 @@ class Search(Model):
             if cells.parse(name).published_betas:
                 raise wrong(f"cells[{i}]", f"{name} is defined by published values; take it off the list")
         for dataset, cells_of in self.own.items():
-            if dataset not in DATASETS:
-                raise wrong("own", str(unknown("dataset", dataset, DATASETS)))
+            with blamed("own"):
+                catalogue.dataset(dataset)
             for name in set(cells_of) - {"all"}:
                 if self.searches(name) or cells.parse(name).published_betas:
                     raise wrong(f"own.{dataset}", f"{name} is searched, or defined by published values; take it off")
         for kl in self.beta_kl:
             rounded = [beta_neg(kl, multiple) for multiple in self.beta_neg_multiples]
             if 0 in rounded or len(set(rounded)) < len(rounded):
-                problem = (
-                    f"times beta_kl {kl}, rounded to three decimals: {listed(rounded)}; use larger or fewer values"
-                )
+                problem = f"times beta_kl {kl}, rounded to three decimals: {shown(rounded)}; use larger or fewer values"
                 raise wrong("beta_neg_multiples", problem)
         return self
 
@@ -115,16 +113,14 @@ class DensityEvaluation(Model):
 def check_size(path: str, size: int, datasets: tuple[str, ...]) -> None:
     """Refuse a number of points that some dataset cannot draw at once."""
     for name in datasets:
-        multiple = DATASETS[name].multiple
-        if size % multiple:
-            near = -(-size // multiple) * multiple
-            raise wrong(path, f"must be a multiple of {multiple} for {name}, is {size}; try {near}")
+        with blamed(path):
+            catalogue.check_size(name, size, "")
 
 
 class Density(Model):
     """Density estimation in two dimensions: Tables 1, 3 and 4, Figure 3."""
 
-    datasets: Some[str] = option(tuple(DATASETS), "The datasets, in the order of the tables.")
+    datasets: Some[str] = option(tuple(catalogue.DATASETS), "The datasets, in the order of the tables.")
     seeds: Some[Seed] = option(
         (0, 1, 2, 3, 4), "Seeds of the runs behind every mean; trained together as one ensemble."
     )
@@ -135,8 +131,8 @@ class Density(Model):
     @model_validator(mode="after")
     def _check(self) -> Self:
         for i, name in enumerate(self.datasets):
-            if name not in DATASETS:
-                raise wrong(f"datasets[{i}]", str(unknown("dataset", name, DATASETS)))
+            with blamed(f"datasets[{i}]"):
+                catalogue.dataset(name)
         if self.training.latent_dim != 2:
             raise wrong("training.latent_dim", f"must be 2, is {self.training.latent_dim}")
         for path, size in (

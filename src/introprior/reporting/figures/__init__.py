@@ -14,12 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from introprior.errors import unknown
 from introprior.reporting import read
 
 os.environ["MPLBACKEND"] = "agg"  # seaborn imports pyplot, which would look for the backend of a notebook
-
-FIGURES = ("figure2", "figure3", "figure4", "figure5", "figure6", "figureS2", "figureS3", "search", "samples")
 
 READERS = {
     "histories": lambda paths: pd.DataFrame(read.histories(paths)),
@@ -37,16 +34,11 @@ READERS = {
 def draw(name: str, inputs: Mapping[str, Iterable[str | Path]], **params: Any) -> Any:
     """A figure of the width of the paper's text.
 
-    Args:
-        name: of :data:`FIGURES`.
-        inputs: files by the name of their reader.
-        params: what else the figure's ``draw`` takes.
+    ``name`` is a module's, ``inputs`` are files by the name of their reader, ``params`` what else its ``draw`` takes.
 
     Raises:
-        UserError: an unknown name, nothing to show, or a file that is absent, damaged or astray.
+        UserError: a file that is absent or damaged.
     """
-    if name not in FIGURES:
-        raise unknown("figure", name, FIGURES)
     data = {kind: READERS[kind](paths) for kind, paths in inputs.items()}
     module, style = (import_module(f"{__name__}.{part}") for part in (name, "style"))
     with style.look():

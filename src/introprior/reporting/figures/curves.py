@@ -11,7 +11,6 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from introprior.errors import UserError
-from introprior.metrics.registry import metric as registered
 from introprior.reporting.figures.style import say
 
 RUN = ["dataset", "cell", "r_entropy", "seed"]
@@ -26,21 +25,15 @@ _LOSSES = ("vae_loss", "encoder_loss", "decoder_loss")
 def courses(
     histories: pd.DataFrame, distances: pd.DataFrame, quantity: str, metric: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What became of each run.
-
-    Args:
-        histories, distances: see :func:`introprior.reporting.read.histories` and ``distances``.
-        quantity: of the histories.
-        metric: of the distances.
+    """What became of each run: a quantity of :func:`introprior.reporting.read.histories`, a metric of ``distances``.
 
     Returns:
         The runs: :data:`RUN`, and the epochs at which the game began and at which divergence was first noted, game and
         diverged, NaN where they didn't. Their finite values: :data:`POINT`, panel 0 the quantity, 1 the distance.
 
     Raises:
-        UserError: an unknown metric, or distances of a run without its history.
+        UserError: distances of a run without its history.
     """
-    registered(metric, "figures")
     distances = distances.reindex(columns=[*RUN, "epoch", "metric", "value", "status"]).query("metric == @metric")
     end = histories.groupby(RUN)["epoch"].max()
     for dataset, cell, *_ in set(distances.groupby(RUN).groups) - set(end.index):

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from introprior.errors import UserError
 from introprior.experiment import cells as naming
 from introprior.reporting.figures.style import DATA, FRAME, MODEL, TEXT_WIDTH, Run, key, there
 
@@ -22,17 +21,11 @@ _GAP, _GROUP_GAP = 0.03, 0.11
 
 
 def draw(density_panels: Iterable[Run], datasets: Sequence[str], cells: Sequence[str]) -> Figure:
-    """The figure.
+    """The figure, datasets in rows and cells in groups of columns.
 
-    Args:
-        density_panels: of the datasets and cells, in any order. Where one is not given the panels stay empty and say
-            so; where the run diverged they say that.
-        datasets: the rows.
-        cells: the groups of columns.
+    Panels of a run that is not given stay empty and say so; where the run diverged they say that.
     """
     runs = {(run["dataset"], run["cell"]): run for run in density_panels}
-    if not datasets or not cells or not runs:
-        raise UserError("figure 3: nothing to show; name at least one dataset and one cell in the configuration")
     side = (TEXT_WIDTH - _LEFT - _RIGHT - len(cells) * (_GROUP_GAP + 2 * _GAP)) / (1 + 3 * len(cells))
     height = _TOP + len(datasets) * (side + _GAP) - _GAP + _BOTTOM
     lefts = [_LEFT]

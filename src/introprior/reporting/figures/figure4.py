@@ -6,18 +6,15 @@ import itertools
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from introprior.data.images import dataset as catalogue
-from introprior.errors import UserError
 from introprior.experiment import cells as naming
 from introprior.metrics.registry import METRICS
 from introprior.reporting.figures.curves import courses, draw_curves
-from introprior.reporting.figures.style import CYCLE, DATA, INK, MUTED, TEXT_WIDTH, fit_scale, key
+from introprior.reporting.figures.style import CYCLE, DATA, INK, MUTED, TEXT_WIDTH, blocks, fit_scale, key, legend
 
 LINES = {False: (":", (1, 1.65), "without LC"), True: ("-", "", "with LC")}
 """By whether contributions are learnable: the line in the key, its dashes, and what it is called."""
@@ -34,18 +31,11 @@ def draw(
 ) -> Figure:
     """The figure: lines are means over the seeds that got so far, bands their range, a cross where a seed diverged.
 
-    Args:
-        histories, distances: of the runs. Where a panel has no run it says so.
-        datasets: the rows.
-        cells: whose mixtures are the columns, by number of components and whether they are fixed or learn (IP).
-        r_entropy: the regularisations to show.
-        seeds: the seeds to show.
-        metric: the distance to show.
+    Datasets are rows; the columns are the mixtures among the cells, by number of components and whether they are fixed
+    or learn (IP). A panel without a run says so.
     """
     mixtures = [cell for cell in map(naming.parse, cells) if cell.family.components]
     columns = sorted({(cell.size, cell.intro_prior) for cell in mixtures})
-    if not datasets or not columns or not r_entropy or not seeds:
-        raise UserError("figure 4: nothing to show; name datasets, mixtures, r_entropy and seeds in the configuration")
     further = itertools.cycle(CYCLE)
     palette = {r: DATA if r == 0 else next(further) for r in r_entropy}
     learnable = {cell.name: cell.learnable_contributions for cell in mixtures}
@@ -54,9 +44,7 @@ def draw(
         for part in courses(histories, distances, "responsibility_entropy", metric)
     )
     figure = Figure(figsize=(TEXT_WIDTH, 2.1 * len(datasets) + 0.5), layout="constrained")
-    blocks = np.ravel(figure.subfigures(len(datasets), 1, squeeze=False))
-    for block, dataset in zip(blocks, datasets, strict=True):
-        block.suptitle(catalogue(dataset, "figure 4").title, fontsize=7.5, x=0.01, ha="left")
+    for dataset, block in blocks(figure, datasets, fontsize=7.5, x=0.01):
         panels = block.subplots(2, len(columns), sharex=True, sharey="row", squeeze=False)
         for column, (components, intro_prior) in zip(panels.T, columns, strict=True):
             group = [c.name for c in mixtures if (c.size, c.intro_prior) == (components, intro_prior)]
@@ -75,5 +63,5 @@ def draw(
     handles += [Patch(color=MUTED, alpha=0.25, lw=0, label="range over seeds")] * (len(seeds) > 1)
     handles += [key("diverged", color=INK, marker="x", ms=4, mew=1)] * bool(runs["diverged"].notna().any())
     across = len(handles) if len(handles) <= 7 else math.ceil(len(handles) / 2)
-    figure.legend(handles=handles, loc="outside lower center", ncols=across, columnspacing=1.3, handletextpad=0.5)
+    legend(figure, handles, ncols=across, columnspacing=1.3, handletextpad=0.5)
     return figure

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
 
-from introprior.data.images import dataset as catalogue
+from introprior.data.images import DATASETS
 from introprior.experiment import cells as naming
 from introprior.reporting.figures.panels import strip
-from introprior.reporting.figures.style import DATA, MODEL, TEXT_WIDTH, fit_scale, key, say
+from introprior.reporting.figures.style import DATA, MODEL, TEXT_WIDTH, fit_scale, key, legend, say
 from introprior.reporting.read import STUDY_CURVES, STUDY_IMAGES
 
 CONFIGURATIONS = (
@@ -24,13 +24,11 @@ CONFIGURATIONS = (
 def draw(study: Mapping[str, Any]) -> Figure:
     """The figure: configurations in rows; on the left beta_neg = 1, on the right the practical one.
 
-    Args:
-        study: see :func:`introprior.reporting.read.study`. What is not finite is left out; panels with nothing else say
-            "diverged".
+    What of the ``study`` is not finite is left out; panels with nothing else say "diverged".
     """
     figure = Figure(figsize=(TEXT_WIDTH, 7.9), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, hspace=0)
-    title, cell = catalogue(study["dataset"], "figure S2").title, naming.parse(study["cell"], "figure S2").label
+    title, cell = DATASETS[study["dataset"]].title, naming.parse(study["cell"]).label
     figure.suptitle(f"{title}: {cell}, trained for {study['epoch']:g} epochs", fontsize=8)
     halves = figure.subfigures(len(CONFIGURATIONS), 2, wspace=0.03, hspace=0.02)
     for row, configuration in enumerate(CONFIGURATIONS):
@@ -38,11 +36,8 @@ def draw(study: Mapping[str, Any]) -> Figure:
             half = halves[row, column]
             half.suptitle(rf"{configuration},  β$_\mathrm{{neg}}$ = {beta_neg:g}", fontsize=7.5)
             _half(half, study, column, row)
-    handles = [
-        key(r"real images, $p_\mathrm{data}$", color=DATA, lw=1.2),
-        key(r"generated images, $p_d$", color=MODEL, lw=1.2),
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    kinds = {r"real images, $p_\mathrm{data}$": DATA, r"generated images, $p_d$": MODEL}
+    legend(figure, [key(label, color=colour, lw=1.2) for label, colour in kinds.items()])
     return figure
 
 

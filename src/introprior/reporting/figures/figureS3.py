@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from introprior.errors import UserError
-from introprior.reporting.figures.style import FRAME, INK, MODEL, MUTED, TEXT_WIDTH, key
+from introprior.reporting.figures.style import FRAME, INK, MODEL, MUTED, TEXT_WIDTH, key, legend
 
 RANGES = ((-1.0, 1.0), (-4.0, 4.0), (-10.0, 2.0))
 STEEPNESSES = (1.0, 5.0, 10.0, 20.0)
@@ -15,14 +14,8 @@ STEEPNESSES = (1.0, 5.0, 10.0, 20.0)
 def draw(clip_steepness: float) -> Figure:
     """The figure; each panel says which share of its range is retained.
 
-    Args:
-        clip_steepness: the K in use, > 0, whose column is marked; it gets one where the usual K lack it.
-
-    Raises:
-        UserError: a K that is not positive.
+    The column of ``clip_steepness``, the K in use, is marked; it gets one where the usual K lack it.
     """
-    if not clip_steepness > 0:
-        raise UserError(f"figure S3: clip_steepness is {clip_steepness}; the steepness K must be positive")
     columns: list[float | None] = [None, *sorted({*STEEPNESSES, float(clip_steepness)})]
     figure = Figure(figsize=(TEXT_WIDTH, 4.2), layout="constrained")
     panels = figure.subplots(len(RANGES), len(columns), sharex="row", sharey="row")
@@ -52,7 +45,7 @@ def draw(clip_steepness: float) -> Figure:
         key("hard clip", color=INK, lw=0.8, ls="--"),
         key("identity", color=MUTED, lw=0.7, ls=":"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    legend(figure, handles)
     return figure
 
 

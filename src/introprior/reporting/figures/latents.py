@@ -10,10 +10,9 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from introprior.data.images import dataset as catalogue
 from introprior.experiment import cells as naming
 from introprior.reporting.figures.panels import chosen_runs, regularisation
-from introprior.reporting.figures.style import MUTED, TEXT_WIDTH, Run, class_colours, key, there
+from introprior.reporting.figures.style import MUTED, TEXT_WIDTH, Run, blocks, class_colours, key, legend, there
 from introprior.reporting.read import Choices
 
 SHAPE = 0.75
@@ -27,25 +26,17 @@ def latent_spaces(
     cells: Sequence[str],
     show: Callable[[Axes, Run], None],
 ) -> Figure:
-    """A block for each dataset, with a line of panels for each number of components.
+    """A block for each dataset, with a line of panels for each number of components; ``show`` draws one run.
 
-    Args:
-        panels: of runs of one seed, in any order; those of other than the chosen r_entropy are passed by. Where a cell
-            has none its panel says so, and where the run diverged too.
-        chosen: the r_entropy to show.
-        datasets: the blocks.
-        cells: the panels.
-        show: draws one run.
+    Where a cell has no run of the chosen r_entropy its panel says so, and where the run diverged too.
     """
-    runs = chosen_runs(panels, chosen, datasets, cells)
+    runs = chosen_runs(panels, chosen)
     lines = arrange(cells)
     columns = max(3, *map(len, lines))
     height = 0.4 + len(lines) * (0.2 + SHAPE * TEXT_WIDTH / columns)
     figure = Figure(figsize=(TEXT_WIDTH, len(datasets) * height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
-    blocks = np.ravel(figure.subfigures(len(datasets), 1, squeeze=False))
-    for block, dataset in zip(blocks, datasets, strict=True):
-        block.suptitle(catalogue(dataset, "figures").title, fontsize=8, x=0.005, ha="left")
+    for dataset, block in blocks(figure, datasets, fontsize=8, x=0.005):
         grid = block.add_gridspec(len(lines), columns)
         for place, cell in ((grid[i, j], cell) for i, line in enumerate(lines) for j, cell in enumerate(line) if cell):
             axis = block.add_subplot(place, xticks=[], yticks=[], box_aspect=SHAPE)
@@ -56,10 +47,8 @@ def latent_spaces(
         names = next((run["classes"] for key_, run in runs.items() if key_[0] == dataset), ())
         rows = math.ceil(sum(0.25 + 0.05 * len(name) for name in names) / TEXT_WIDTH)  # in inches, about
         colours = zip(names, class_colours(len(names)), strict=True)
-        block.legend(
-            handles=[key(name, color=colour, marker="o", ms=2.5) for name, colour in colours],
-            loc="outside lower center", ncols=math.ceil(len(names) / max(rows, 1)), handletextpad=0, columnspacing=1,
-        )  # fmt: skip
+        handles = [key(name, color=colour, marker="o", ms=2.5) for name, colour in colours]
+        legend(block, handles, ncols=math.ceil(len(names) / max(rows, 1)), handletextpad=0, columnspacing=1)
     return figure
 
 

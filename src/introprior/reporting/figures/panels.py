@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from introprior.errors import UserError
 from introprior.experiment import cells as naming
 from introprior.reporting.figures.style import Run
 from introprior.reporting.read import Choices
 
 
-def chosen_runs(
-    panels: Iterable[Run], chosen: Choices, datasets: Sequence[str], cells: Sequence[str]
-) -> dict[tuple[str, str], Run]:
-    """The run that has the chosen r_entropy, for each dataset and cell.
-
-    Args:
-        panels: of runs of one seed, see :func:`introprior.reporting.read.image_panels`.
-        chosen: see :func:`introprior.reporting.read.choices`.
-        datasets, cells: to be shown.
-
-    Raises:
-        UserError: nothing to show, two runs that differ in the seed, or a cell without a choice.
-    """
-    runs: dict[tuple[str, str], Run] = {}
-    for run in panels:
-        key = (run["dataset"], run["cell"])
-        if key not in chosen:
-            raise UserError(f"figures: no r_entropy is chosen for {key[0]}, {key[1]}; give its r_entropy.json")
-        if run["r_entropy"] != chosen[key].r_entropy:
-            continue
-        if key in runs:
-            seeds = f"{runs[key]['seed']} and {run['seed']}"
-            raise UserError(f"figures: seeds {seeds} of {key[0]}, {key[1]} are given; show one of them")
-        runs[key] = run
-    if not runs or not datasets or not cells:
-        raise UserError("figures: nothing to show; name at least one dataset and one cell in the configuration")
-    return runs
+def chosen_runs(panels: Iterable[Run], chosen: Choices) -> dict[tuple[str, str], Run]:
+    """By dataset and cell the run of one seed, see :func:`introprior.reporting.read.image_panels`, that has the chosen
+    r_entropy; others are passed by."""
+    runs = {(run["dataset"], run["cell"], run["r_entropy"]): run for run in panels}
+    return {key: runs[*key, taken.r_entropy] for key, taken in chosen.items() if (*key, taken.r_entropy) in runs}
 
 
 def regularisation(run: Run) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from introprior.data.images import dataset as catalogue
+from introprior.data.images import DATASETS
 from introprior.experiment import cells as naming
 from introprior.reporting.figures.panels import chosen_runs, regularisation, strip
 from introprior.reporting.figures.style import TEXT_WIDTH, Run, there
@@ -18,17 +18,10 @@ GENERATED, PAIRS = 12, 8
 
 
 def draw(image_panels: Iterable[Run], chosen: Choices, dataset: str, cells: Sequence[str]) -> Figure:
-    """The figure.
-
-    Args:
-        image_panels: of runs of one seed, in any order; those of other than the chosen r_entropy are passed by.
-        chosen: the r_entropy to show.
-        dataset: what to show.
-        cells: the lines.
-    """
-    runs = chosen_runs(image_panels, chosen, [dataset], cells)
+    """The figure: a line for each cell, whose run of the chosen r_entropy is shown."""
+    runs = chosen_runs(image_panels, chosen)
     figure = Figure(figsize=(TEXT_WIDTH, 0.45 + 0.62 * len(cells)), layout="constrained")
-    figure.suptitle(catalogue(dataset, "figures").title, fontsize=7.5, x=0.005, ha="left")
+    figure.suptitle(DATASETS[dataset].title, fontsize=7.5, x=0.005, ha="left")
     grid = {"squeeze": False, "width_ratios": (GENERATED, PAIRS), "subplot_kw": {"xticks": [], "yticks": []}}
     panels = figure.subplots(len(cells), 2, **grid)
     for (generated, pairs), cell in zip(panels, cells, strict=True):

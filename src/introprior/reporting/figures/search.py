@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from introprior import paper
-from introprior.errors import UserError
-from introprior.reporting.figures.style import INK, MODEL, TEXT_WIDTH, key
+from introprior.reporting.figures.style import INK, MODEL, TEXT_WIDTH, key, legend
 
 _MARKS = {
     "chosen": ("*", 8, MODEL, 0.5),
@@ -27,17 +26,11 @@ _MARKS = {
 
 
 def draw(slices: pd.DataFrame, hyperparameters: pd.DataFrame, datasets: Sequence[str], cell: str) -> Figure:
-    """The figure.
+    """The figure, a panel for each dataset: the settings tried for a cell.
 
-    Args:
-        slices: the settings tried, of all datasets.
-        hyperparameters: the choices, which are marked, as are Daniel and Tamar's settings where they were tried.
-        datasets: the panels.
-        cell: the cell searched.
+    The chosen ones are marked, as are Daniel and Tamar's where they were tried.
     """
     slices, choices = (part[part["cell"] == cell] for part in (slices, hyperparameters))
-    if not datasets or slices.empty:
-        raise UserError("figure of the search: nothing to show; name datasets and a cell that is searched")
     levels = sorted(slices["beta_rec"].unique())
     palette = dict(zip(levels, mpl.colormaps["cividis"](np.linspace(0, 0.95, len(levels))), strict=True))
     columns = min(len(datasets), 4)
@@ -46,10 +39,9 @@ def draw(slices: pd.DataFrame, hyperparameters: pd.DataFrame, datasets: Sequence
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, dataset in zip(axes, datasets, strict=False):
         tried = slices[slices["dataset"] == dataset]
-        known = cell == "sg" and dataset in set(paper.table3()["dataset"])
-        theirs = [paper.hyperparameters(dataset, "daniel-tamar")] if known else []
+        theirs = paper.hyperparameters(dataset, "daniel-tamar", cell)
         chosen = choices[choices["dataset"] == dataset].to_dict("records")
-        _panel(axis, tried, palette, {"Daniel and Tamar": theirs, "chosen": chosen})
+        _panel(axis, tried, palette, {"Daniel and Tamar": [theirs] * bool(theirs), "chosen": chosen})
         axis.set(title=dataset, xlabel=r"β$_\mathrm{kl}$", ylabel="")
     for axis in axes[len(datasets) :]:
         axis.set_axis_off()
@@ -59,7 +51,7 @@ def draw(slices: pd.DataFrame, hyperparameters: pd.DataFrame, datasets: Sequence
         key(rf"β$_\mathrm{{rec}}$ = {b:g}", marker="o", ms=3, mfc=colour, mec="none") for b, colour in palette.items()
     ]
     handles += [key(name, marker=m, ms=size, mfc=face, mec=INK, mew=w) for name, (m, size, face, w) in _MARKS.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1, handletextpad=0)
+    legend(figure, handles, columnspacing=1, handletextpad=0)
     return figure
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,13 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.style
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
-from introprior.errors import unknown
+from introprior.data.images import DATASETS
 from introprior.operations.files import written
 
 TEXT_WIDTH = 6.75
@@ -84,35 +85,42 @@ def key(label: str, **style: Any) -> Line2D:
     return Line2D([], [], label=label, **({"ls": ""} if "marker" in style else {}), **style)
 
 
+def legend(figure: Figure | SubFigure, handles: Sequence[Artist], **style: Any) -> None:
+    """A legend below the panels, in one line unless ``ncols`` says otherwise."""
+    figure.legend(handles=handles, loc="outside lower center", **{"ncols": len(handles), **style})
+
+
+def blocks(figure: Figure, datasets: Sequence[str], **style: Any) -> Iterator[tuple[str, SubFigure]]:
+    """A part of the figure for each dataset of images, below one another, with its title."""
+    for dataset, part in zip(datasets, figure.subfigures(len(datasets), 1, squeeze=False).flat, strict=True):
+        part.suptitle(DATASETS[dataset].title, ha="left", **style)
+        yield dataset, part
+
+
 def fit_scale(axis: Axes, *values: Sequence[float] | np.ndarray, ratio: float = 20) -> None:
     """Make the y axis logarithmic where the values, all positive, span more than ``ratio``; symlog where some are not.
 
     Values that are not finite do not count. On a symlog axis what is below a thousandth of the largest is linear.
     """
-    together = np.concatenate([np.asarray(part, float).ravel() for part in values]) if values else np.empty(0)
+    together = np.concatenate([np.empty(0), *(np.asarray(part, float).ravel() for part in values)])
     together = together[np.isfinite(together)]
     if not together.size:
         return
-    low, high = together.min(), together.max()
+    low, high, largest = together.min(), together.max(), float(np.abs(together).max())
     if low > 0 and high / low > ratio:
         axis.set_yscale("log")
         # Where few powers of ten are in sight, their multiples by 2 and 5 need labels too.
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,), numticks=7))
         axis.yaxis.set_minor_locator(NullLocator())
         if high < 1e5:
-            axis.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
-    elif low <= 0 and np.abs(together).max() > 10 * ratio * max(float(np.median(np.abs(together))), 1):
-        axis.set_yscale("symlog", linthresh=max(float(np.abs(together).max()) / 1000, 1))
+            axis.yaxis.set_major_formatter("{x:g}")
+    elif low <= 0 and largest > 10 * ratio * max(float(np.median(np.abs(together))), 1):
+        axis.set_yscale("symlog", linthresh=max(largest / 1000, 1))
 
 
 def save(figure: Figure, paths: Iterable[str | Path], dpi: int = 300) -> None:
-    """Write a figure, each file whole or not at all; what is rasterised, and PNG, has ``dpi`` dots per inch.
-
-    Raises:
-        UserError: a suffix other than .pdf and .png, or a file that cannot be written.
-    """
+    """Write a figure as PDF or PNG, each file whole or not at all; what is rasterised, and PNG, has ``dpi`` dots per
+    inch."""
     for path in map(Path, paths):
-        if path.suffix not in _METADATA:
-            raise unknown("figure format", path.suffix, _METADATA, str(path))
         with written(path) as temporary, look():
             figure.savefig(temporary, dpi=dpi, metadata=_METADATA[path.suffix])

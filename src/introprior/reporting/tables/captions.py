@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ LISTED = 6
 _PHRASES = {
     "protocol": "protocol {}",
     "training.iterations": "{} iterations",
+    "search.own": "{} hyperparameters",
     "seeds": "{} seeds",
     "training.batch_size": "batches of {}",
     "training.hidden_width": "networks {} wide",
@@ -51,34 +53,27 @@ _IMAGE_PHRASES = {
     "probes.train_images": "probes of {} training images",
     "evaluation.classifier_epochs": "a classifier of {} epochs",
 }
-_IMAGES = ("stand_ins", "r_entropy", "by_dataset.", "probes.", "training.epochs", "evaluation.features")
-# They choose what is shown or how work is cut up: no number changes with them.
-_IGNORED = frozenset({"datasets", "cells", "search.members_per_job"})
 # The scale: with other values the numbers are of another kind. What else differs is worth comparing.
 _SCALE = ("training.", "evaluation.", "by_dataset.", "probes.", "stand_ins")
 
 
 def density_settings(config: Configuration, keys: Iterable[str]) -> dict[str, Any]:
-    """What bears on the numbers of a table in 2D.
-
-    Args:
-        config: the whole configuration.
-        keys: what of the density section does; the protocol always does, but for what concerns images alone.
-    """
+    """What bears on the numbers of a table in 2D: ``keys`` of the density section, and the protocol."""
     section = config.density.model_dump(mode="json", include=set(keys))
-    if "search" in section and not config.density.search.halving.enabled:
-        del section["search"]["halving"]
-    training = config.resolved_protocol.training.dump(half="density")
-    return {**_protocol(config, set(training)), **section}
+    if search := section.get("search"):
+        del search["members_per_job"]  # no number changes with it
+        own = search.pop("own")
+        if not search["halving"]["enabled"]:
+            del search["halving"]
+        if not search["enabled"]:
+            section["search"] = {key: search[key] for key in ("enabled", "published")}
+        if own:
+            section["search"]["own"] = "the configuration's"
+    return {**_protocol(config, set(config.resolved_protocol.training.dump(half="density"))), **section}
 
 
 def image_settings(config: Configuration, datasets: Sequence[str]) -> dict[str, Any]:
-    """What bears on the numbers of Tables 2 and 5.
-
-    Args:
-        config: the whole configuration.
-        datasets: those that are shown.
-    """
+    """What bears on the numbers of Tables 2 and 5, of the datasets that are shown."""
     images = config.images.model_dump(mode="json", include={"seeds", "r_entropy", "training", "evaluation", "probes"})
     shown = {"weights", "allow_few", "grid_images", "latent_points"}
     if config.images.evaluation.features == "inception":
@@ -104,8 +99,7 @@ def scale_sentence(experiment: str, section: Mapping[str, Any], paper: Mapping[s
 
     Args:
         experiment: name of the experiment, which opens the sentence.
-        section: what bears on numbers, of the resolved configuration of either half and of the protocol, and
-            ``stand_ins``, the datasets that stand in for the paper's: nested mappings of plain values and lists.
+        section: what bears on numbers, see :func:`density_settings` and :func:`image_settings`.
         paper: the same for the paper.
 
     Returns:
@@ -114,22 +108,15 @@ def scale_sentence(experiment: str, section: Mapping[str, Any], paper: Mapping[s
         remain comparable, and the sentence says just what differs.
     """
     ours, theirs = _leaves(section), _leaves(paper)
-    phrases = _IMAGE_PHRASES if any(key.startswith(_IMAGES) for key in (*ours, *theirs)) else _PHRASES
-    unsearched = ours.get("search.enabled") is False
+    phrases = _IMAGE_PHRASES if "r_entropy" in theirs else _PHRASES
     order = {key: place for place, key in enumerate(phrases)}
     keys = sorted(
-        (
-            key
-            for key in dict.fromkeys([*theirs, *ours])
-            if ours.get(key) != theirs.get(key)
-            and key not in _IGNORED
-            and not (unsearched and key.startswith("search.") and key not in ("search.enabled", "search.published"))
-        ),
+        (key for key in dict.fromkeys([*theirs, *ours]) if key in ours and ours[key] != theirs.get(key)),
         key=lambda key: order.get(_of_any_dataset(key)[0], len(order)),
     )
     if not keys:
         return PAPER_SCALE
-    parts = [_difference(phrases, key, ours.get(key), theirs.get(key)) for key in keys[:LISTED]]
+    parts = [_difference(phrases, key, ours[key], theirs.get(key)) for key in keys[:LISTED]]
     if len(keys) > LISTED:
         parts.append(f"{len(keys) - LISTED} more settings")
     what = ", ".join(parts[:-1]) + " and " * (len(parts) > 1) + parts[-1]
@@ -173,9 +160,8 @@ def tally(answers: Sequence[str]) -> str:
 
 def _of_any_dataset(key: str) -> tuple[str, str]:
     """``by_dataset.MNIST.widths`` as ``by_dataset.widths`` and ``MNIST``; other keys as they are."""
-    section, _, rest = key.partition(".")
-    dataset, found, name = rest.rpartition(".")
-    return (f"{section}.{name}", dataset) if section == "by_dataset" and found else (key, "")
+    match = re.fullmatch(r"(by_dataset)\.(.+)(\.\w+)", key)
+    return (match[1] + match[3], match[2]) if match else (key, "")
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -202,12 +188,10 @@ def _difference(phrases: Mapping[str, str], key: str, ours: Any, theirs: Any) ->
 
 
 def _shown(value: Any) -> str:
-    if value is None:
-        return "none"
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, list):
         return "/".join(map(_shown, value)) or "none"
-    return str(value)
+    return "none" if value is None else str(value)

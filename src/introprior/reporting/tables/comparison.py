@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from introprior import paper
-from introprior.errors import unknown
 from introprior.experiment import cells as naming
 from introprior.metrics.registry import METRICS
 from introprior.operations.files import write_text, written
@@ -33,10 +32,7 @@ PathLike = str | Path
 def write(
     number: str, request: Request, folder: PathLike, results: Iterable[PathLike], chosen: Iterable[PathLike] = ()
 ) -> None:
-    """Write ``table<number>`` and ``table<number>_vs_paper`` into a folder, each as CSV, Markdown and LaTeX.
-
-    The arguments are those of :func:`tables`.
-    """
+    """Write ``table<number>`` and ``table<number>_vs_paper`` into a folder, each as CSV, Markdown and LaTeX."""
     for numbers, laid_out in tables(number, request, results, chosen):
         with written(Path(folder, f"{laid_out.label}.csv")) as temporary:
             numbers.to_csv(temporary, index=False)
@@ -56,7 +52,7 @@ def tables(
         chosen: ``r_entropy.json`` files, for Tables 2 and 5.
 
     Raises:
-        UserError: an unknown number; a file that is missing or damaged; results that are not complete.
+        UserError: a file that is missing or damaged; results that are not complete.
     """
     if number == "3":
         tidy, laid_out = hyperparameter_table(pd.DataFrame(read.hyperparameters(results)), request)
@@ -64,10 +60,8 @@ def tables(
     runs = pd.DataFrame(read.metrics(results))
     if number in ("1", "4"):
         sheet = density_sheet(number, runs, request)
-    elif number in ("2", "5"):
-        sheet = image_sheet(number, runs, read.choices(chosen, f"{request.primary}_gen"), request)
     else:
-        raise unknown("table", number, ("1", "2", "3", "4", "5"))
+        sheet = image_sheet(number, runs, read.choices(chosen), request)
     return [(sheet.tidy, table(sheet)), comparison(sheet)]
 
 
@@ -127,10 +121,6 @@ def hyperparameter_comparison(tidy: pd.DataFrame, scale: str) -> tuple[pd.DataFr
     """Table 3 beside the paper's, with the columns of :func:`compare` and ``source``, and three lines per dataset.
 
     A grid has no uncertainty, so ``within`` says whether a search found the same value, ``NA`` where there was none.
-
-    Args:
-        tidy: from :func:`introprior.reporting.tables.density.hyperparameter_table`.
-        scale: a sentence for the caption.
     """
     compared = compare(tidy, paper.SEEDS, "source")
     same = np.isclose(compared["mean"], compared["paper_mean"], rtol=1e-9, atol=0)
@@ -141,9 +131,7 @@ def hyperparameter_comparison(tidy: pd.DataFrame, scale: str) -> tuple[pd.DataFr
         betas = list(group.itertuples())
         lines = _three((dataset, naming.parse(cell).label), betas, [Entry(shown(row.mean)) for row in betas], None)
         origins = ("grid search", read.SOURCES[betas[0].source], "")
-        blocks.append(
-            tuple(Row(line.labels, (*line.entries, Entry(o))) for line, o in zip(lines, origins, strict=True))
-        )
+        blocks.append(tuple(Row(labels, (*line, Entry(o))) for (labels, line), o in zip(lines, origins, strict=True)))
     caption = captions.caption(
         f"{TICK}: our search chose the same value, {CROSS}: another one; unmarked: not searched here, hence nothing to "
         f"judge. {captions.tally(compared['within'].tolist())}",

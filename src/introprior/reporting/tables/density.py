@@ -33,26 +33,17 @@ _QUOTED: Columns = {
 
 
 def density_sheet(number: str, runs: pd.DataFrame, request: Request) -> Sheet:
-    """What Table ``1`` or ``4`` shows.
-
-    Args:
-        number: which one.
-        runs: every dataset, cell and seed of the request, see :func:`introprior.reporting.read.metrics`; more does no
-            harm.
-        request: what to show.
+    """What Table ``1`` or ``4`` shows; runs that the request does not name do no harm.
 
     Raises:
         UserError: something is missing.
     """
     rows = [name for name, metric in METRICS.items() if number in metric.tables]
     theirs = sheets.published(number)
-    if number == "4":
-        theirs["cell"] = theirs["cell"].where(theirs["cell"] != "", theirs["setting"])
-    theirs = theirs[KEY + sheets.PUBLISHED]
     tidy = sheets.summarise(runs, request, rows).merge(theirs, how="left", on=KEY)
-    columns = sheets.cell_columns(request.cells)
+    columns, titles = sheets.cell_columns(request.cells), ["", "", "LC", "IP"]
     if number == "4":
-        columns = _QUOTED | _settings(request.cells)
+        columns, titles = _QUOTED | _settings(request.cells), ["", "", "KL calculation"]
         quoted = theirs[theirs["cell"].isin(_QUOTED) & theirs["dataset"].isin(request.datasets)]
         tidy = pd.concat([quoted.reindex(columns=tidy.columns).astype(sheets.COUNTS), tidy], ignore_index=True)
     caption = captions.caption(
@@ -64,7 +55,6 @@ def density_sheet(number: str, runs: pd.DataFrame, request: Request) -> Sheet:
         _floors(tidy, request.datasets),
     )
     names = dict(zip(request.datasets, request.datasets, strict=True))
-    titles = ("", "", "LC", "IP") if number == "1" else ("", "", "KL calculation")
     return Sheet(number, request, tidy, columns, titles, dict.fromkeys(rows, ""), names, caption)
 
 
@@ -91,29 +81,27 @@ def _floors(tidy: pd.DataFrame, datasets: Iterable[str]) -> str:
 def hyperparameter_table(choices: pd.DataFrame, request: Request) -> tuple[pd.DataFrame, Table]:
     """Table 3: the hyperparameters in use, Daniel and Tamar's in parentheses, and where they came from.
 
-    Args:
-        choices: of every dataset and cell of the request, see :func:`introprior.reporting.read.hyperparameters`.
-        request: what to show; seeds and spread don't matter.
-
     Returns:
         The tidy table (``metric`` is the hyperparameter, ``paper_mean`` the optimum of the paper's Table 3; then
         daniel_tamar, source, settings, settings_diverged, KL), and the table laid out.
 
     Raises:
-        UserError: a choice is missing or given twice.
+        UserError: a choice is missing.
     """
-    theirs = {tuple(key): (optimum, default) for *key, optimum, default in paper.table3().to_numpy()}
+    found = {(choice["dataset"], choice["cell"]): choice for choice in choices.to_dict("records")}
     records, blocks = [], []
     for dataset in request.datasets:
         block = []
         for cell in request.cells:
-            choice = _only(choices, dataset, cell)
+            if (choice := found.get((dataset, cell))) is None:
+                raise UserError(f"table 3: no hyperparameters of {dataset}, {cell}; run again")
+            optimum, default = (paper.hyperparameters(dataset, source, cell) for source in ("table3", "daniel-tamar"))
             entries = []
             for name in paper.HYPERPARAMETERS:
-                optimum, default = theirs.get((dataset, cell, name), (math.nan, math.nan))
-                summary = (dataset, cell, name, choice[name], math.nan, math.nan, 1, 0, optimum, math.nan, default)
-                records.append((*summary, *(choice[key] for key in ("source", "settings", "diverged", "KL"))))
-                entries.append(Entry(sheets.shown(choice[name]) + ("" if math.isnan(default) else f" ({default:g})")))
+                summary = (dataset, cell, name, choice[name], math.nan, math.nan, 1, 0, optimum.get(name, math.nan))
+                origin = (choice[key] for key in ("source", "settings", "diverged", "KL"))
+                records.append((*summary, math.nan, default.get(name, math.nan), *origin))
+                entries.append(Entry(sheets.shown(choice[name]) + (f" ({default[name]:g})" if default else "")))
             block.append(Row((dataset, naming.parse(cell).label), (*entries, Entry(_origin(choice)))))
         blocks.append(tuple(block))
     columns = [*sheets.SUMMARY, *sheets.PUBLISHED, "daniel_tamar", "source", "settings", "settings_diverged", "KL"]
@@ -125,17 +113,6 @@ def hyperparameter_table(choices: pd.DataFrame, request: Request) -> tuple[pd.Da
         request.scale,
     )
     return tidy, Table("3", "table3", caption, ("2D dataset", "prior"), (HYPERPARAMETERS,), tuple(blocks))
-
-
-def _only(choices: pd.DataFrame, dataset: str, cell: str) -> dict[str, Any]:
-    found = choices[(choices["dataset"] == dataset) & (choices["cell"] == cell)].to_dict("records")
-    if not found:
-        raise UserError(
-            f"table 3: no hyperparameters of {dataset}, {cell}; run again, or drop it from the configuration"
-        )
-    if len(found) > 1:
-        raise UserError(f"table 3: hyperparameters of {dataset}, {cell} given twice; name each file once")
-    return found[0]
 
 
 def _origin(choice: dict[str, Any]) -> str:

@@ -21,14 +21,7 @@ _PAPER_NEIGHBOURS = (5, 100)
 
 
 def image_sheet(number: str, runs: pd.DataFrame, choices: Choices, request: Request) -> Sheet:
-    """What Table ``2`` or ``5`` shows.
-
-    Args:
-        number: which one.
-        runs: every dataset, cell and seed of the request at the chosen r_entropy, see
-            :func:`introprior.reporting.read.metrics`; more does no harm.
-        choices: of every dataset and cell of the request.
-        request: what to show.
+    """What Table ``2`` or ``5`` shows; runs and choices that the request does not name do no harm.
 
     Raises:
         UserError: something is missing.
@@ -74,7 +67,7 @@ def _title(dataset: str) -> str:
 def _summary(runs: pd.DataFrame, choices: Choices, request: Request, rows: Mapping[str, str]) -> pd.DataFrame:
     """Means and spreads at the chosen r_entropy, which is a column and, before the others of a cell, a metric."""
     chosen = pd.DataFrame([(*key, choice.r_entropy) for key, choice in choices.items()], columns=TIDY[:3])
-    taken = runs.reindex(columns=[*runs.columns.union(["r_entropy"])]).merge(chosen)
+    taken = runs.merge(chosen)
     for key in choices.keys() - set(zip(taken["dataset"], taken["cell"], strict=True)):
         raise UserError(
             f"results of {', '.join(key)}: none at r_entropy {choices[key].r_entropy:g}, which r_entropy.json says was "

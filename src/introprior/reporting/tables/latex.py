@@ -6,6 +6,7 @@ Only packages of Debian's texlive-latex-recommended are used.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -16,22 +17,16 @@ from introprior.errors import UserError
 from introprior.operations.files import written
 from introprior.reporting.tables.layout import Entry, Table
 
-TIMEOUT = 120
-"""Seconds after which a compilation is given up."""
-
-_PHRASES = {
-    "β_rec": r"$\beta_{\mathrm{rec}}$",
-    "β_kl": r"$\beta_{\mathrm{kl}}$",
-    "β_neg": r"$\beta_{\mathrm{neg}}$",
+_SIGNS = {
+    "β_rec": r"$\beta_{\mathrm{rec}}$", "β_kl": r"$\beta_{\mathrm{kl}}$", "β_neg": r"$\beta_{\mathrm{neg}}$",
     "r_entropy": r"$r_{\mathrm{entropy}}$",
-}
-_CHARACTERS = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "✓": r"$\checkmark$", "✗": r"$\times$",
     "×": r"$\times$", "−": r"$-$", "≤": r"$\leq$", "√": r"$\surd$", "²": r"$^2$", "β": r"$\beta$", "†": r"\dag{}",
     "–": "--", "“": "``", "”": "''", "’": "'", "\n": " ",
 }  # fmt: skip
+_SIGN = re.compile("|".join(map(re.escape, _SIGNS)) + "|[^\x00-\xff]")
 
 _PREAMBLE = r"""\documentclass{article}
 \usepackage[margin=0.5in]{geometry}
@@ -44,11 +39,7 @@ _PREAMBLE = r"""\documentclass{article}
 
 def escape(text: str) -> str:
     """``text`` so that LaTeX prints it as it reads; what no font here has is shown as its code point."""
-    for phrase, command in _PHRASES.items():
-        head, found, tail = text.partition(phrase)
-        if found:
-            return escape(head) + command + escape(tail)
-    return "".join(_CHARACTERS.get(c, c if ord(c) < 0x100 else f"U+{ord(c):04X}") for c in text)
+    return _SIGN.sub(lambda sign: _SIGNS[sign[0]] if sign[0] in _SIGNS else f"U+{ord(sign[0]):04X}", text)
 
 
 def fragment(table: Table) -> str:
@@ -106,47 +97,31 @@ def compile_tables(paths: Iterable[str | Path], output: str | Path) -> None:
     """Compile tables into a PDF, one a page; the same tables give the same bytes.
 
     Args:
-        paths: files of :func:`fragment`, numbered by their names.
+        paths: files of :func:`fragment`, numbered by their names: ``table1_vs_paper.tex`` is ``1, beside the paper``.
         output: where to write.
 
     Raises:
-        UserError: pdflatex is missing, fails or takes longer than :data:`TIMEOUT` seconds; a file cannot be read.
+        UserError: pdflatex is missing or fails.
     """
-    pages = []
-    for path in map(Path, paths):
-        try:
-            pages.append(f"\\renewcommand{{\\thetable}}{{{escape(_number(path))}}}\n{path.read_text()}\\clearpage\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: cannot read ({error}); run again to make it anew") from error
-    if not pages:
-        raise UserError(f"{output}: no tables to compile; name at least one")
     if not pdflatex_available():
         raise UserError(
             f"{output}: pdflatex not found; install a TeX system (Debian: texlive-latex-recommended), or read the "
             "tables in Markdown"
         )
+    pages = []
+    for path in map(Path, paths):
+        number = path.stem.removeprefix("table").replace("_vs_paper", ", beside the paper")
+        pages.append(f"\\renewcommand{{\\thetable}}{{{escape(number)}}}\n{path.read_text()}\\clearpage\n")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "tables.tex"]
-    with tempfile.TemporaryDirectory() as folder:
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1"}
+    with tempfile.TemporaryDirectory() as folder, written(output) as temporary:
         Path(folder, "tables.tex").write_text(_PREAMBLE + "\n".join(pages) + "\\end{document}\n")
-        environment = {**os.environ, "SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1"}
-        try:
-            run = subprocess.run(
-                command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace", timeout=TIMEOUT
-            )
-        except subprocess.TimeoutExpired:
-            raise UserError(f"{output}: pdflatex took longer than {TIMEOUT} s; look for what it waits for") from None
+        run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace")
         if run.returncode:
-            complaints = [line.removeprefix("! ") for line in run.stdout.splitlines() if line.startswith("!")]
-            complaint = (complaints or [f"exit status {run.returncode}"])[0]
+            said = re.search(r"^! (.*)", run.stdout, re.MULTILINE)
+            complaint = said[1] if said else f"exit status {run.returncode}"
             raise UserError(f"{output}: pdflatex failed ({complaint}); delete the .tex files and run again")
-        with written(output) as temporary:
-            shutil.copyfile(Path(folder, "tables.pdf"), temporary)
-
-
-def _number(path: Path) -> str:
-    """What a table's file name says about its number: ``table1_vs_paper.tex`` is ``1, beside the paper``."""
-    name = path.stem.removeprefix("table")
-    return name.removesuffix("_vs_paper") + ", beside the paper" * name.endswith("_vs_paper")
+        shutil.copyfile(Path(folder, "tables.pdf"), temporary)
 
 
 def _line(cells: list[str]) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, takewhile
+from typing import NamedTuple
 
 TICK, CROSS = "✓", "✗"
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One place of a table: ``0.51 ± 0.15``, whether it's the best of its row, a smaller remark like ``4/5 seeds``."""
 
     text: str
@@ -18,16 +18,14 @@ class Entry:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A row: its labels from left to right, then its entries."""
 
     labels: tuple[str, ...]
     entries: tuple[Entry, ...]
 
 
-@dataclass(frozen=True)
-class Heading:
+class Heading(NamedTuple):
     """One line of the table's head: what it tells (may be empty) and the text over each column."""
 
     title: str
@@ -63,13 +61,11 @@ class Table:
 
     def labels(self, block: Sequence[Row]) -> list[tuple[str, ...]]:
         """The labels of a block's rows, blank where they only repeat the row above."""
-        shown, previous = [], ("",) * len(self.stubs)
-        for row in block:
-            same = 0
-            while same < len(row.labels) and row.labels[same] == previous[same]:
-                same += 1
+        shown: list[tuple[str, ...]] = []
+        above = ((), *(row.labels for row in block))
+        for row, previous in zip(block, above, strict=False):
+            same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(row.labels, previous, strict=False))))
             shown.append(("",) * same + row.labels[same:])
-            previous = row.labels
         return shown
 
 
@@ -79,9 +75,7 @@ def markdown(table: Table) -> str:
     columns = [", ".join(dict.fromkeys(filter(None, parts))) for parts in zip(*heads, strict=True)]
     stubs = len(table.stubs)
     lines = [[*table.stubs, *columns], [":---"] * stubs + [":---:"] * len(columns)]
-    for heading in table.headings:
-        if heading.title:
-            lines.append([*[""] * (stubs - 1), heading.title, *heading.texts])
+    lines += [[*[""] * (stubs - 1), title, *texts] for title, texts in table.headings if title]
     for block in table.blocks:
         for labels, row in zip(table.labels(block), block, strict=True):
             lines.append([*labels, *map(_marked, row.entries)])

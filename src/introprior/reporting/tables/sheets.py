@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from introprior import paper
-from introprior.errors import UserError, unknown
+from introprior.errors import UserError
 from introprior.experiment import cells as naming
 from introprior.metrics.registry import DISTANCES, ENTROPIES, METRICS
 from introprior.reporting.tables.layout import CROSS, TICK, Entry, Heading, Row, Table
@@ -30,8 +30,7 @@ class Request:
     """What a table is asked to show.
 
     Attributes:
-        datasets: its blocks, in order.
-        cells: its measured columns, in order.
+        datasets, cells: its blocks and its measured columns, in order.
         seeds: the seeds that must be there.
         spread: what follows the plus-minus sign, ``std`` or ``sem``.
         scale: a sentence for the caption, see :func:`introprior.reporting.tables.captions.scale_sentence`.
@@ -50,16 +49,6 @@ class Request:
     svm_iterations: Sequence[int] = (2000, 10000)
     neighbours: Sequence[int] = (5, 100)
 
-    def __post_init__(self) -> None:
-        known = {"spread": ("std", "sem"), "primary": DISTANCES, "entropy": ENTROPIES}
-        for name, values in known.items():
-            if getattr(self, name) not in values:
-                raise unknown(name.replace("primary", "distance"), getattr(self, name), values)
-        if not self.datasets or not self.cells:
-            raise UserError("tables: nothing to show; name at least one dataset and one cell in the configuration")
-        for cell in self.cells:
-            naming.parse(cell)
-
     @property
     def others(self) -> set[str]:
         """The distances that the table is not about."""
@@ -68,17 +57,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Sheet:
-    """What a table shows.
+    """What a table shows: of each dataset (``names`` is what the table calls it) rows of metrics.
 
     Attributes:
-        number: of the table.
-        request: what it was asked for.
         tidy: a row per dataset, cell and metric: :data:`SUMMARY`, of images r_entropy, and :data:`PUBLISHED`.
-        columns: cells, or settings that are quoted, and what stands above them from top to bottom.
         titles: of the lines of its head; empty where a line needs none.
         rows: metrics, and what the table calls them, if not by their title.
-        names: datasets, and what the table calls them.
-        caption: of the table.
         notes: sentences on what has no counterpart in the paper.
     """
 
@@ -95,11 +79,13 @@ class Sheet:
 
 def table(sheet: Sheet) -> Table:
     """The table as the paper lays it out: datasets in blocks, metrics in rows."""
-    blocks = []
-    for dataset, title in sheet.names.items():
-        rows = {metric: by_cell(sheet.tidy, dataset, metric) for metric in sheet.rows}
-        labels = {metric: (title, METRICS[metric].label(name)) for metric, name in sheet.rows.items()}
-        blocks.append(tuple(Row(labels[metric], _entries(rows[metric], metric, sheet)) for metric in rows))
+    blocks = [
+        tuple(
+            Row((title, METRICS[metric].label(name)), _entries(by_cell(sheet.tidy, dataset, metric), metric, sheet))
+            for metric, name in sheet.rows.items()
+        )
+        for dataset, title in sheet.names.items()
+    ]
     heads = headings(sheet.columns, sheet.titles)
     return Table(sheet.number, f"table{sheet.number}", sheet.caption, ("", ""), heads, tuple(blocks))
 
@@ -121,8 +107,7 @@ def _entries(rows: Mapping[str, Any], metric: str, sheet: Sheet) -> tuple[Entry,
     A metric without a direction has no best.
     """
     decimals, direction = METRICS[metric].decimals, METRICS[metric].direction
-    quoted = sheet.columns.keys() & {*paper.QUOTED_SETTINGS}
-    measurements = {cell: rows[cell] for cell in sheet.columns if cell not in quoted}
+    measurements = {cell: rows[cell] for cell in sheet.columns if cell not in paper.QUOTED_SETTINGS}
     printed = {cell: round(row.mean, decimals) for cell, row in measurements.items() if direction and row.n}
     best = (max if direction == "↑" else min)(printed.values(), default=None)
     return tuple(
@@ -202,6 +187,6 @@ def moments(values: Sequence[float]) -> tuple[float, float, float]:
 def published(number: str, incomparable: Iterable[str] = ()) -> pd.DataFrame:
     """The paper's values under our metrics' names, but for those that ours cannot be compared with."""
     same = {m.paper: name for name, m in METRICS.items() if m.paper and number in m.tables and name not in incomparable}
-    values = getattr(paper, f"table{number}")()
+    values = paper.table(number)
     values = values[values["metric"].isin(same)].replace({"metric": same})
-    return values.rename(columns={"mean": "paper_mean", "spread": "paper_spread"})
+    return values.rename(columns={"mean": "paper_mean", "spread": "paper_spread"})[KEY + PUBLISHED]

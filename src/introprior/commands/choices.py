@@ -1,0 +1,46 @@
+"""The commands that choose, and need no torch: select for a searched setting, choose for an r_entropy."""
+
+from __future__ import annotations
+
+import argparse
+
+from pydantic import ConfigDict
+
+from introprior.commands import options as told
+from introprior.data.catalogue import dataset
+from introprior.evaluation import selection
+from introprior.experiment import cells
+from introprior.experiment.fields import Model, Positive
+from introprior.operations import files
+from introprior.reporting import read
+
+
+class Hyperparameters(Model):
+    """What ``hyperparameters.json`` holds beside the story of its choice."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    beta_rec: Positive
+    beta_kl: Positive
+    beta_neg: Positive | None
+
+
+def select(given: argparse.Namespace) -> dict[str, str]:
+    """Choose among the settings that searches tried, or take over published ones."""
+    dataset(given.dataset, "--dataset")
+    cells.parse(given.cell, "--cell")
+    if given.slices:
+        tried = read.slices(given.slices)
+        chosen = {"source": "search", **selection.choose(tried, given.dataset, given.cell)}
+    else:
+        chosen = told.parsed(given.published, "--published")
+        Hyperparameters.read(chosen, "--published")
+    files.write_json(given.output, {"dataset": given.dataset, "cell": given.cell} | chosen)
+    return {}
+
+
+def choose(given: argparse.Namespace) -> dict[str, str]:
+    """Choose the r_entropy of each cell."""
+    measured = read.metrics(given.metrics)
+    files.write_json(given.output, selection.choose_r_entropy(measured, given.dataset, given.metric))
+    return {}
