@@ -2,7 +2,8 @@
 
 What is soaked: all of the demo's trainings in two dimensions, with searches and evaluations, up to Tables 1, 3 and 4;
 and on images two runs from the prepared data up to their probes, with warm-ups, distances and evaluations. The
-reference is ``results/demo-all`` where `make demo-all` left it and Snakemake finds nothing to do there; else it is made first.
+reference is ``results/demo-all`` where `make demo-all` left it and Snakemake finds nothing to do there; else it is
+made first.
 """
 
 from __future__ import annotations

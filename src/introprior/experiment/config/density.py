@@ -92,7 +92,7 @@ class Search(Model):
                 catalogue.dataset(dataset)
             for name in set(cells_of) - {"all"}:
                 if self.searches(name) or cells.parse(name).published_betas:
-                    raise wrong(f"own.{dataset}", f"{name} is searched, or defined by published values; take it off")
+                    raise wrong("own", f"{dataset}: {name} is searched, or defined by published values; take it off")
         for kl in self.beta_kl:
             rounded = [beta_neg(kl, multiple) for multiple in self.beta_neg_multiples]
             if 0 in rounded or len(set(rounded)) < len(rounded):
