@@ -25,10 +25,10 @@ export UV_HTTP_TIMEOUT ?= 300
 # Without bytecode every process compiles torch afresh, which takes longer than many a job.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help env demo test quick slurm soak lint config bench lock clean distclean
+.PHONY: help env demo demo-all test quick slurm soak lint config bench lock clean distclean
 
 help: ## say what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "CORES=4 sets the number of cores, PYTHON=python3.12 the Python behind .venv, VENV another place for it;"
 	@echo "ARGS='...' is handed on, e.g. make test ARGS='-k house', make demo ARGS=table1."
@@ -36,9 +36,13 @@ help: ## say what there is to make
 env: $(STAMP) ## set up .venv with the locked packages and this project
 	@echo "The environment is ready: . $(BIN)/activate"
 
-demo: $(STAMP) ## make every table and figure at a small scale, in minutes on two cores
-	$(BIN)/snakemake --configfile config/demo.yaml --cores $(CORES) $(ARGS)
-	@printf '\n%s\n' "Look at results/demo/tables and results/demo/figures (demo scale: the numbers are not the paper's)."
+DEMO := tables figure3 figure5 figure6 figureS3 results/demo/figures/samples-digits16.png
+demo: $(STAMP) ## see the method at work: tables and figures at a small scale, in minutes on two cores
+	$(BIN)/snakemake --configfile config/demo.yaml --cores $(CORES) $(or $(ARGS),$(DEMO))
+	@$(BIN)/introprior summary results/demo
+
+demo-all: $(STAMP) ## make every table and figure at a tiny scale, with numbers that mean nothing
+	$(BIN)/snakemake --configfile config/demo-all.yaml --cores $(CORES) $(ARGS)
 
 test: $(STAMP) ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile $(ARGS)
@@ -70,7 +74,7 @@ lock: $(STAMP) ## resolve requirements.lock anew; ARGS=--upgrade moves to the ne
 	  pyproject.toml requirements.in --output-file requirements.lock $(ARGS)
 
 clean: ## remove the demo's results and every cache; keep other results and .venv
-	rm -rf results/demo build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf results/demo results/demo-all build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +
 
 distclean: clean ## clean, and remove .venv too

@@ -1,7 +1,7 @@
 """Whether two results trees hold the same numbers: the gate of every change that is to change none.
 
-    OMP_NUM_THREADS=1 snakemake --cores 2 --configfile config/demo.yaml        in a checkout of before, and of after
-    python benchmarks/gate.py BEFORE/results/demo AFTER/results/demo
+    OMP_NUM_THREADS=1 snakemake --cores 2 --configfile config/demo-all.yaml        in a checkout of before, and of after
+    python benchmarks/gate.py BEFORE/results/demo-all AFTER/results/demo-all
 
 Every table, metrics.csv, distances.csv, probes.csv, history.csv and slice of a search is compared as text, column by
 column; what a run's speed was is left out, since no two share it. With ``--options`` the options of every job are

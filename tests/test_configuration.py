@@ -103,7 +103,7 @@ def test_the_other_files_are_valid_and_hold_only_what_differs(path):
 
 
 def test_demo_shows_everything():
-    demo = load(read_yaml([ROOT / "config/demo.yaml"]))
+    demo = load(read_yaml([ROOT / "config/demo-all.yaml"]))
     for part in ("image_cells", "density_cells", "latents"):
         assert getattr(demo, part) == getattr(PAPER, part)
     assert demo.density.datasets == PAPER.density.datasets
@@ -402,6 +402,25 @@ def test_published_hyperparameters(dataset, cell, published, source):
     nothing = dict.fromkeys(("settings", "diverged", "KL"))
     betas = paper.hyperparameters(dataset, source)
     assert found == {"dataset": dataset, "cell": cell, "source": source, **betas, **nothing}
+
+
+def test_own_hyperparameters_take_the_place_of_published_ones():
+    own = {"Rings": {"all": [1, 0.05, 0.15], "sg": [0.2, 0.5, 1]}, "2Spirals": {"sg": [0.4, 0.3, 0.6]}}
+    config = load({"density": {"search": {"cells": ["mog64"], "own": own}}})
+    found = {
+        (dataset, cell): [told[name] for name in ("beta_rec", "beta_kl", "beta_neg", "source")]
+        for dataset in own
+        for cell in ("sg", "mog64-ip", "vae-sg", "sg-dt")
+        if (told := jobs.hyperparameters(config, dataset, cell))
+    }
+    assert found[("Rings", "sg")] == [0.2, 0.5, 1, "own"]
+    assert found[("Rings", "mog64-ip")] == [1, 0.05, 0.15, "own"]
+    assert found[("Rings", "vae-sg")] == [1, 0.05, None, "own"]
+    assert found[("2Spirals", "sg")] == [0.4, 0.3, 0.6, "own"]
+    assert [found["2Spirals", cell][-1] for cell in ("mog64-ip", "vae-sg")] == ["table3", "vae"]
+    assert [found[dataset, "sg-dt"][-1] for dataset in own] == ["daniel-tamar"] * 2
+    changes, usual = (captions.density_settings(c, ["search"]) for c in (config, PAPER))
+    assert "the configuration's hyperparameters" in captions.scale_sentence("demo", changes, usual)
 
 
 @pytest.mark.parametrize("most", [1, 5, 7, 12, 105, 1000])

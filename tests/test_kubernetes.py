@@ -68,7 +68,7 @@ def snakemake(project: Path, *arguments: str, **others: str) -> tuple[int, str]:
 
 def plan(project: Path, *arguments: str) -> dict[str, int]:
     """How many jobs of each rule a dry run plans."""
-    code, printed = snakemake(project, "--dry-run", "--configfile", "config/demo.yaml", *arguments)
+    code, printed = snakemake(project, "--dry-run", "--configfile", "config/demo-all.yaml", *arguments)
     assert code == 0, printed
     return {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", printed.partition("Job stats:")[2], re.M)}
 
@@ -211,7 +211,7 @@ def arguments(project: Path, volume: Path) -> list[str]:
     own = ["--kubernetes-volume-namespace", "lab", "--container-image", "example.org/own:1"]
     own += ["--kubernetes-volume-persistent-volumes", f"introprior:{volume}"]
     haste = ["--seconds-between-status-checks", "1", "--latency-wait", "5"]
-    files = ["--configfile", "config/demo.yaml", "tiny.yaml"]
+    files = ["--configfile", "config/demo-all.yaml", "tiny.yaml"]
     return ["--workflow-profile", PROFILE, *own, *haste, *files, "--", ENSEMBLE]
 
 

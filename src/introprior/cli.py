@@ -146,7 +146,7 @@ choose the searched setting with the lowest KL
 --output!  JSON with the chosen hyperparameters"""),
     "prepare": ("images.prepare", [], ["folder"], """\
 find or download an image dataset, check it, and convert it once
---dataset!  MNIST, FMNIST, CIFAR-10, or a stand-in: digits, photos
+--dataset!  MNIST, FMNIST, CIFAR-10, or a stand-in: digits, digits16, photos
 --output!  folder for the converted files
 --source  torchvision's root, only read; without it Debian's package, or a download
 --offline  download nothing
@@ -223,6 +223,9 @@ results  results/<experiment> (default: the last started)
 --all  every run in a line of its own
 --watch  again and again, so often, until interrupted
 --json  as JSON, with every run and job"""),
+    "summary": ("results.summary", [], [], """\
+print what came out, in ten lines: the histogram KL in 2D, nearest neighbours on images, where to look
+results  folder of an experiment, for example results/demo"""),
     "verify": ("planning.verify", [], [], """\
 check that a results tree is complete, unaltered and up to date
 results  folder of an experiment, for example results/paper, or a copy of it
@@ -239,7 +242,7 @@ SHARED = """\
 --classifier  what `introprior classifier` wrote, for fd_classifier
 --model  what `introprior train` wrote
 --device  auto, cpu, cuda or cuda:N (default: the environment's INTROPRIOR_DEVICE, else auto)
---dataset  8Gaussian, 2Spirals, Checkerboard, Rings; MNIST, FMNIST, CIFAR-10, digits, photos
+--dataset  8Gaussian, 2Spirals, Checkerboard, Rings; MNIST, FMNIST, CIFAR-10, digits, digits16, photos
 --protocol  what the options' protocol changes single options of (default: authors)
 --set  one option, e.g. training.iterations=3000; repeatable
 --state  folder for the resume state (default: none is kept)

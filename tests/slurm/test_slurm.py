@@ -35,7 +35,7 @@ figure4: {r_entropy: [0]}
 figureS2: {cell: mog10-ip, r_entropy: 0}
 latents: {cells: [mog10-ip]}
 """
-DEMO_ARGUMENTS = ("--configfile", "config/demo.yaml", "demo.yaml", "--", "table1", "table2", "figure3")
+DEMO_ARGUMENTS = ("--configfile", "config/demo-all.yaml", "demo.yaml", "--", "table1", "table2", "figure3")
 ON_GPU = 9
 """Jobs of the demo that use a GPU: search, train, evaluate, classifier, reference, warm-up and its distances, game, and
 one of distances and evaluation."""
@@ -109,7 +109,7 @@ def test_demo_shares_the_gpus_out(cluster: Cluster, project: Project) -> None:
     project.write("demo.yaml", DEMO)
     with project.running(project.on_slurm("demo", *DEMO_ARGUMENTS)) as run, Watcher(project) as watcher:
         run.finished(600)
-    made = project.folder / "results/demo"
+    made = project.folder / "results/demo-all"
     for name in ("tables/table1.md", "tables/table2.tex", "figures/figure3.pdf"):
         assert (made / name).stat().st_size > 0
     assert "8Gaussian" in (made / "tables/table1.csv").read_text()

@@ -2,7 +2,8 @@
 
 What is soaked: all of the demo's trainings in two dimensions, with searches and evaluations, up to Tables 1, 3 and 4;
 and on images two runs from the prepared data up to their probes, with warm-ups, distances and evaluations. The
-reference is ``results/demo`` where `make demo` left it and Snakemake finds nothing to do there; else it is made first.
+reference is ``results/demo-all`` where `make demo-all` left it and Snakemake finds nothing to do there; else it is
+made first.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from introprior.training import checkpoints
 from tests import test_workflow_dag as dag
 from tests.soak import killer
 
-DEMO = "results/demo"
+DEMO = "results/demo-all"
 TABLES = [f"{DEMO}/tables/table{number}.csv" for number in (1, 3, 4)]
 RUNS = [f"{DEMO}/images/digits/{run}/seed0" for run in ("sg/r0", "mog100-lc-ip/r10")]
 TARGETS = [*TABLES, *(f"{run}/probes.csv" for run in RUNS)]
@@ -53,7 +54,7 @@ class Demo(dag.Project):
 
     def snakemake(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start Snakemake on the targets."""
-        command = [sys.executable, "-m", "snakemake", *TARGETS, "--configfile", "config/demo.yaml", "soak.yaml"]
+        command = [sys.executable, "-m", "snakemake", *TARGETS, "--configfile", "config/demo-all.yaml", "soak.yaml"]
         command += ["--cores", "2", *arguments]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SNAKEMAKE")}
         environment |= {killer.MARKER: self.mark, "PYTHONPATH": str(self.folder / "src"), "CUDA_VISIBLE_DEVICES": ""}
@@ -91,7 +92,7 @@ def soaked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with the demo's results, made of this very code and configuration."""
     if (dag.ROOT / TABLES[0]).exists():
-        command = [sys.executable, "-m", "snakemake", "-n", *TARGETS, "--configfile", "config/demo.yaml"]
+        command = [sys.executable, "-m", "snakemake", "-n", *TARGETS, "--configfile", "config/demo-all.yaml"]
         if "Nothing to be done" in subprocess.run(command, cwd=dag.ROOT, capture_output=True, text=True).stderr:
             yield dag.ROOT
             return

@@ -232,7 +232,7 @@ def search(config: Configuration, dataset: str, cell: str, slice: int | str) -> 
 
 
 def hyperparameters(config: Configuration, dataset: str, cell: str) -> dict[str, Any]:
-    """The content of ``hyperparameters.json`` for a cell that is not searched: published values.
+    """The content of ``hyperparameters.json`` for a cell that is not searched: the configuration's or published values.
 
     The paper prints S-IntroVAE's with the standard Gaussian prior only (Table 3); mixtures take the same. A VAE has
     weights of its own, which stand in the authors' code, credited to Daniel and Tamar (protocol note 2.7).
@@ -240,8 +240,14 @@ def hyperparameters(config: Configuration, dataset: str, cell: str) -> dict[str,
     """
     source: str
     betas: dict[str, float | None]
-    if cells.parse(cell, "results").adversarial:
-        source = "daniel-tamar" if cells.parse(cell).published_betas else config.density.search.published
+    known = cells.parse(cell, "results")
+    own = {} if known.published_betas else config.density.search.own.get(dataset, {})
+    if weights := own.get(cell) or own.get("all"):
+        source, betas = "own", dict(zip(("beta_rec", "beta_kl", "beta_neg"), weights, strict=True))
+        if not known.adversarial:
+            betas["beta_neg"] = None
+    elif known.adversarial:
+        source = "daniel-tamar" if known.published_betas else config.density.search.published
         column = {"table3": "grid_search_optimum", "daniel-tamar": "daniel_tamar_2021"}[source]
         betas = {row["hyperparameter"]: float(row[column]) for row in _paper("table3.csv", dataset)}
     else:

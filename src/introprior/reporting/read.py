@@ -24,6 +24,7 @@ Columns = dict[str, Callable[[str], Any]]
 
 SOURCES = {
     "search": "grid search",
+    "own": "of the configuration",
     "table3": "published (Table 3)",
     "daniel-tamar": "published (Daniel and Tamar, 2021)",
     "vae": "in the authors' code, credited to Daniel and Tamar",

@@ -129,6 +129,16 @@ _ENTRIES = (
         origin="scikit-learn's handwritten digits (load_digits), enlarged",
     ),
     ImageDataset(
+        name="digits16",
+        title="Digits, 16x16 (stand-in for MNIST)",
+        shape=(1, 16, 16),
+        train=1_501,
+        test=296,
+        classes=tuple("0123456789"),
+        stand_in_for="MNIST",
+        origin="scikit-learn's handwritten digits (load_digits), enlarged to 16x16",
+    ),
+    ImageDataset(
         name="photos",
         title="Photos (stand-in for CIFAR-10)",
         shape=(3, 32, 32),

@@ -19,12 +19,22 @@ def digits() -> Splits:
     its digits into 28x28. In integers, so that every machine gets the same bytes. Of each class every sixth is for
     testing.
     """
+    return _digits(20, 4)
+
+
+def digits16() -> Splits:
+    """The same digits enlarged to 16x16, without a frame: a third of the pixels, for networks that train in seconds."""
+    return _digits(16, 0)
+
+
+def _digits(side: int, frame: int) -> Splits:
     from sklearn.datasets import load_digits
 
     small, labels = load_digits(return_X_y=True)
-    tenths = _tenths()
-    large = tenths @ small.reshape(-1, 8, 8).astype(np.int64) @ tenths.T  # 100 times values of 0 to 16
-    images = np.pad(((large * 255 + 800) // 1600).astype(np.uint8), ((0, 0), (4, 4), (4, 4)))[:, None]
+    weights, unit = _bilinear(side)
+    large = weights @ small.reshape(-1, 8, 8).astype(np.int64) @ weights.T  # unit^2 times values of 0 to 16
+    grey = ((large * 255 + 8 * unit**2) // (16 * unit**2)).astype(np.uint8)
+    images = np.pad(grey, ((0, 0), (frame, frame), (frame, frame)))[:, None]
     labels = labels.astype(np.int64)
     rank = np.zeros_like(labels)  # of each digit among those of its class
     for label in range(10):
@@ -33,15 +43,14 @@ def digits() -> Splits:
     return {"train": (images[~test], labels[~test]), "test": (images[test], labels[test])}
 
 
-def _tenths() -> NDArray[np.int64]:
-    """Ten times the weights ``[20, 8]`` of bilinear interpolation between the centres of pixels, edges repeated."""
-    position = np.clip(4 * np.arange(20) - 3, 0, 70)  # tenths of the small pixels' spacing
-    left, share = np.divmod(position, 10)
-    weights = np.zeros((20, 8), np.int64)
-    rows = np.arange(20)
-    weights[rows, left] = 10 - share
+def _bilinear(side: int) -> tuple[NDArray[np.int64], int]:
+    """Weights ``[side, 8]`` of interpolation between the centres of pixels, edges repeated, times a unit; the unit."""
+    unit, rows = 2 * side, np.arange(side)
+    left, share = np.divmod(np.clip(16 * rows + 8 - side, 0, 7 * unit), unit)
+    weights = np.zeros((side, 8), np.int64)
+    weights[rows, left] = unit - share
     weights[rows, np.minimum(left + 1, 7)] += share
-    return weights
+    return weights, unit
 
 
 def photos() -> Splits:

@@ -78,6 +78,8 @@ def _yaml(values: Model, depth: int = 0) -> Iterator[str]:
         yield f"{indent}{name}:" + ("" if filled or isinstance(value, dict) else f" {_word(value)}")
         if filled:
             yield from _yaml(value, depth + 1)
+        elif value == {}:
+            yield f"{indent}{name}: {{}}"
         elif isinstance(value, dict):  # one line for each dataset
             yield from (f"{indent}  {key}: {_word(part)}" for key, part in value.items())
 
@@ -111,7 +113,7 @@ def _rows(path: str, model: type[Model], values: Model | None) -> Iterator[str]:
         yield f"| `{key}` | {default} | {about} |"
         if section:
             yield from _rows(f"{key}.", section, None if name == "protocol_overrides" else value)
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and isinstance(next(iter(value.values()), None), Model):
             yield from _rows(f"{key}.<dataset>.", type(next(iter(value.values()))), None)
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from introprior.data import catalogue
 from introprior.experiment import cells
 from introprior.experiment.fields import (
+    AllOrCell,
     AllOrSome,
     Cell,
     Count,
@@ -17,6 +18,7 @@ from introprior.experiment.fields import (
     Rising,
     Seed,
     Some,
+    ThreeWeights,
     blamed,
     option,
     shown,
@@ -59,6 +61,10 @@ class Search(Model):
     published: Literal["table3", "daniel-tamar"] = option(
         "table3", "The published values that games take for which no search is made; a VAE has its own."
     )
+    own: dict[str, dict[AllOrCell, ThreeWeights]] = option(
+        {},
+        "In place of published values, by dataset and there by cell or for all: beta_rec, beta_kl, beta_neg.",
+    )
     seed: Seed = option(0, "Seed of all runs of the search.")
     samples: Count = option(5000, "Real, and generated, points in the histograms that rank the settings.")
     beta_rec: Some[Positive] = option((0.05, 0.2, 0.3, 0.4, 0.8, 1.0), "Weights of the reconstruction error to try.")
@@ -72,11 +78,21 @@ class Search(Model):
     )
     halving: Halving = Halving()
 
+    def searches(self, cell: str) -> bool:
+        """Whether the grid is searched for a cell."""
+        return self.enabled and (self.cells == "all" or cell in self.cells) and not cells.parse(cell).published_betas
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         for i, name in enumerate(() if self.cells == "all" else self.cells):
             if cells.parse(name).published_betas:
                 raise wrong(f"cells[{i}]", f"{name} is defined by published values; take it off the list")
+        for dataset, cells_of in self.own.items():
+            with blamed("own"):
+                catalogue.dataset(dataset)
+            for name in set(cells_of) - {"all"}:
+                if self.searches(name) or cells.parse(name).published_betas:
+                    raise wrong("own", f"{dataset}: {name} is searched, or defined by published values; take it off")
         for kl in self.beta_kl:
             rounded = [beta_neg(kl, multiple) for multiple in self.beta_neg_multiples]
             if 0 in rounded or len(set(rounded)) < len(rounded):

@@ -83,7 +83,8 @@ class OfDataset(Model):
 _FMNIST = OfDataset(batch_size=_USUAL.batch_size, latent_dim=_USUAL.latent_dim, widths=_USUAL.widths, beta_neg=256.0)
 _MNIST = _FMNIST.model_copy(update={"beta_neg": 128.0})  # that of the authors' code
 _CIFAR = OfDataset(batch_size=32, latent_dim=128, widths=(64, 128, 256), beta_neg=256.0)
-SECTIONS = {"MNIST": _MNIST, "FMNIST": _FMNIST, "CIFAR-10": _CIFAR, "digits": _MNIST, "photos": _CIFAR}
+SECTIONS = {"MNIST": _MNIST, "FMNIST": _FMNIST, "CIFAR-10": _CIFAR}
+SECTIONS |= {name: SECTIONS[entry.stand_in_for] for name, entry in DATASETS.items() if entry.stand_in_for}
 """What differs between the paper's datasets; a stand-in is trained like what it stands in for."""
 
 
@@ -144,7 +145,7 @@ class Images(Model):
 
     datasets: Some[str] = option(
         ("MNIST", "FMNIST", "CIFAR-10"),
-        "MNIST, FMNIST (Fashion-MNIST), CIFAR-10, or the stand-ins digits and photos, in the tables' order.",
+        "MNIST, FMNIST (Fashion-MNIST), CIFAR-10, or the stand-ins digits, digits16 and photos, in the tables' order.",
     )
     seeds: Some[Seed] = option((0, 1, 2), "Seeds of the runs behind every mean; one job each.")
     r_entropy: Some[Weight] = option(

@@ -23,6 +23,7 @@ LISTED = 6
 _PHRASES = {
     "protocol": "protocol {}",
     "training.iterations": "{} iterations",
+    "search.own": "{} hyperparameters",
     "seeds": "{} seeds",
     "training.batch_size": "batches of {}",
     "training.hidden_width": "networks {} wide",
@@ -61,10 +62,13 @@ def density_settings(config: Configuration, keys: Iterable[str]) -> dict[str, An
     section = config.density.model_dump(mode="json", include=set(keys))
     if search := section.get("search"):
         del search["members_per_job"]  # no number changes with it
+        own = search.pop("own")
         if not search["halving"]["enabled"]:
             del search["halving"]
         if not search["enabled"]:
             section["search"] = {key: search[key] for key in ("enabled", "published")}
+        if own:
+            section["search"]["own"] = "the configuration's"
     return {**_protocol(config, set(config.resolved_protocol.training.dump(half="density"))), **section}
 
 
