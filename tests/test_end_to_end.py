@@ -46,18 +46,18 @@ images:
   evaluation: {epochs: [0, 2], features: classifier, classifier_epochs: 1, samples: 100, monte_carlo_samples: 2,
                grid_images: 8, latent_points: 60}
   probes: {svm_iterations: [10, 100], neighbours: [1, 5], train_images: 100}
-tables: {table1: [vae-sg, sg, mog64-lc-ip], table2: [sg, mog4-ip], table5: [sg, mog4-ip]}
+tables: {table1: [vae-sg, sg, mog64-lc-ip, flow-ip], table2: [sg, mog4-ip], table5: [sg, mog4-ip, flow-ip]}
 figure2: {dataset: digits, cell: mog4-ip, epochs: 2, every: 1}
-figure3: {cells: [sg, mog64-lc-ip], points: 50, grid: 16}
+figure3: {cells: [sg, mog64-lc-ip, flow-ip], points: 50, grid: 16}
 figure4: {r_entropy: [0]}
-latents: {cells: [sg, mog4-ip]}
+latents: {cells: [sg, mog4-ip, flow-ip]}
 figureS2: {dataset: digits, cell: mog4-ip, r_entropy: 0, iterations: 4}
 """
 TINY_ARGUMENTS = ("--configfile", "tiny.yaml", "--cores", "1")
-CELLS = ("vae-sg", "sg", "mog64-lc-ip", "sg-dt", "sg-dt-closed")
-MEASURED = {"1": ("vae-sg", "sg", "mog64-lc-ip"), "4": ("sg-dt-closed", "sg-dt", "sg")}
+CELLS = ("vae-sg", "sg", "mog64-lc-ip", "flow-ip", "sg-dt", "sg-dt-closed")
+MEASURED = {"1": ("vae-sg", "sg", "mog64-lc-ip", "flow-ip"), "4": ("sg-dt-closed", "sg-dt", "sg")}
 METRICS = ("gnELBO", "KL", "JSD")
-IMAGE_CELLS = ("sg", "mog4-ip")
+IMAGE_CELLS = ("sg", "mog4-ip", "flow-ip")
 SHARED = ("classifier.pt", "reference/fd_classifier.npz")
 WARMUP = ("warmup.pt", "distances.csv")
 IMAGE_RUN = ("snapshots.pt", "history.csv", "distances.csv", "metrics.csv", "codes.npz", "panels.npz", "probes.csv")
@@ -87,9 +87,9 @@ def made(project: dag.Project) -> Path:
     """The results of a whole run."""
     code, printed = project.snakemake(*TINY_ARGUMENTS, **ENVIRONMENT)
     assert code == 0, printed[-5000:]
-    counts = {"search": 1, "select": 1, "published": 4, "train": 5, "evaluate": 5, "all": 1}
+    counts = {"search": 1, "select": 1, "published": 5, "train": 6, "evaluate": 6, "all": 1}
     counts |= dict.fromkeys(("table1", "table3", "table4", "figure3", "search_figure"), 1)
-    counts |= dict.fromkeys(("warmup", "warmup_distances", "game", "distances", "evaluate_images", "probe"), 2)
+    counts |= dict.fromkeys(("warmup", "warmup_distances", "game", "distances", "evaluate_images", "probe"), 3)
     counts |= dict.fromkeys(("clipping_study", "clipping_distances"), 2)
     counts |= dict.fromkeys(("prepare", "classifier", "reference", "choose_r_entropy", "choose_r_entropy_table2"), 1)
     counts |= dict.fromkeys(("encoder_study", "table2", "table5", "samples"), 1)
@@ -119,7 +119,7 @@ def test_a_whole_run_leaves_all_results_and_nothing_else(made):
     wanted = {f"density/8Gaussian/{cell}/{name}" for cell in CELLS for name in cell_files}
     wanted |= {"density/8Gaussian/sg/search/slice-0.csv"}
     wanted |= {f"images/digits/{name}" for name in (*SHARED, "r_entropy.json", "r_entropy-table2.json")}
-    wanted |= {f"images/digits/warmups/{prior}/seed0/{name}" for prior in ("sg", "mog4") for name in WARMUP}
+    wanted |= {f"images/digits/warmups/{prior}/seed0/{name}" for prior in ("sg", "mog4", "flow") for name in WARMUP}
     wanted |= {f"images/digits/{cell}/r0/seed0/{name}" for cell in IMAGE_CELLS for name in IMAGE_RUN}
     clipped = itertools.product(("mog4-ip", "mog4-ip-unclipped"), IMAGE_RUN[:3])
     wanted |= {f"clipping/digits/{cell}/r0/seed0/{name}" for cell, name in clipped}
