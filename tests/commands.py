@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,13 @@ def process(*arguments: object) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONPATH": str(SOURCES), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "introprior", *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def until_saved(child: subprocess.Popen[bytes], state: Path) -> None:
+    """Wait until a training has kept its state, in the folder for it, for the first time."""
+    while not list(state.glob("train-*.pt")):
+        time.sleep(0.002)
+        assert child.poll() is None, child.stderr and child.stderr.read()
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +60,7 @@ from tests.commands import (
     settings,
     stopping,
     training,
+    until_saved,
 )
 
 introprior, trained, copied, undisturbed = commands.introprior, commands.trained, commands.copied, commands.undisturbed
@@ -401,11 +401,10 @@ def test_a_training_process_that_is_stopped_or_killed_is_gone_on_with(tmp_path, 
     command = training(tmp_path, *flags, cell="mog8-lc-ip", training=LONG)
     with process(*command) as child:
         seen = b""
-        while b"it/s" not in seen if not killed else not list((tmp_path / "state").glob("train-*.pt")):
-            if killed:
-                time.sleep(0.002)
-            else:
-                seen += os.read(child.stderr.fileno(), 1000)
+        if killed:
+            until_saved(child, tmp_path / "state")
+        while b"it/s" not in seen and not killed:
+            seen += os.read(child.stderr.fileno(), 1000)
             assert child.poll() is None, seen
         child.send_signal(number)
         printed = (seen + child.communicate(timeout=60)[1]).decode()
@@ -431,9 +430,7 @@ def test_two_processes_never_train_the_same_run_at_a_time(tmp_path, undisturbed,
     flags = ["--state", tmp_path / "state", "--checkpoint-seconds", 0.05]
     command = training(tmp_path, *flags, cell="mog8-lc-ip", training=LONG)
     with process(*command) as first:
-        while not list((tmp_path / "state").glob("train-*.pt")):
-            time.sleep(0.002)
-            assert first.poll() is None
+        until_saved(first, tmp_path / "state")
         with process(*command) as second:
             seen = b""
             while b"waiting" not in seen:

@@ -94,9 +94,7 @@ def test_who_is_not_root_tests_disks_in_a_namespace(tmp_path):
 def test_a_disk_that_fills_up_in_the_middle_of_a_run_leaves_the_last_state(tmp_path, disk, introprior, undisturbed):
     command = training(tmp_path, "--state", disk.folder, "--checkpoint-seconds", 0, **GAME_OF_8)
     with commands.process(*command) as child:
-        while not list(disk.folder.glob("train-*.pt")):
-            time.sleep(0.002)
-            assert child.poll() is None, child.stderr.read()
+        commands.until_saved(child, disk.folder)
         while child.poll() is None:  # a state that takes the place of another makes room
             disk.fill()
         said = lines(child.stderr.read().decode())
@@ -192,10 +190,7 @@ def test_a_damaged_state_costs_no_more_than_the_time_since_the_one_before(tmp_pa
 def started(command: list[object], **more: Any) -> subprocess.Popen[bytes]:
     """A process that has kept a state."""
     child = subprocess.Popen([sys.executable, "-m", "introprior", *map(str, command)], **more)
-    state = Path(str(command[command.index("--state") + 1]))
-    while not list(state.glob("train-*.pt")):
-        time.sleep(0.002)
-        assert child.poll() is None
+    commands.until_saved(child, Path(str(command[command.index("--state") + 1])))
     return child
 
 

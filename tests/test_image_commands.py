@@ -494,7 +494,7 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(world, tmp_path, ca
         (without(evaluating(out, world), "--codes"), "--codes is missing; images need it"),
         (["evaluate", "--model", model, "--metrics", out, "--panels", out / "p"], "evaluating them takes --data"),
         (["probe", "--codes", world / "panels.npz", *p], "panels.npz: no entry 'train'"),
-        (["probe", "--codes", world / "codes.npz", *p, "--options", ONE], "neighbours: must have at least 2 items, not 1"),
+        (["probe", "--codes", world / "codes.npz", *p, "--options", ONE], "neighbours: must have at least 2"),
         (["overfit", "--model", model, "--distances", world / "distances.csv", "--data", data, *p, "--options", NONE],
          "iterations: must be at least 1, is 0"),
     ]  # fmt: skip

@@ -223,7 +223,7 @@ results  results/<experiment> (default: the last started)
 --all  every run in a line of its own
 --watch  again and again, so often, until interrupted
 --json  as JSON, with every run and job"""),
-    "verify": ("results.verify", [], [], """\
+    "verify": ("planning.verify", [], [], """\
 check that a results tree is complete, unaltered and up to date
 results  folder of an experiment, for example results/paper, or a copy of it
 --partial  results that were not made yet are no problem

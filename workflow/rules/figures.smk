@@ -72,7 +72,7 @@ for name, (title, category, shown, inputs, told) in FIGURE_RULES.items():
         conda:
             ENVIRONMENT
         resources:
-            **asked(name),
+            **asked(name if name == "figure6" else "figure"),
         params:
             **told,
             figure=name,

@@ -22,11 +22,7 @@ FLAGS = ("dataset", "cell", "seeds", "betas")
 
 
 def stated(given: argparse.Namespace) -> dict[str, Any]:
-    """The options as they are given, unchecked: those of the JSON, over them ``--set`` and single flags.
-
-    Raises:
-        UserError: JSON that is none, or a ``--set`` that sets nothing.
-    """
+    """The options as they are given, unchecked: those of the JSON, over them ``--set`` and single flags."""
     text = given.options
     if not text.strip():
         raise UserError("--options: is empty; give JSON, or the name of a file")
@@ -48,11 +44,7 @@ def stated(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def parsed(text: str, where: str) -> Any:
-    """JSON.
-
-    Raises:
-        UserError: it is none; ``where`` is the place to blame.
-    """
+    """JSON; a `UserError` if it is none, with the place to blame."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # also of numbers with too many digits
@@ -60,16 +52,7 @@ def parsed(text: str, where: str) -> Any:
 
 
 def read(given: argparse.Namespace, model: type[Options], stated: dict[str, Any] | None = None) -> Options:
-    """The options of a command, checked; null is as good as not given.
-
-    Args:
-        given: the command line.
-        model: of the options.
-        stated: plain values in place of those that were given.
-
-    Raises:
-        UserError: the first thing that is wrong with them.
-    """
+    """The options of a command, or what is stated in their place, checked; null is as good as not given."""
     values = given.stated if stated is None else stated
     try:
         return model.read({key: value for key, value in values.items() if value is not None}, "--options")

@@ -1,4 +1,4 @@
-"""The commands before and during a long run: plan and status."""
+"""The commands before, during and after a long run: plan, status, verify."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from introprior.errors import UserError, one_line
 from introprior.experiment.config import Configuration, load, read_yaml
-from introprior.operations import costs, dag, forecast, status
+from introprior.operations import costs, dag, forecast, status, verification
 from introprior.operations.dag import Job
 from introprior.operations.forecast import Price
 from introprior.operations.status import duration, table
@@ -169,6 +169,25 @@ def status_(given: argparse.Namespace) -> None:
             return
         print(f"\033[2J\033[H{text}", flush=True)
         time.sleep(given.watch)
+
+
+# ---- verify ----
+
+
+def verify(given: argparse.Namespace) -> None:
+    """Check a results tree; what is wrong with it is printed, and then a `UserError`."""
+    found = verification.verify(given.results, given.partial)
+    if given.json:
+        print(json.dumps({"ok": not found["problems"], **found}, indent=2))
+    else:
+        for path, what in found["problems"]:
+            print(f"{given.results / path}: {what}")
+        for note in found["notes"]:
+            print(f"note: {note}")
+    if found["problems"]:
+        raise UserError(f"{given.results}: {len(found['problems'])} problem(s), see above")
+    if not given.json:
+        print(f"{given.results}: {found['files']:,} files of {found['records']:,} jobs are as they were made")
 
 
 # ---- Words ----

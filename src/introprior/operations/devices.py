@@ -21,24 +21,17 @@ from introprior.errors import UserError
 POLL_SECONDS = 2.0
 """How often a job that waits for a GPU looks for one."""
 
-JOBS_PER_GPU = "INTROPRIOR_JOBS_PER_GPU"
-"""Environment variable: how many jobs may share a GPU; one by default. The configuration's ``jobs_per_gpu`` sets it."""
-
-GPU_MEMORY = "INTROPRIOR_GPU_MEMORY_MB"
-"""Environment variable: MB that must be free on a GPU before a job takes it, 4000 by default; 0: any will do. The
-configuration's ``gpu_memory_mb`` sets it."""
-
 SETTLING_SECONDS = 60.0
 """How long after it took a GPU a job may not yet have taken the memory that it needs."""
 
 NVIDIA_SMI = ["nvidia-smi", "--query-gpu=uuid,memory.free", "--format=csv,noheader,nounits"]
 NVIDIA_SMI_SECONDS = 10.0
 
-SIMULATED_GPUS = "INTROPRIOR_SIMULATED_GPUS"
-"""Environment variable: so many pretended GPUs, which jobs lease like real ones and which compute on the CPU."""
-
-SIMULATED_FREE = "INTROPRIOR_SIMULATED_FREE_MB"
-"""Environment variable: free memory of the pretended GPUs in MB, such as ``8000,500``; by default they have plenty."""
+# Environment variables; the configuration's jobs_per_gpu and gpu_memory_mb set the first two.
+JOBS_PER_GPU = "INTROPRIOR_JOBS_PER_GPU"  # how many jobs may share a GPU; one by default
+GPU_MEMORY = "INTROPRIOR_GPU_MEMORY_MB"  # must be free on a GPU before a job takes it, 4000 by default; 0: any will do
+SIMULATED_GPUS = "INTROPRIOR_SIMULATED_GPUS"  # so many pretended GPUs, leased like real ones, which compute on the CPU
+SIMULATED_FREE = "INTROPRIOR_SIMULATED_FREE_MB"  # their free memory, such as 8000,500; by default they have plenty
 
 
 class Gpu(NamedTuple):
