@@ -46,7 +46,7 @@ images:
   evaluation: {epochs: [0, 2], features: classifier, classifier_epochs: 1, samples: 100, monte_carlo_samples: 2,
                grid_images: 8, latent_points: 60}
   probes: {svm_iterations: [10, 100], neighbours: [1, 5], train_images: 100}
-tables: {table1: [vae-sg, sg, mog64-lc-ip, flow-ip], table2: [sg, mog4-ip], table5: [sg, mog4-ip, flow-ip]}
+tables: {table1: [vae-sg, sg, mog64-lc-ip, flow-ip], table2: [sg, mog4-ip, flow-ip], table5: [sg, mog4-ip, flow-ip]}
 figure2: {dataset: digits, cell: mog4-ip, epochs: 2, every: 1}
 figure3: {cells: [sg, mog64-lc-ip, flow-ip], points: 50, grid: 16}
 figure4: {r_entropy: [0]}
@@ -254,7 +254,7 @@ def test_every_number_of_the_metric_tables_is_there_and_right(made, number):
             assert float(row["std"]) == pytest.approx(abs(values[0] - values[1]) / 2, rel=1e-6)
             assert float(row["sem"]) == pytest.approx(float(row["std"]) / math.sqrt(2), rel=1e-9)
             assert (row["n"], row["diverged"]) == ("2", "0")
-            assert math.isfinite(float(row["paper_mean"]))
+            assert (row["paper_mean"] == "") == (cell == "flow-ip")  # which the paper does not have
     labels = 2
     for line in body(made / f"tables/table{number}.md"):
         assert len(line) == labels + len(MEASURED[number]) + (2 if number == "4" else 0)
@@ -263,6 +263,8 @@ def test_every_number_of_the_metric_tables_is_there_and_right(made, number):
     assert compared.keys() == {(cell, metric) for cell in MEASURED[number] for metric in METRICS}
     for key, row in compared.items():
         assert row["mean"] == table[key]["mean"]
+        if "flow-ip" in key:
+            continue
         assert float(row["difference"]) == pytest.approx(float(row["mean"]) - float(row["paper_mean"]))
         assert row["within"] in ("yes", "no")
     for line in body(made / f"tables/table{number}_vs_paper.md"):
