@@ -23,6 +23,7 @@ pytest.importorskip("snakemake")
 
 from matplotlib.image import imread
 
+from introprior import cli
 from tests import test_workflow_dag as dag
 from tests.commands import rows
 
@@ -239,6 +240,19 @@ def test_results_that_were_not_made_yet_are_missing_unless_that_is_said_to_be_ri
     assert code == 2
     assert [line for line in said if "other jobs" in line]
     assert verify(results, "--partial")[0] == 0
+
+
+def test_the_summary_has_means_and_says_where_to_look(made, capsys):
+    assert cli.main(["summary", str(made)]) == 0
+    said = capsys.readouterr().out
+    table = {(row["cell"], row["metric"]): float(row["mean"]) for row in rows(made / "tables/table1.csv")}
+    (line,) = [line for line in said.splitlines() if line.startswith("8Gaussian")]
+    assert {f"{table[cell, 'KL']:.2f}" for cell in MEASURED["1"]} <= set(line.split())
+    assert "MoG(64)+LC+IP" in said
+    for path in re.findall(r"^  (\S+png)$", said, re.MULTILINE):
+        assert Path(path).exists()
+    assert cli.main(["summary", str(made.parent / "other")]) == 2
+    assert "no results yet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", MEASURED)
