@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from introprior.errors import UserError, one_line, unknown
+from introprior.errors import UserError, cut, one_line, unknown
 from introprior.experiment import cells
 
 Value = TypeVar("Value")
@@ -157,7 +157,7 @@ def explained(error: ValidationError, values: Any, where: str) -> UserError:
             problem += f", is {shown(first['input'])}"
         if first["type"] == "float_type" and isinstance(first["input"], str):
             problem += "; write numbers without quotes, and with a point before the exponent: 1.0e-8"
-    return UserError(one_line(": ".join(filter(None, (where, path, problem)))))
+    return UserError(one_line(": ".join(filter(None, (where, cut(path, 200), problem)))))
 
 
 def _ours(message: str) -> str:

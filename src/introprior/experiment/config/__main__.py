@@ -75,11 +75,9 @@ def _yaml(values: Model, depth: int = 0) -> Iterator[str]:
             yield short
             continue
         yield f"{indent}# {about}"
-        yield f"{indent}{name}:" + ("" if filled or isinstance(value, dict) else f" {_word(value)}")
+        yield f"{indent}{name}:" + ("" if filled or (value and isinstance(value, dict)) else f" {_word(value)}")
         if filled:
             yield from _yaml(value, depth + 1)
-        elif value == {}:
-            yield f"{indent}{name}: {{}}"
         elif isinstance(value, dict):  # one line for each dataset
             yield from (f"{indent}  {key}: {_word(part)}" for key, part in value.items())
 
