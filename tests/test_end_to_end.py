@@ -274,11 +274,10 @@ def test_every_number_of_the_metric_tables_is_there_and_right(made, number):
         assert len(line) == labels + len(MEASURED[number]) + (2 if number == "4" else 0)
         assert all(re.fullmatch(r"(\*\*)?\d+\.\d\d ± \d+\.\d\d(\*\*)?( †)?", cell) for cell in line[labels:]), line
     compared = {(row["cell"], row["metric"]): row for row in rows(made / f"tables/table{number}_vs_paper.csv")}
-    assert compared.keys() == {(cell, metric) for cell in MEASURED[number] for metric in METRICS}
+    published = [cell for cell in MEASURED[number] if cell != "flow-ip"]
+    assert compared.keys() == {(cell, metric) for cell in published for metric in METRICS}
     for key, row in compared.items():
         assert row["mean"] == table[key]["mean"]
-        if "flow-ip" in key:
-            continue
         assert float(row["difference"]) == pytest.approx(float(row["mean"]) - float(row["paper_mean"]))
         assert row["within"] in ("yes", "no")
     for line in body(made / f"tables/table{number}_vs_paper.md"):
