@@ -281,7 +281,7 @@ def test_every_number_of_the_metric_tables_is_there_and_right(made, number):
         assert float(row["difference"]) == pytest.approx(float(row["mean"]) - float(row["paper_mean"]))
         assert row["within"] in ("yes", "no")
     for line in body(made / f"tables/table{number}_vs_paper.md"):
-        assert all(re.search(r"\d", cell) for cell in line[3:]), line
+        assert all(re.search(r"\d", cell) for cell in line[3 : -1 if number == "1" else None]), line  # the last is Flow
 
 
 @pytest.mark.parametrize("number", ["2", "5"])
