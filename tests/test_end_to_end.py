@@ -372,7 +372,7 @@ def test_the_report_has_every_caption(project, made):
         "Table 3, hyperparameters of S-IntroVAE",
         "The grid has 2 settings",
         "Table 4, the baseline",
-        "Figure 3, seed 0: the data, and for sg, mog64-lc-ip generated samples",
+        "Figure 3, seed 0: the data, and for sg, mog64-lc-ip, flow-ip generated samples",
         "What the hyperparameter search saw (not in the paper)",
         "Table 2, performance on images",
         "Table 5, the full ablation on images",
