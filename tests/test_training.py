@@ -159,7 +159,7 @@ def events(training: Training) -> dict[str, Any]:
         values = training.step()
         game = {"encoder_loss", "decoder_loss"} <= set(values)
         assert game != ("vae_loss" in values)
-        prior, rate = training.model.prior, training.optimizers["encoder"].learning_rate
+        prior, rate = training.model.prior, float(training.optimizers["encoder"].learning_rate)
         rows.append(("game" if game else "vae", type(prior), getattr(prior, "low", None) is not None, rate))
 
     def first(condition: Callable[[tuple], bool]) -> int | None:

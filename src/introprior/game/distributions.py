@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from introprior.game.fused import LOG_2PI, mean_log_mixture, quadratic
@@ -216,7 +215,8 @@ class GaussianMixture(Distribution):
         )
         # A product with one-hot rows instead of an indexed gather: its backward is a matrix product too, which gives
         # the same bits every time on a GPU, where scattered additions do not.
-        choice = F.one_hot(chosen, count).to(self.means.dtype)
+        # Not torch's one_hot, which waits for the device to look at its input.
+        choice = (chosen.unsqueeze(-1) == torch.arange(count, device=chosen.device)).to(self.means.dtype)
         return choice @ self.means + (choice @ torch.exp(0.5 * self.logvars)) * noise
 
     def detach(self) -> GaussianMixture:

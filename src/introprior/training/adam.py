@@ -20,12 +20,18 @@ class Adam:
 
     Args:
         parameters: all in training; may be none.
-        learning_rate: can be set anew before any step.
+        learning_rate: can be set anew, in place, before any step.
+
+    Attributes:
+        learning_rate: a number on the parameters' device, where the replay of a graph reads it anew; in float32 on a GPU,
+            as its kernel wants it.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float):
         self.parameters = list(parameters)
-        self.learning_rate = learning_rate
+        device = self.parameters[0].device if self.parameters else torch.device("cpu")
+        dtype = torch.float64 if device.type == "cpu" else torch.float32
+        self.learning_rate = torch.tensor(learning_rate, dtype=dtype, device=device)
         self.means = [torch.zeros_like(p) for p in self.parameters]
         self.squares = [torch.zeros_like(p) for p in self.parameters]
         self.steps = [torch.zeros((), device=p.device) for p in self.parameters]

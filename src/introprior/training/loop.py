@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from introprior.game.priors import Conversion
 from introprior.game.randomness import MemberStreams
 from introprior.training import checkpoints
 from introprior.training.adam import Adam
+from introprior.training.replay import Replay
 from introprior.training.watch import Watch
 
 if TYPE_CHECKING:
@@ -76,17 +78,22 @@ class Training:
         members: those in training now.
         notes: plain values that the caller wants kept with the resume state.
         timed: whether the history tells the speed, which no two runs share.
+        clock: the iteration, on the device.
+        replay: how a GPU repeats an iteration; None: each is made anew.
     """
 
     def __init__(self, run: Run, model: IntroVAE, batch: Callable[[int, MemberStreams], Tensor], device: torch.device):
         self.run, self.model, self.batch, self.device = run, model.to(device), batch, device
         self.rules = rules(run)
         self.iteration = 0
+        self.clock = torch.zeros((), dtype=torch.long, device=device)
         self.members: list[Member] = warmups(run)
         self.history = History([])
         self.notes: dict[str, Any] = {}
         self.timed = False
+        self.replay = Replay(device) if device.type == "cuda" else None
         self._posterior: Posterior | None = None
+        self._rate = math.nan
         self.streams = MemberStreams([run.stream(member) for member in self.members], device)
         self.watch = Watch(len(self.members), device)
         self.betas = _betas(self.members, device)
@@ -112,38 +119,56 @@ class Training:
 
     def step(self) -> dict[str, Tensor]:
         """One iteration, with the events that its number calls for; the history's values ``[E]``."""
-        iteration = self.iteration
-        if iteration == self.conversion and self.run.cell.adversarial:
-            self._convert()
-        if iteration == self.game_start:
-            self._begin_game()
-        for optimizer in self.optimizers.values():
-            optimizer.learning_rate = self.learning_rate(iteration)
-        x = self.batch(iteration, self.streams)
-        values = self._warmup_step(x) if iteration < self.game_start else self._game_step(x)
+        self.prepare()
+        x = self.batch(self.iteration, self.streams)
+        if self.replay is None:
+            values, self._posterior = self.play(x)
+        else:
+            values, self._posterior = self.replay(self.play, x, self.streams.generators)
         self.iteration += 1
         return values
 
-    def _warmup_step(self, x: Tensor) -> dict[str, Tensor]:
+    def prepare(self) -> None:
+        """The host's part of an iteration: what happens once, and what may put other tensors in a tensor's place."""
+        if self.iteration == self.conversion and self.run.cell.adversarial:
+            self._convert()
+        if self.iteration == self.game_start:
+            self._begin_game()
+        rate = self.learning_rate(self.iteration)
+        if rate != self._rate:
+            for optimizer in self.optimizers.values():
+                optimizer.learning_rate.fill_(rate)
+            self._rate = rate
+
+    def play(self, x: Tensor) -> tuple[losses.Told, Posterior | None]:
+        """The device's part: the same operations on the same memory in every iteration of a phase.
+
+        Returns:
+            the history's values and, in the game, the posteriors of the batch.
+        """
+        played = self._warmup_step(x) if self.iteration < self.game_start else self._game_step(x)
+        self.clock += 1
+        return played
+
+    def _warmup_step(self, x: Tensor) -> tuple[losses.Told, None]:
         loss, history = losses.warmup_loss(self.model, x, self.streams, self.betas, self.rules)
         self._update(loss, "vae_loss", PLAYERS)
-        return history
+        return history, None
 
-    def _game_step(self, x: Tensor) -> dict[str, Tensor]:
+    def _game_step(self, x: Tensor) -> tuple[losses.Told, Posterior]:
         model, learns = self.model, self.run.cell.intro_prior
         with losses.learning(model.encoder, among=model):
             loss, carried, history = losses.encoder_loss(model, x, self.streams, self.betas, self.rules)
             self._update(loss, "encoder_loss", ("encoder",))
-        self._posterior = carried.posterior
         players = ("decoder", "prior") if learns else ("decoder",)
         with losses.learning(*(getattr(model, player) for player in players), among=model):
             loss, more = losses.decoder_prior_loss(model, x, carried, self.streams, self.betas, self.rules, learns)
             self._update(loss, "decoder_loss", players)
-        return history | more
+        return history | more, carried.posterior
 
     def _update(self, loss: Tensor, stage: str, players: Sequence[str]) -> None:
         per_member = loss.mean(-1)
-        self.watch.see(self.iteration, stage, per_member.detach())
+        self.watch.see(self.clock, stage, per_member.detach())
         for player in players:
             self.optimizers[player].zero_grad()
         per_member.sum().backward()
@@ -158,10 +183,12 @@ class Training:
         if self.model.prior is not before:
             anew = PLAYERS if self.run.protocol.conversion_resets_optimizers else ("prior",)
             self.optimizers.update({player: self._adam(player) for player in anew})
+        self._rebound()
 
     def _begin_game(self) -> None:
         self.select([self.members.index(member.warmup) for member in self.run.members], self.run.members)
         self.model.prior.begin_game(self.run.cell.clipped)
+        self._rebound()
 
     def select(self, rows: Sequence[int], members: Sequence[Member]) -> None:
         """Let the ensemble consist of the present ``rows``, which from now on are ``members``."""
@@ -182,6 +209,13 @@ class Training:
         self.members = list(members)
         self.streams.assign([self.run.stream(member) for member in members])
         self.betas = _betas(members, self.device)
+        self._rebound()
+
+    def _rebound(self) -> None:
+        """Tensors have been put in others' places: nothing that was captured holds any more."""
+        self._rate = math.nan
+        if self.replay is not None:
+            self.replay.forget()
 
     def _adam(self, player: str) -> Adam:
         return Adam(getattr(self.model, player).parameters(), self.run.training.learning_rate)
@@ -316,12 +350,14 @@ class Training:
         checkpoints.restore(self.model, state["model"], self.device)
         self._appoint([Member(**member) for member in state["members"]])
         self.iteration = state["iteration"]
+        self.clock.fill_(self.iteration)
         self.streams.restore(state["streams"])
         self.watch.restore(state["watch"])
         self.history, self.notes = History(state["history"]), state["notes"]
         self.optimizers = {player: self._adam(player) for player in PLAYERS}
         for player, optimizer in self.optimizers.items():
             optimizer.restore(state["optimizers"][player])
+        self._rebound()
 
 
 def warmups(run: Run) -> list[Member]:

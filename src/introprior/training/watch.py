@@ -24,11 +24,11 @@ class Watch:
         self.stage = torch.full((members,), -1, dtype=torch.long, device=device)
         self.last = torch.full((len(STAGES), members), math.nan, device=device)
 
-    def see(self, iteration: int, stage: str, loss: Tensor) -> None:
-        """Take note of a loss ``[E]``."""
+    def see(self, iteration: Tensor, stage: str, loss: Tensor) -> None:
+        """Take note of a loss ``[E]`` at an iteration ``[]``, both on the device."""
         row, finite = STAGES.index(stage), torch.isfinite(loss)
         news = ~finite & (self.iteration < 0)
-        self.iteration.masked_fill_(news, iteration)
+        self.iteration.copy_(torch.where(news, iteration, self.iteration))
         self.stage.masked_fill_(news, row)
         self.last[row] = torch.where(finite & (self.iteration < 0), loss, self.last[row])
 
