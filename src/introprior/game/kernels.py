@@ -1,16 +1,16 @@
 """The mean log-density of samples under a mixture as Triton kernels, for latent spaces of few dimensions on a GPU.
 
-The same estimate and gradients as the blocks of :mod:`introprior.game.fused`, its only caller, which also decides which of
-the two ways is taken. Samples live in registers and components pass by, so that memory holds two numbers a sample at
-most, and those only where the mixture learns.
+The same estimate and gradients as those of the blocks in :mod:`introprior.game.fused`, its only caller, which decides
+between the two. Samples live in registers and components pass by: memory holds two numbers a sample, and only where the
+mixture learns.
 
-A component's weighted log-density, to base two, is ``c - all_massd t_d^2`` with ``t_d = s_d z_d - s_d mu_d`` and
-``s_d = sqrt(log2(e) / 2) / sigma_d``. Unlike the expanded square it cancels nothing: t is small where the density counts.
-Multiplications and additions are fused by name, so that the second kernel finds the first one's joint densities bit for
-bit. All sums are taken in an order that neither the members beside it nor the GPU's scheduling can change.
+A component's energy is its negative weighted log-density to base two, ``a + sum_d t_d^2``, with
+``t_d = s_d z_d - s_d mu_d`` and ``s_d = sqrt(log2(e) / 2) / sigma_d``. Unlike the expanded square it cancels nothing: t
+is small where the density counts. Products and sums are fused by name, so that the second kernel finds the first one's
+energies bit for bit. All sums are taken in an order that neither a member's company nor the GPU's scheduling changes.
 
-Loop bounds are constants of the compiled kernel (another batch or mixture compiles anew, once a machine). Nothing waits for
-the GPU and no memory outlives a call but what autograd keeps, so that a CUDA graph can capture both passes.
+Loop bounds are constants of a compiled kernel: another batch or mixture compiles anew, once on a machine. Nothing waits
+for the GPU, and no memory outlives a call but what autograd keeps, so that a CUDA graph can capture both passes.
 """
 
 from __future__ import annotations
@@ -96,24 +96,24 @@ def add(total, weight, x, D: tl.constexpr):
 
 
 @triton.jit
-def tabulate(means, logvars, log_weights, table, M: tl.constexpr, MP: tl.constexpr, D: tl.constexpr):
-    """Rows s_d, -s_d mu_d (D each) and c of a mixture: table ``[E, 2D + 1, M]``. Program (member)."""
+def table_kernel(means, logvars, log_weights, table, M: tl.constexpr, MP: tl.constexpr, D: tl.constexpr):
+    """Rows s_d, -s_d mu_d (D each) and a of a mixture: table ``[E, 2D + 1, M]``. Program (member)."""
     e, k = tl.program_id(0).to(tl.int64), tl.arange(0, MP)
     real = k < M
     table += e * (2 * D + 1) * M + k
-    c = tl.load(log_weights + e * M + k, mask=real, other=0.0)
+    log_density = tl.load(log_weights + e * M + k, mask=real, other=0.0)  # weighted, at the mean
     mu, logvar = row(means + (e * M + k) * D, real, D), row(logvars + (e * M + k) * D, real, D)
     for d in tl.static_range(D):
         scale = tl.exp2(logvar[d] * (-0.5 * LOG2_E)) * SCALE
-        c -= (logvar[d] + LOG_2PI) * 0.5
+        log_density -= (logvar[d] + LOG_2PI) * 0.5
         tl.store(table + d * M, scale, mask=real)
         tl.store(table + (D + d) * M, -scale * mu[d], mask=real)
-    tl.store(table + 2 * D * M, c * LOG2_E, mask=real)
+    tl.store(table + 2 * D * M, -log_density * LOG2_E, mask=real)
 
 
 @triton.jit
 def component(column, M: tl.constexpr, D: tl.constexpr):
-    """Scales s_d, shifts -s_d mu_d, and c."""
+    """Scales s_d, shifts -s_d mu_d, and a."""
     scales, shifts = (), ()
     for d in tl.static_range(D):
         scales += (tl.load(column + d * M),)
@@ -122,25 +122,25 @@ def component(column, M: tl.constexpr, D: tl.constexpr):
 
 
 @triton.jit
-def log_joint(t, c, D: tl.constexpr):
-    """``c - all_massd t_d^2``."""
+def energy(t, a, D: tl.constexpr):
+    """``a + sum_d t_d^2``."""
     for d in tl.static_range(D):
-        c = tl.fma(-t[d], t[d], c)
-    return c
+        a = tl.fma(t[d], t[d], a)
+    return a
 
 
 # ---- The kernels ----
 
 
 @triton.jit
-def forward(
+def value_kernel(
     mean, logvar, table, noise, value, grads, kept,
     E, B, stride_e, stride_b, noise_e,
     T: tl.constexpr, M: tl.constexpr, D: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
     LEARNS: tl.constexpr, KEEPS: tl.constexpr,
 ):  # fmt: skip
-    """Values ``[E, B]``; their gradients in mean and log-variance ``[2, E, B, D]``, where the posterior learns; and kept
-    ``[2, E, T, B]``, where the mixture does: each sample's largest joint density and the sum about it.
+    """Values ``[E, B]``; where the posterior learns, their gradients in mean and log-variance ``[2, E, B, D]``; where
+    the mixture does, each sample's lowest energy and the sum of powers about it, kept ``[2, E, T, B]``.
 
     Program (P posteriors, member), N draws at a time. Two passes over the components spare all but one power a pair.
     """
@@ -156,26 +156,26 @@ def forward(
         there = inside & (t < T)
         eps = row(noise + e * noise_e + (t * B + b) * D, there, D)
         z = affine(eps, sigma, mu, D)
-        peak = tl.full((N, P), -float("inf"), tl.float32)
+        lowest = tl.full((N, P), float("inf"), tl.float32)
         for k in tl.range(M, loop_unroll_factor=4):
-            s, shift, c = component(table + k, M, D)
-            peak = tl.maximum(peak, log_joint(affine(z, s, shift, D), c, D))
+            s, shift, a = component(table + k, M, D)
+            lowest = tl.minimum(lowest, energy(affine(z, s, shift, D), a, D))
         total = tl.zeros((N, P), tl.float32)
         u = zeros(total, D)
         for k in tl.range(M, loop_unroll_factor=4):
-            s, shift, c = component(table + k, M, D)
+            s, shift, a = component(table + k, M, D)
             r = affine(z, s, shift, D)
-            w = tl.exp2(log_joint(r, c, D) - peak)
+            w = tl.exp2(lowest - energy(r, a, D))
             total += w
             if LEARNS:
                 u = add(u, w, times(s, r, D), D)
-        log_p += tl.where(there, peak + tl.log2(total), 0.0)
+        log_p += tl.where(there, tl.log2(total) - lowest, 0.0)
         if LEARNS:
             share = tl.where(there, 1.0 / total, 0.0)
             slope, spread = add(slope, share, u, D), add(spread, share, times(u, eps, D), D)
         if KEEPS:
             place = kept + (e * T + t) * B + b
-            tl.store(place, peak, mask=there)
+            tl.store(place, lowest, mask=there)
             tl.store(place + E.to(tl.int64) * T * B, total, mask=there)
     tl.store(value + e * B + b, tl.sum(log_p, 0, keep_dims=True) * (LN_2 / T), mask=inside)
     if LEARNS:
@@ -187,7 +187,7 @@ def forward(
 
 
 @triton.jit
-def backward(
+def mixture_kernel(
     mean, logvar, table, noise, kept, grad, by_means, by_logvars, by_log_weights,
     E, stride_e, stride_b, noise_e,
     B: tl.constexpr, T: tl.constexpr, M: tl.constexpr, D: tl.constexpr, K: tl.constexpr, N: tl.constexpr,
@@ -197,7 +197,7 @@ def backward(
     Program (K components, member): all samples, N posteriors at a time.
     """
     e, k = tl.program_id(1).to(tl.int64), tl.program_id(0) * K + tl.arange(0, K)[:, None]
-    s, shift, c = component(table + e * (2 * D + 1) * M + tl.minimum(k, M - 1), M, D)
+    s, shift, a = component(table + e * (2 * D + 1) * M + tl.minimum(k, M - 1), M, D)
     mass = tl.zeros((K, N), tl.float32)
     first, second = zeros(mass, D), zeros(mass, D)
     for start in range(0, B, N):
@@ -209,10 +209,10 @@ def backward(
         for t in range(T):
             place = (e * T + t) * B + b
             z = affine(row(noise + e * noise_e + (t * B + b) * D, inside, D), sigma, mu, D)
-            peak = tl.load(kept + place, mask=inside, other=float("inf"))  # nothing weighs where no sample is
+            lowest = tl.load(kept + place, mask=inside, other=-float("inf"))  # no weight where no sample is
             total = tl.load(kept + E.to(tl.int64) * T * B + place, mask=inside, other=1.0)
             r = affine(z, s, shift, D)
-            w = tl.exp2(log_joint(r, c, D) - peak) * (weight / total)
+            w = tl.exp2(lowest - energy(r, a, D)) * (weight / total)
             mass += w
             first, second = add(first, w, r, D), add(second, w, times(r, r, D), D)
     real = k < M
@@ -240,14 +240,14 @@ class KernelMeanLogMixture(torch.autograd.Function):
             mean, logvar = mean.contiguous(), logvar.contiguous()
         noise = noise if noise[0].is_contiguous() else noise.contiguous()  # members may share it
         table = mean.new_empty(members, 2 * dim + 1, components)
-        tabulate[(members,)](
+        table_kernel[(members,)](
             means.contiguous(), logvars.contiguous(), log_weights.contiguous(), table,
             M=components, MP=triton.next_power_of_2(components), D=dim,
         )  # fmt: skip
         value = mean.new_empty(members, batch)
         grads = mean.new_empty(2, members, batch, dim) if learns else None
         kept = mean.new_empty(2, members, draws, batch) if keeps else None
-        forward[(triton.cdiv(batch, POSTERIORS), members)](
+        value_kernel[(triton.cdiv(batch, POSTERIORS), members)](
             mean, logvar, table, noise, value, grads, kept,
             members, batch, mean.stride(0), mean.stride(1), noise.stride(0),
             T=draws, M=components, D=dim, P=POSTERIORS, N=DRAWS, LEARNS=learns, KEEPS=keeps, num_warps=FORWARD_WARPS,
@@ -270,7 +270,7 @@ class KernelMeanLogMixture(torch.autograd.Function):
                 mean.new_empty(members, components, dim),
                 mean.new_empty(members, components),
             )
-            backward[(triton.cdiv(components, COMPONENTS), members)](
+            mixture_kernel[(triton.cdiv(components, COMPONENTS), members)](
                 mean, logvar, table, noise, kept, grad.contiguous(), *results[2:5],
                 members, mean.stride(0), mean.stride(1), noise.stride(0),
                 B=batch, T=draws, M=components, D=dim, K=COMPONENTS, N=SAMPLES, num_warps=BACKWARD_WARPS,
