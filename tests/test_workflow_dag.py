@@ -195,8 +195,16 @@ def test_a_target_needs_its_own_only(fresh, arguments, jobs):
 @pytest.mark.parametrize(
     ("name", "targets", "jobs"),
     [
-        ("demo", [], {"search": 0, "train": 20, "evaluate": 20, "warmup": 2, "game": 3, "classifier": 1, "inception": 0}),
-        ("demo-all", [], {"search": 4, "train": 32, "evaluate": 32, "select": 4, "published": 28, "warmup": 5, "game": 17}),
+        (
+            "demo",
+            [],
+            {"search": 0, "train": 20, "evaluate": 20, "warmup": 2, "game": 3, "classifier": 1, "inception": 0},
+        ),
+        (
+            "demo-all",
+            [],
+            {"search": 4, "train": 32, "evaluate": 32, "select": 4, "published": 28, "warmup": 5, "game": 17},
+        ),
         ("fmnist-small", ["images"], {"warmup": 5, "game": 17, "probe": 17, "table5": 1}),
         ("preview", ["figure3"], {"published": 12, "train": 12, "evaluate": 12, "figure3": 1, "search": 0}),
     ],
