@@ -25,7 +25,7 @@ export UV_HTTP_TIMEOUT ?= 300
 # Without bytecode every process compiles torch afresh, which takes longer than many a job.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help env demo demo-all test quick slurm soak lint config bench lock clean distclean
+.PHONY: help env demo demo-all test quick kernel slurm soak lint config bench lock clean distclean
 
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,9 @@ test: $(STAMP) ## run the tests
 
 quick: $(STAMP) ## run the tests that start no programs, the mathematics among them
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 -m "not programs" $(ARGS)
+
+kernel: $(STAMP) ## run the KL's GPU kernels at full size, interpreted on a CPU (minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/kernel $(ARGS)
 
 slurm: $(STAMP) ## run the workflow on a real Slurm, started for that (Debian, root; apt-get install slurm-wlm munge)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slurm $(ARGS)

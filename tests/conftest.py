@@ -20,11 +20,11 @@ from introprior.training.loop import Training
 TINY = {"iterations": 40, "warmup_iterations": 6, "mixture_warmup_iterations": 2, "batch_size": 16}
 TINY |= {"monte_carlo_samples": 5, "hidden_width": 16, "hidden_layers": 2, "milestones": (9, 12)}
 
-APART = [Path(__file__).parent / name for name in ("slurm", "soak")]
-"""What takes many minutes, or a machine of its own: `make slurm`, `make soak`."""
+APART = [Path(__file__).parent / name for name in ("kernel", "slurm", "soak")]
+"""What takes minutes, or a machine of its own: `make kernel`, `make slurm`, `make soak`."""
 
 PROGRAMS = {"add_a_prior", "cli", "docs", "end_to_end", "faults", "house", "image_commands", "kubernetes", "planning"}
-PROGRAMS |= {"benchmarks", "downloads", "image_figures", "status", "workflow_dag"}
+PROGRAMS |= {"benchmarks", "downloads", "image_figures", "kernels", "status", "workflow_dag"}
 """The tests that `make quick` leaves out: they start commands and workflows."""
 
 
@@ -32,6 +32,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.stem.removeprefix("test_") in PROGRAMS:
             item.add_marker("programs")
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="there is no GPU"))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -7,12 +7,17 @@ The hot spot of the 2D runs. What is computed is ``mean_t log sum_k w_k N(z_t; m
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from introprior.errors import cut, one_line
 
 LOG_2PI = math.log(2 * math.pi)
 LOG2_E = math.log2(math.e)
@@ -45,7 +50,12 @@ def quadratic(means: Tensor, logvars: Tensor, log_weights: Tensor) -> tuple[Tens
 def mean_log_mixture(
     mean: Tensor, logvar: Tensor, means: Tensor, logvars: Tensor, log_weights: Tensor, noise: Tensor
 ) -> Tensor:
-    """``mean_t log p(z_t)`` for every posterior, ``[E, B]``.
+    """``mean_t log p(z_t)`` in nats for every posterior, ``[E, B]``; it can be differentiated once, the noise excepted.
+
+    There are two ways to it. On a GPU, up to four dimensions and 128 components in float32 are the Triton kernels'
+    (:mod:`introprior.game.kernels`). The first call of a process compiles and checks them, which waits for the GPU and
+    is not to be captured in a graph. All else is the blocks', and so is everything where the kernels cannot be had; one
+    line says why. Under ``TRITON_INTERPRET=1`` the kernels run on a CPU too, interpreted, for tests.
 
     Args:
         mean, logvar: of the posteriors, ``[E, B, D]``.
@@ -53,10 +63,42 @@ def mean_log_mixture(
         log_weights: ``[E, M]``.
         noise: ``[E, T, B, D]``.
     """
-    mean_log: Tensor = _MeanLogMixture.apply(  # type: ignore[no-untyped-call]
-        mean, logvar, means, logvars, log_weights, noise
-    )
+    parts = (mean, logvar, means, logvars, log_weights, noise)
+    fits = mean.shape[-1] <= 4 and means.shape[-2] <= 128 and all(part.dtype == torch.float32 for part in parts)
+    wanted = fits and (mean.is_cuda or os.environ.get("TRITON_INTERPRET") == "1")
+    way = _kernels(mean.device, mean.shape[-1]) if wanted else _MeanLogMixture
+    mean_log: Tensor = way.apply(*parts)
     return mean_log
+
+
+@cache
+def _kernels(device: torch.device, dim: int) -> type[torch.autograd.Function]:
+    """The kernels if they compile for a device and agree with the blocks in float64 there; else the blocks."""
+    try:
+        from introprior.game.kernels import KernelMeanLogMixture  # late: imports Triton, which not all have
+
+        shapes = ((2, 5, dim), (2, 5, dim), (2, 3, dim), (2, 3, dim), (2, 3), (2, 4, 5, dim))
+        parts = [torch.linspace(-1, 2, math.prod(shape), device=device).float().view(shape) for shape in shapes]
+        for ours, exact in zip(
+            _tried(KernelMeanLogMixture, parts),
+            _tried(_MeanLogMixture, [part.double() for part in parts]),
+            strict=True,
+        ):
+            if not (ours - exact).abs().max() < 1e-4 * exact.abs().max():
+                raise ArithmeticError("its numbers are wrong")
+    except Exception as error:  # of Triton, its compiler, the driver
+        print(f"the KL's GPU kernel is not used, a slower way is: {cut(one_line(error), 200)}", file=sys.stderr)
+        return _MeanLogMixture
+    return KernelMeanLogMixture
+
+
+def _tried(way: type[torch.autograd.Function], parts: list[Tensor]) -> list[Tensor]:
+    """The value and its gradients in all but the noise."""
+    with torch.enable_grad():
+        *learning, noise = parts
+        learning = [part.clone().requires_grad_() for part in learning]
+        value: Tensor = way.apply(*learning, noise)
+        return [value.detach(), *torch.autograd.grad(value.sum(), learning)]
 
 
 class _MeanLogMixture(torch.autograd.Function):
