@@ -36,7 +36,7 @@ class Tape(TorchDispatchMode):
                         old.copy_(new)
 
     def calls(self) -> list[tuple[str, list[Any], list[tuple[int, torch.Size]]]]:
-        """Of each operation: its name, its scalars, and what it sees of memory that the iteration did not take itself."""
+        """Of each operation: its name, its scalars, and what memory it sees that is not the iteration's own."""
         own, rows = set(), []
         for func, args, kwargs, result in self.operations:
             seen = _tensors((args, kwargs))

@@ -60,7 +60,8 @@ class Script(baseline.Script):
 
 def equal_numbers(training: Training) -> EqualStreams:
     """Have a training go on with new optimizers, as the script begins, and with streams to share with it."""
-    training.optimizers = {p: Adam(adam.parameters, float(adam.learning_rate)) for p, adam in training.optimizers.items()}
+    before = training.optimizers.items()
+    training.optimizers = {player: Adam(adam.parameters, float(adam.learning_rate)) for player, adam in before}
     training.streams = streams = EqualStreams()
     return streams
 

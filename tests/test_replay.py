@@ -1,4 +1,4 @@
-"""An iteration can be captured: what a CUDA graph would repeat is the whole iteration. Shown on a CPU; and done on a GPU."""
+"""An iteration can be captured: what a CUDA graph would repeat is all of it. Shown on a CPU, done on a GPU."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_two_iterations_are_the_same_calls_on_the_same_memory(begin, at):
     x = training.batch(at, training.streams).clone()
     (first, _), (second, _) = recorded(training, x), recorded(training, x)
     assert first.calls() == second.calls()
-    assert not WAITS & {name for name, *_ in first.calls()}
+    assert training.model.prior.waits == bool(WAITS & {name for name, *_ in first.calls()})
     assert len(first.operations) > 50
 
 
@@ -97,7 +97,7 @@ def test_replays_equal_iterations_bit_for_bit(begin, at):
     ordinary.batch(at, ordinary.streams)
     tape, (values, _) = recorded(replayed, x)
     ordinary.step()
-    for _ in range(6 if at > 2 else 4):
+    for _ in range(6 if at > 2 else 3):
         replayed.prepare()
         x.copy_(replayed.batch(replayed.iteration, replayed.streams))
         tape.replay()
@@ -114,7 +114,6 @@ def test_what_would_change_behind_a_graphs_back_is_seen(monkeypatch):
     play = training.play
     monkeypatch.setattr(training, "play", lambda x: play(x * (1 + training.iteration)))
     assert recorded(training, x)[0].calls() != recorded(training, x)[0].calls()
-    monkeypatch.setattr(training, "play", lambda x: play(x + torch.ones_like(x, device="cpu")))
     monkeypatch.setattr(training, "play", play)
     first = recorded(training, x)[0].calls()
     training.watch.last = training.watch.last.clone()
@@ -141,8 +140,7 @@ def eager(training: Training) -> Training:
 @pytest.mark.gpu
 def test_on_a_card_replays_equal_iterations_bit_for_bit(begin, card):
     ordinary, replayed = run_to(eager(begin(card)), 60), run_to(begin(card), 60)
-    assert replayed.replay is not None
-    assert replayed.replay.graph is not None
+    assert replayed.model.prior.waits or replayed.replay.graph is not None
     assert different(everything(replayed), everything(ordinary)) == []
 
 
@@ -175,7 +173,7 @@ def test_a_card_computes_what_the_cpu_computes(begin, card, monkeypatch):
         rows = torch.empty(len(self.generators), *shape, dtype=dtype)
         for row, generator in zip(rows.unbind(), self.twins, strict=True):
             fill(row, generator)
-        return rows.to(self.device)
+        return rows.to(self.target)
 
     for at in (0, 14):
         here = run_to(begin(), at)
@@ -186,9 +184,9 @@ def test_a_card_computes_what_the_cpu_computes(begin, card, monkeypatch):
         x = here.batch(at, here.streams)
         for training in (here, there):
             training.prepare()
-            training.streams.twins = [
-                torch.Generator().manual_seed(9 + n) for n in range(len(training.streams.generators))
-            ]
+            streams = training.streams
+            streams.twins = [torch.Generator().manual_seed(9 + n) for n in range(len(streams.generators))]
+            streams.device, streams.target = CPU, training.device
         with monkeypatch.context() as patch:
             patch.setattr(Streams, "_filled", filled)
             (ours, _), (theirs, _) = here.play(x), there.play(x.to(card))

@@ -23,8 +23,8 @@ class Adam:
         learning_rate: can be set anew, in place, before any step.
 
     Attributes:
-        learning_rate: a number on the parameters' device, where the replay of a graph reads it anew; in float32 on a GPU,
-            as its kernel wants it.
+        learning_rate: a number on the parameters' device, where the replay of a graph reads it anew; float32 on a
+            GPU, as its kernel wants it.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float):

@@ -91,7 +91,7 @@ class Training:
         self.history = History([])
         self.notes: dict[str, Any] = {}
         self.timed = False
-        self.replay = Replay(device) if device.type == "cuda" else None
+        self.replay = Replay(device) if device.type == "cuda" and not model.prior.waits else None
         self._posterior: Posterior | None = None
         self._rate = math.nan
         self.streams = MemberStreams([run.stream(member) for member in self.members], device)

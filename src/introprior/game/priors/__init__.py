@@ -65,6 +65,8 @@ class Prior(nn.Module):
 
     family: ClassVar[str]
     """The name that the family is entered by."""
+    waits: ClassVar[bool] = False
+    """Whether its distribution has the host wait for the device, so that no graph of an iteration can be captured."""
 
     @classmethod
     def begin(cls, start: Start) -> Self:

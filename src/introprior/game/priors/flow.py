@@ -78,7 +78,7 @@ class Flow(Prior):
     torch.Size([1, 3])
     """
 
-    family = "flow"
+    family, waits = "flow", True  # zuko's coupling layers look up which dimensions they keep
 
     def __init__(self, latent_dim: int, tensors: Mapping[str, Tensor] | None = None):
         super().__init__()
