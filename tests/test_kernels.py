@@ -277,19 +277,37 @@ def test_kernels_that_compute_something_else_are_not_used(interpreted):
 # Compiled for an H100, without one
 
 
-def compiled(kernel: Any, warps: int, absent: str = "", **constants: int) -> bytes:
-    """The machine code of a kernel for compute capability 9.0; ``absent`` is an argument for which None is given."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+class NoCard:
+    """What the compiler asks a driver for."""
 
-    constants |= {absent: None} if absent else {}
-    numbers = {"E", "B", "stride_e", "stride_b", "noise_e"}
-    names = kernel.arg_names
-    kinds = {name: "constexpr" if name in constants else "i32" if name in numbers else "*fp32" for name in names}
-    source = ASTSource(kernel, kinds, {(names.index(name),): value for name, value in constants.items()})
-    code: bytes = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps}).asm["cubin"]
-    return code
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 99  # no card that may be there
+
+    def get_current_stream(self, device: int) -> int:
+        return device
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[bytes]:
+    """Kernels that are launched are compiled for compute capability 9.0 instead; their machine codes."""
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    codes: list[bytes] = []
+    compile_ = JITFunction.run
+
+    def run(kernel: Any, *arguments: Any, warmup: bool, **more: Any) -> None:
+        codes.append(compile_(kernel, *arguments, warmup=True, **more).asm["cubin"])
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(JITFunction, "run", run)
+    monkeypatch.setattr(driver, "_active", NoCard())
+    return codes
 
 
 def registers_in_memory(code: bytes, path: Path) -> int | None:
@@ -305,18 +323,18 @@ def registers_in_memory(code: bytes, path: Path) -> int | None:
     return sum(map(int, found))
 
 
-def test_all_kernels_compile_for_an_h100_and_spill_nothing(tmp_path, monkeypatch):
-    from introprior.game import kernels as k
+@pytest.mark.parametrize(
+    ("learning", "shape"),
+    [(POSTERIOR, FULL), (MIXTURE, FULL), (INPUTS, FULL), (INPUTS, {"batch": 1, "draws": 1, "components": 1})],
+    ids=["posterior", "mixture", "both", "ones"],
+)
+def test_every_launch_compiles_for_an_h100_and_spills_nothing(learning, shape, compiled, tmp_path):
+    """Triton takes numbers that are one for constants: a lonely member's, too."""
+    from introprior.game.kernels import KernelMeanLogMixture
 
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
-    sizes = {"T": FULL["draws"], "M": FULL["components"], "D": 2}
-    tile = {"warps": k.FORWARD_WARPS, "P": k.POSTERIORS, "N": k.DRAWS} | sizes
-    codes = [
-        compiled(k.table_kernel, 4, M=64, MP=64, D=2),
-        compiled(k.value_kernel, absent="kept", LEARNS=True, KEEPS=False, **tile),
-        compiled(k.value_kernel, absent="grads", LEARNS=False, KEEPS=True, **tile),
-        compiled(k.value_kernel, LEARNS=True, KEEPS=True, **tile),
-        compiled(k.mixture_kernel, k.BACKWARD_WARPS, B=512, K=k.COMPONENTS, N=k.SAMPLES, **sizes),
-    ]
-    spilt = [registers_in_memory(code, tmp_path / "kernel.cubin") for code in codes]
-    assert spilt in ([0] * 5, [None] * 5)
+    arguments = parts("cpu", 1, **shape)
+    learns = [part.requires_grad_(name in learning) for part, name in zip(arguments, INPUTS, strict=False)]
+    KernelMeanLogMixture.apply(*learns, arguments[-1]).sum().backward()
+    assert len(compiled) == 2 + (learning != POSTERIOR)
+    spilt = [registers_in_memory(code, tmp_path / "kernel.cubin") for code in compiled]
+    assert spilt in ([0] * len(compiled), [None] * len(compiled))

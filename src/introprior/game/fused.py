@@ -64,7 +64,8 @@ def mean_log_mixture(
         noise: ``[E, T, B, D]``.
     """
     parts = (mean, logvar, means, logvars, log_weights, noise)
-    fits = mean.shape[-1] <= 4 and means.shape[-2] <= 128 and all(part.dtype == torch.float32 for part in parts)
+    fits = mean.shape[-1] <= 4 and means.shape[-2] <= 128 and noise[0].numel() < 1 << 31  # addresses of 32 bits
+    fits = fits and all(part.dtype == torch.float32 for part in parts)
     wanted = fits and (mean.is_cuda or os.environ.get("TRITON_INTERPRET") == "1")
     way = _kernels(mean.device, mean.shape[-1]) if wanted else _MeanLogMixture
     mean_log: Tensor = way.apply(*parts)

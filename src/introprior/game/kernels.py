@@ -135,7 +135,7 @@ def energy(t, a, D: tl.constexpr):
 @triton.jit
 def value_kernel(
     mean, logvar, table, noise, value, grads, kept,
-    E, B, stride_e, stride_b, noise_e,
+    B, stride_e, stride_b, noise_e,
     T: tl.constexpr, M: tl.constexpr, D: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
     LEARNS: tl.constexpr, KEEPS: tl.constexpr,
 ):  # fmt: skip
@@ -144,7 +144,8 @@ def value_kernel(
 
     Program (P posteriors, member), N draws at a time. Two passes over the components spare all but one power a pair.
     """
-    e, b = tl.program_id(1).to(tl.int64), tl.program_id(0) * P + tl.arange(0, P)[None, :]
+    e, E = tl.program_id(1).to(tl.int64), tl.num_programs(1).to(tl.int64)
+    b = tl.program_id(0) * P + tl.arange(0, P)[None, :]
     inside = b < B
     at = e * stride_e + b * stride_b
     mu, sigma = row(mean + at, inside, D), deviations(row(logvar + at, inside, D), D)
@@ -176,27 +177,28 @@ def value_kernel(
         if KEEPS:
             place = kept + (e * T + t) * B + b
             tl.store(place, lowest, mask=there)
-            tl.store(place + E.to(tl.int64) * T * B, total, mask=there)
+            tl.store(place + E * T * B, total, mask=there)
     tl.store(value + e * B + b, tl.sum(log_p, 0, keep_dims=True) * (LN_2 / T), mask=inside)
     if LEARNS:
         at = grads + (e * B + b) * D
         for d in tl.static_range(D):
             tl.store(at + d, tl.sum(slope[d], 0, keep_dims=True) * (-2 * LN_2 / T), mask=inside)
             by_logvar = sigma[d] * tl.sum(spread[d], 0, keep_dims=True) * (-LN_2 / T)
-            tl.store(at + E.to(tl.int64) * B * D + d, by_logvar, mask=inside)
+            tl.store(at + E * B * D + d, by_logvar, mask=inside)
 
 
 @triton.jit
 def mixture_kernel(
     mean, logvar, table, noise, kept, grad, by_means, by_logvars, by_log_weights,
-    E, stride_e, stride_b, noise_e,
+    stride_e, stride_b, noise_e,
     B: tl.constexpr, T: tl.constexpr, M: tl.constexpr, D: tl.constexpr, K: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """The gradients in the mixture, ``[E, M, D]`` twice and ``[E, M]``, of ``sum grad value``; grad ``[E, B]``.
 
     Program (K components, member): all samples, N posteriors at a time.
     """
-    e, k = tl.program_id(1).to(tl.int64), tl.program_id(0) * K + tl.arange(0, K)[:, None]
+    e, E = tl.program_id(1).to(tl.int64), tl.num_programs(1).to(tl.int64)
+    k = tl.program_id(0) * K + tl.arange(0, K)[:, None]
     s, shift, a = component(table + e * (2 * D + 1) * M + tl.minimum(k, M - 1), M, D)
     mass = tl.zeros((K, N), tl.float32)
     first, second = zeros(mass, D), zeros(mass, D)
@@ -210,7 +212,7 @@ def mixture_kernel(
             place = (e * T + t) * B + b
             z = affine(row(noise + e * noise_e + (t * B + b) * D, inside, D), sigma, mu, D)
             lowest = tl.load(kept + place, mask=inside, other=-float("inf"))  # no weight where no sample is
-            total = tl.load(kept + E.to(tl.int64) * T * B + place, mask=inside, other=1.0)
+            total = tl.load(kept + E * T * B + place, mask=inside, other=1.0)
             r = affine(z, s, shift, D)
             w = tl.exp2(lowest - energy(r, a, D)) * (weight / total)
             mass += w
@@ -249,7 +251,7 @@ class KernelMeanLogMixture(torch.autograd.Function):
         kept = mean.new_empty(2, members, draws, batch) if keeps else None
         value_kernel[(triton.cdiv(batch, POSTERIORS), members)](
             mean, logvar, table, noise, value, grads, kept,
-            members, batch, mean.stride(0), mean.stride(1), noise.stride(0),
+            batch, mean.stride(0), mean.stride(1), noise.stride(0),
             T=draws, M=components, D=dim, P=POSTERIORS, N=DRAWS, LEARNS=learns, KEEPS=keeps, num_warps=FORWARD_WARPS,
         )  # fmt: skip
         ctx.save_for_backward(grads, *((kept, table, mean, logvar, noise) if keeps else ()))
@@ -272,7 +274,7 @@ class KernelMeanLogMixture(torch.autograd.Function):
             )
             mixture_kernel[(triton.cdiv(components, COMPONENTS), members)](
                 mean, logvar, table, noise, kept, grad.contiguous(), *results[2:5],
-                members, mean.stride(0), mean.stride(1), noise.stride(0),
+                mean.stride(0), mean.stride(1), noise.stride(0),
                 B=batch, T=draws, M=components, D=dim, K=COMPONENTS, N=SAMPLES, num_warps=BACKWARD_WARPS,
             )  # fmt: skip
         return tuple(results)
