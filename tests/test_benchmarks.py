@@ -38,9 +38,13 @@ class EqualStreams(MemberStreams):
         noise = self.normal(draws, *shape)
         return noise.mean(1), noise.square().mean(1)
 
-    def _filled(self, *arguments: Any) -> Tensor:
+    def normal(self, *shape: int) -> Tensor:
         self.generators[0].manual_seed(1)
-        return super()._filled(*arguments)
+        return super().normal(*shape)
+
+    def uniform(self, *shape: int) -> Tensor:
+        self.generators[0].manual_seed(1)
+        return super().uniform(*shape)
 
 
 class Script(baseline.Script):

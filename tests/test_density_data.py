@@ -231,7 +231,7 @@ def test_rings_resample_with_replacement() -> None:
     """A permutation would put exactly n/4 points on each ring; resampling makes the number binomial."""
     n, batches = 64, 1500
     members = [torch.Generator().manual_seed(seed) for seed in range(batches)]
-    radius = density.sample_members("Rings", n, members).norm(dim=-1)
+    radius = density.sample_members("Rings", n, density.Streams(members)).norm(dim=-1)
     outermost = (radius > 2.625).sum(1).double().numpy()
     assert_mean(outermost, n / 4)
     variance = n * 3 / 16
@@ -272,7 +272,7 @@ def test_members_get_alone_what_they_get_in_company(name: str) -> None:
     members = [torch.Generator().manual_seed(seed) for seed in seeds]
     alone = [torch.Generator().manual_seed(seed) for seed in seeds]
     for _ in range(2):
-        together = density.sample_members(name, 32, members)
+        together = density.sample_members(name, 32, density.Streams(members))
         assert together.shape == (3, 32, 2)
         for row, generator in zip(together, alone, strict=True):
             assert torch.equal(row, density.sample(name, 32, generator))
@@ -307,10 +307,10 @@ class Calls(TorchFunctionMode):
 @pytest.mark.parametrize("name", NAMES)
 def test_few_kernels(name: str) -> None:
     def calls(n: int, members: int) -> int:
-        generators = [torch.Generator().manual_seed(seed) for seed in range(members)]
-        density.sample_members(name, n, generators)  # the tables of centres are made once
+        streams = density.Streams([torch.Generator().manual_seed(seed) for seed in range(members)])
+        density.sample_members(name, n, streams)  # the tables of centres are made once
         with Calls() as counted:
-            density.sample_members(name, n, generators)
+            density.sample_members(name, n, streams)
         return counted.count
 
     one = calls(512, 1)
@@ -324,7 +324,7 @@ def test_few_kernels(name: str) -> None:
 def test_cuda_same_distribution_as_cpu(name: str) -> None:
     n = 8000
     members = [torch.Generator("cuda").manual_seed(seed) for seed in (0, 1)]
-    on_gpu = density.sample_members(name, n, members)
+    on_gpu = density.sample_members(name, n, density.Streams(members))
     assert on_gpu.device.type == "cuda"
     assert torch.equal(on_gpu[1], density.sample(name, n, torch.Generator("cuda").manual_seed(1)))
     ours, theirs = on_gpu[0].double().cpu().numpy(), points(name, n, seed=1)

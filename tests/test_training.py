@@ -435,7 +435,7 @@ def test_streams_survive_new_members_and_checkpoints():
     assert torch.equal(drawn[0], drawn[1])
     fresh = MemberStreams([1, 2], CPU)
     fresh.assign([2, 2, 1])
-    fresh.restore(saved)
+    assert fresh.restore(saved, 0)
     assert torch.equal(fresh.normal(3), drawn)
 
 

@@ -44,8 +44,7 @@ def search(given: argparse.Namespace) -> Facts:
         named = {"dataset": run.dataset, "cell": run.cell.name}
         rows = [{**named, **row} for row in searching.in_order(rows, run.members)]
         files.write_csv(given.output, rows, (*named, *searching.COLUMNS))
-    done = {"iterations": training.iteration, "resumed": session.resumed}
-    return running.facts(run, training.device) | done
+    return session.course()
 
 
 def train(given: argparse.Namespace) -> Facts | None:

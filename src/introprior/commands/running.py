@@ -84,8 +84,13 @@ class Session:
             if record["status"] != "ok":
                 name = f"{self.run.dataset} {self.run.cell.name}, seed {member.seed}"
                 print(f"{name}: diverged, {record['detail']}", file=sys.stderr)
-        done = {"iterations": self.training.iteration, "resumed": self.resumed, "records": records}
-        return facts(self.run, self.training.device) | done
+        return self.course() | {"records": records}
+
+    def course(self) -> Facts:
+        """How far the training came, where it was taken up again, and where its random numbers changed their source."""
+        done = {"iterations": self.training.iteration, "resumed": self.resumed}
+        changed = {"streams": self.training.handovers} if self.training.handovers else {}
+        return facts(self.run, self.training.device) | done | changed
 
 
 @contextmanager

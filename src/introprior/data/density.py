@@ -2,15 +2,14 @@
 
 They go back to the toy data of FFJORD (Grathwohl et al., 2019), as Soft-IntroVAE (Daniel and Tamar, 2021) and then the
 paper's authors use them; constants and quirks are those of the authors' code. Training and evaluation draw from the
-same distribution. All that is random comes from the generators given, so a batch is a function of their states, and a
-member gets the same batch alone and in company. CPU and CUDA generators of one seed give different numbers.
+same distribution. All that is random comes from the streams given, so a batch is a function of their states, and a
+member gets the same batch alone and in company. Streams of one seed give other numbers on a CPU than on a GPU.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -28,18 +27,18 @@ def sample(name: str, n: int, generator: torch.Generator) -> Tensor:
     Raises:
         UserError: unknown dataset, or a number that it cannot draw (`check_size`).
     """
-    return sample_members(name, n, [generator])[0]
+    return sample_members(name, n, Streams([generator]))[0]
 
 
-def sample_members(name: str, n: int, generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw ``n`` points for each of S members, as `sample` does with each member's generator, in far fewer kernels.
+def sample_members(name: str, n: int, streams: Streams) -> Tensor:
+    """Draw ``n`` points from each of S streams, as `sample` does from a generator, in far fewer kernels.
 
     Returns:
-        float32 ``[S, n, 2]`` on the generators' common device; row s is bitwise what ``sample(name, n, generators[s])``
-        gives.
+        float32 ``[S, n, 2]`` on the streams' device; row s is bitwise what ``sample`` makes of the s-th generator,
+        where streams are generators.
     """
     check_size(name, n)
-    return globals()[dataset(name).sampler](n, Streams(generators))
+    return globals()[dataset(name).sampler](n, streams)
 
 
 def eight_gaussians(n: int, streams: Streams) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from introprior.game.distributions import Posterior, Samples
 from introprior.game.divergences import kl_monte_carlo
 from introprior.game.losses import reconstruction_error
 from introprior.game.model import IntroVAE
-from introprior.game.randomness import MemberStreams
+from introprior.game.randomness import MemberStreams, streams_of
 from introprior.metrics import density as metrics
 from introprior.training import checkpoints
 from introprior.training.density import networks
@@ -95,7 +96,7 @@ def histogram_metrics(dataset: str, model: IntroVAE, streams: MemberStreams, sam
     limit, values = catalogue.dataset(dataset).limit, {"KL": [], "JSD": [], "JSD_nats": []}  # type: ignore[var-annotated]
 
     def pairs() -> list[tuple[np.ndarray, np.ndarray]]:
-        real = streams.draw(lambda generators: data.sample_members(dataset, samples, generators))
+        real = streams.draw(partial(data.sample_members, dataset, samples))
         return list(zip(real.cpu().numpy(), generate(model, streams, samples).cpu().numpy(), strict=True))
 
     for real, generated in pairs():
@@ -115,11 +116,11 @@ def measure(ensemble: Ensemble, options: Evaluate, device: torch.device) -> list
     """
     run, model = ensemble.run, ensemble.model
     limit = catalogue.dataset(run.dataset).limit
-    streams = MemberStreams([member.seed + run.training.iterations - 1 for member in run.members], device)
+    streams = streams_of([member.seed + run.training.iterations - 1 for member in run.members], device)
     histograms = histogram_metrics(run.dataset, model, streams, options.samples)
     noise = streams.normal(options.monte_carlo_samples, model.latent_dim)
     grid = negative_elbo(model, plane(limit, options.grid, device), noise).cpu().numpy()
-    real = streams.draw(lambda generators: data.sample_members(run.dataset, options.data_points, generators))
+    real = streams.draw(partial(data.sample_members, run.dataset, options.data_points))
     energies = negative_elbo(model, real, noise).cpu().numpy()
     values = {"gnELBO": [metrics.gnelbo(*pair) for pair in zip(grid, energies, strict=True)], **histograms}
     floors = metrics.floors(run.dataset, options.samples, limit, repeats=20, seed=0)
@@ -153,9 +154,9 @@ def panels(ensemble: Ensemble, options: Evaluate, device: torch.device) -> dict[
     if seed not in seeds:
         raise UserError(f"figure3.seed: {seed} is not among the trained seeds {seeds}; choose one of them")
     e = seeds.index(seed)
-    streams = MemberStreams([member.seed + run.training.iterations for member in run.members], device)
+    streams = streams_of([member.seed + run.training.iterations for member in run.members], device)
     limit, side, points = catalogue.dataset(run.dataset).limit, options.panel_grid, options.panel_points
-    real = streams.draw(lambda generators: data.sample_members(run.dataset, points, generators))
+    real = streams.draw(partial(data.sample_members, run.dataset, points))
     noise = streams.normal(options.monte_carlo_samples, model.latent_dim)
     energy = negative_elbo(model, plane(limit, side, device), noise)[e].double()
     density = torch.softmax(-energy, 0) / (2 * limit / (side - 1)) ** 2

@@ -22,7 +22,7 @@ from introprior.game import losses
 from introprior.game.distributions import Distribution
 from introprior.game.losses import Betas, Rules, Terms, reconstruction_error
 from introprior.game.model import IntroVAE
-from introprior.game.randomness import MemberStreams
+from introprior.game.randomness import MemberStreams, streams_of
 from introprior.training import loop
 from introprior.training.adam import Adam
 
@@ -89,7 +89,7 @@ def measure(model: IntroVAE, images: Tensor, target: Distribution, rules: Rules,
 
     The noise depends on the seed alone; ``target`` is the prior.
     """
-    streams = MemberStreams([seed], images.device)
+    streams = streams_of([seed], images.device)
     results = [_pass(model, image[None, None], target, streams, rules) for image in images]
     rec, kl = (torch.stack(parts).flatten() for parts in zip(*(terms for terms, _ in results), strict=True))
     return Measured(rec, kl, torch.cat([output.squeeze(0) for _, output in results]))
@@ -171,7 +171,7 @@ class _Overfitting:
         with torch.no_grad():
             self.target = self.model.distribution()
         self.pair = [torch.tensor(chosen, device=pixels.device) for chosen in pair]
-        self.streams = MemberStreams([seed], pixels.device)
+        self.streams = streams_of([seed], pixels.device)
         self.adam = Adam(self.model.encoder.parameters(), run.training.learning_rate)
         self.iteration = 0
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from introprior.errors import cut, one_line
 
 
 class Streams:
@@ -14,10 +20,10 @@ class Streams:
     One kernel per stream and draw; whatever is computed from the draws is then one kernel for all streams.
     """
 
-    def __init__(self, generators: Sequence[torch.Generator]) -> None:
-        """Use ``generators``, at least one, all on one device."""
+    def __init__(self, generators: Sequence[torch.Generator], device: torch.device | None = None) -> None:
+        """Use ``generators``, at least one, all on one device; none where a device is given, for streams without."""
         self.generators = tuple(generators)
-        self.device = self.generators[0].device
+        self.device = device or self.generators[0].device
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform numbers in [0, 1): ``[S, *shape]``."""
@@ -63,41 +69,98 @@ class MemberStreams(Streams):
     Args:
         seeds: one per member.
         device: where the numbers are made.
+
+    Attributes:
+        kind: what makes them: a type of device, whose generators they come from, or ``counters``.
+        rows: the streams before they are spread over the members, and their seeds.
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device):
+        self.device, self.kind = device, device.type
         self.by_seed = {seed: torch.Generator(device).manual_seed(seed) for seed in dict.fromkeys(seeds)}
-        super().__init__(list(self.by_seed.values()))
         self.assign(seeds)
+
+    def begin(self) -> None:
+        """An iteration begins, of which the clock tells by now."""
 
     def assign(self, seeds: Sequence[int]) -> None:
         """Let the members be those with these seeds, all known; streams that nobody uses any more are dropped."""
         self.by_seed = {seed: self.by_seed[seed] for seed in dict.fromkeys(seeds)}
         self.generators = tuple(self.by_seed.values())
-        order, self.members = list(self.by_seed), len(seeds)
-        one_to_one = list(seeds) == order
-        self.index = None if one_to_one else torch.tensor([order.index(s) for s in seeds], device=self.device)
+        self._appoint(Streams(self.generators), list(self.by_seed), seeds)
 
-    def draw(self, source: Callable[[Sequence[torch.Generator]], Tensor]) -> Tensor:
-        """What ``source`` makes of the generators, one row each; ``[E, ...]``."""
-        return self.spread(source(self.generators))
+    def _appoint(self, rows: Streams, of_rows: list[int], of_members: Sequence[int]) -> None:
+        self.rows, self.seeds, self.members = rows, of_rows, len(of_members)
+        one_to_one = list(of_members) == of_rows
+        self.index = None if one_to_one else torch.tensor([of_rows.index(s) for s in of_members], device=self.device)
 
-    def state(self) -> dict[int, Tensor]:
-        """The generators' states, for a checkpoint."""
-        return {seed: generator.get_state() for seed, generator in self.by_seed.items()}
+    def uniform(self, *shape: int) -> Tensor:
+        return self.spread(self.rows.uniform(*shape))
 
-    def restore(self, state: dict[int, Tensor]) -> None:
-        """Go on from a checkpoint's states."""
+    def normal(self, *shape: int) -> Tensor:
+        return self.spread(self.rows.normal(*shape))
+
+    def moments(self, draws: int, *shape: int) -> tuple[Tensor, Tensor]:
+        first, second = self.rows.moments(draws, *shape)
+        return self.spread(first), self.spread(second)
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        return self.spread(self.rows.integers(high, *shape))
+
+    def draw(self, source: Callable[[Streams], Tensor]) -> Tensor:
+        """What ``source`` makes of the streams before they are spread; ``[E, ...]``."""
+        return self.spread(source(self.rows))
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint has to hold."""
+        generators = {seed: generator.get_state() for seed, generator in self.by_seed.items()}
+        return {"kind": self.kind, "generators": generators}
+
+    def restore(self, state: dict[str, Any], iteration: int) -> bool:
+        """Go on from a checkpoint's state, or, where another kind of streams wrote it, with new ones; False then.
+
+        New ones depend on seed and iteration: whoever goes from one device to another and back meets no number twice.
+        """
+        known = bool(state["kind"] == self.kind)
         for seed, generator in self.by_seed.items():
-            generator.set_state(state[seed].cpu())
+            if known:
+                generator.set_state(state["generators"][seed].cpu())
+            else:
+                digest = hashlib.sha256(f"{seed} from iteration {iteration}".encode()).digest()
+                generator.manual_seed(int.from_bytes(digest[:7]))
+        return known
 
-    def _filled(
-        self, shape: Sequence[int], dtype: torch.dtype, fill: Callable[[Tensor, torch.Generator], Tensor]
-    ) -> Tensor:
-        return self.spread(super()._filled(shape, dtype, fill))
-
-    def spread(self, per_seed: Tensor) -> Tensor:
-        """From one row per seed to one per member."""
+    def spread(self, rows: Tensor) -> Tensor:
+        """From one row per stream to one per member."""
         if self.index is None:
-            return per_seed
-        return per_seed.expand(self.members, *per_seed.shape[1:]) if len(per_seed) == 1 else per_seed[self.index]
+            return rows
+        return rows.expand(self.members, *rows.shape[1:]) if len(rows) == 1 else rows[self.index]
+
+
+def streams_of(seeds: Sequence[int], device: torch.device, clock: Tensor | None = None) -> MemberStreams:
+    """Streams for members with these seeds: on a GPU that has Triton counter-based ones, one launch a draw.
+
+    Everywhere else torch's generators draw, one launch a seed; a GPU is told why in one line.
+
+    Args:
+        clock: the iteration, int64 on the device, for what is to be captured in a graph; 0 where not given.
+    """
+    if device.type == "cuda" and _counters_work(device):
+        from introprior.game.counters import CounterStreams
+
+        return CounterStreams(seeds, torch.zeros((), dtype=torch.long, device=device) if clock is None else clock)
+    return MemberStreams(seeds, device)
+
+
+@cache
+def _counters_work(device: torch.device) -> bool:
+    """Whether the kernels compile for a device and give there the published words of Philox-4x32-10."""
+    try:
+        from introprior.game import counters  # late: imports Triton, which not all have
+
+        counters.check(device)
+    except Exception as error:  # of Triton, its compiler, the driver
+        reason = cut(one_line(error), 200)
+        print(f"this GPU draws random numbers seed by seed, which is slower: {reason}", file=sys.stderr)
+        return False
+    return True

@@ -45,7 +45,7 @@ def begin(run: ImageRun, device: torch.device, folder: Path) -> Training:
     training = Training(
         run,
         _model(run, split),
-        lambda iteration, streams: streams.spread(epochs(iteration, list(streams.by_seed))),
+        lambda iteration, streams: streams.spread(epochs(iteration, streams.seeds)),
         device,
     )
     training.timed = True

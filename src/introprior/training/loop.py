@@ -22,7 +22,7 @@ from introprior.game.distributions import Posterior
 from introprior.game.losses import Betas, Rules
 from introprior.game.model import IntroVAE
 from introprior.game.priors import Conversion
-from introprior.game.randomness import MemberStreams
+from introprior.game.randomness import MemberStreams, streams_of
 from introprior.training import checkpoints
 from introprior.training.adam import Adam
 from introprior.training.replay import Replay
@@ -79,6 +79,8 @@ class Training:
         notes: plain values that the caller wants kept with the resume state.
         timed: whether the history tells the speed, which no two runs share.
         clock: the iteration, on the device.
+        handovers: where the random numbers went on with streams of another kind, since the device was another: the
+            iteration, which kind they came from, and which they come from since.
         replay: how a GPU repeats an iteration; None: each is made anew.
     """
 
@@ -94,7 +96,8 @@ class Training:
         self.replay = Replay(device) if device.type == "cuda" and not model.prior.waits else None
         self._posterior: Posterior | None = None
         self._rate = math.nan
-        self.streams = MemberStreams([run.stream(member) for member in self.members], device)
+        self.streams = streams_of([run.stream(member) for member in self.members], device, self.clock)
+        self.handovers: list[dict[str, Any]] = []
         self.watch = Watch(len(self.members), device)
         self.betas = _betas(self.members, device)
         self.optimizers = {player: self._adam(player) for player in PLAYERS}
@@ -139,6 +142,7 @@ class Training:
             for optimizer in self.optimizers.values():
                 optimizer.learning_rate.fill_(rate)
             self._rate = rate
+        self.streams.begin()
 
     def play(self, x: Tensor) -> tuple[losses.Told, Posterior | None]:
         """The device's part: the same operations on the same memory in every iteration of a phase.
@@ -316,6 +320,7 @@ class Training:
             "model": checkpoints.model_state(self.model),
             "optimizers": {player: optimizer.state() for player, optimizer in self.optimizers.items()},
             "streams": self.streams.state(),
+            "handovers": self.handovers,
             "watch": self.watch.state(),
             "history": self.history.rows,
             "notes": self.notes,
@@ -351,7 +356,10 @@ class Training:
         self._appoint([Member(**member) for member in state["members"]])
         self.iteration = state["iteration"]
         self.clock.fill_(self.iteration)
-        self.streams.restore(state["streams"])
+        self.handovers = list(state["handovers"])
+        if not self.streams.restore(state["streams"], self.iteration):
+            kinds = {"from": state["streams"]["kind"], "to": self.streams.kind}
+            self.handovers.append({"iteration": self.iteration, **kinds})
         self.watch.restore(state["watch"])
         self.history, self.notes = History(state["history"]), state["notes"]
         self.optimizers = {player: self._adam(player) for player in PLAYERS}
