@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from cards import compiled, interpreted, started, there  # noqa: F401
 from runs import a_member, density_run
 from torch import nn
 
@@ -24,7 +25,7 @@ APART = [Path(__file__).parent / name for name in ("kernel", "slurm", "soak")]
 """What takes minutes, or a machine of its own: `make kernel`, `make slurm`, `make soak`."""
 
 PROGRAMS = {"add_a_prior", "cli", "docs", "end_to_end", "faults", "house", "image_commands", "kubernetes", "planning"}
-PROGRAMS |= {"benchmarks", "downloads", "image_figures", "kernels", "status", "workflow_dag"}
+PROGRAMS |= {"benchmarks", "counters", "downloads", "image_figures", "kernels", "status", "workflow_dag"}
 """The tests that `make quick` leaves out: they start commands and workflows."""
 
 

@@ -1,9 +1,8 @@
 """An iteration on a GPU as the replay of a CUDA graph: one launch in place of a thousand.
 
 In 2D the arithmetic of an iteration takes less time than the host needs to say what is to be done. A graph says it
-once. Replays are the same kernels on the same memory with the same scalars, so they give the same bits as iterations
-made one call at a time; what changes between iterations lies on the device: the learning rate, the iteration, which the
-random numbers are counted by, or else the states of their generators.
+once. Replays are the same kernels on the same memory with the same scalars, so they give the bits that iterations made
+call by call would; what changes between them (learning rate, iteration, the generators' state) lies on the device.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class Replay:
         self.left = EAGER
 
     def __call__(self, play: Callable[[Tensor], Played], x: Tensor, generators: Sequence[torch.Generator]) -> Played:
-        """One iteration on a batch ``[E, B, *data]``; the generators are those that ``play`` draws from, if any."""
+        """One iteration on a batch ``[E, B, *data]``; the generators are those that ``play`` draws from."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             if self.possible and self.graph is None and self.left == 0:
