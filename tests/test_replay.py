@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from introprior.data.images import prepare
-from introprior.game.randomness import Streams
+from introprior.game.randomness import MemberStreams
 from introprior.training import density, images
 from introprior.training.loop import Training
 
@@ -132,6 +132,15 @@ def card() -> Iterator[torch.device]:
     torch.use_deterministic_algorithms(deterministic)
 
 
+class Sent(MemberStreams):
+    """A CPU's numbers, sent to another device."""
+
+    target: torch.device
+
+    def spread(self, rows: Tensor) -> Tensor:
+        return super().spread(rows).to(self.target)
+
+
 def eager(training: Training) -> Training:
     training.replay = None
     return training
@@ -166,15 +175,8 @@ def test_on_a_card_a_member_is_the_same_alone_and_in_company(cell, card):
 
 
 @pytest.mark.gpu
-def test_a_card_computes_what_the_cpu_computes(begin, card, monkeypatch):
+def test_a_card_computes_what_the_cpu_computes(begin, card):
     """One iteration of each phase from the same numbers."""
-
-    def filled(self: Streams, shape: Any, dtype: torch.dtype, fill: Any) -> Tensor:
-        rows = torch.empty(len(self.generators), *shape, dtype=dtype)
-        for row, generator in zip(rows.unbind(), self.twins, strict=True):
-            fill(row, generator)
-        return rows.to(self.target)
-
     for at in (0, 14):
         here = run_to(begin(), at)
         there = eager(begin(card))
@@ -184,11 +186,8 @@ def test_a_card_computes_what_the_cpu_computes(begin, card, monkeypatch):
         x = here.batch(at, here.streams)
         for training in (here, there):
             training.prepare()
-            streams = training.streams
-            streams.twins = [torch.Generator().manual_seed(9 + n) for n in range(len(streams.generators))]
-            streams.device, streams.target = CPU, training.device
-        with monkeypatch.context() as patch:
-            patch.setattr(Streams, "_filled", filled)
-            (ours, _), (theirs, _) = here.play(x), there.play(x.to(card))
+            training.streams = Sent([member.seed for member in training.members], CPU)
+            training.streams.target = training.device
+        (ours, _), (theirs, _) = here.play(x), there.play(x.to(card))
         for name, value in ours.items():
             torch.testing.assert_close(theirs[name].cpu(), value, rtol=1e-3, atol=1e-4)
