@@ -1,8 +1,9 @@
 """An iteration on a GPU as the replay of a CUDA graph: one launch in place of a thousand.
 
 In 2D the arithmetic of an iteration takes less time than the host needs to say what is to be done. A graph says it
-once. Replays are the same kernels on the same memory with the same scalars, so they give the same bits as iterations made
-one call at a time; what changes between iterations (learning rate, iteration, state of the generators) lies on the device.
+once. Replays are the same kernels on the same memory with the same scalars, so they give the bits that iterations made
+call by call would; what changes between them (learning rate, iteration, the generators' state) lies on the device.
+"""
 
 from __future__ import annotations
 
