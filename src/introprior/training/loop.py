@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,16 +73,26 @@ class Training:
         model: the model, with one member per warm-up (``warmups(run)``).
         batch: the data of an iteration for every member, ``[E, B, *data]``, drawn from their streams.
         device: where to train.
+        batch_by_host: the iteration decides on the batch, on the host, so that no graph can hold its making.
 
     Attributes:
         members: those in training now.
         notes: plain values that the caller wants kept with the resume state.
         timed: whether the history tells the speed, which no two runs share.
         clock: the iteration, on the device.
+        stream: of the GPU, for all iterations, so that several trainings can be under way on it side by side. Who looks
+            at their tensors between two steps calls :meth:`wait` first.
         replay: how a GPU repeats an iteration; None: each is made anew.
     """
 
-    def __init__(self, run: Run, model: IntroVAE, batch: Callable[[int, MemberStreams], Tensor], device: torch.device):
+    def __init__(
+        self,
+        run: Run,
+        model: IntroVAE,
+        batch: Callable[[int, MemberStreams], Tensor],
+        device: torch.device,
+        batch_by_host: bool = False,
+    ):
         self.run, self.model, self.batch, self.device = run, model.to(device), batch, device
         self.rules = rules(run)
         self.iteration = 0
@@ -91,7 +101,9 @@ class Training:
         self.history = History([])
         self.notes: dict[str, Any] = {}
         self.timed = False
-        self.replay = Replay(device) if device.type == "cuda" and not model.prior.waits else None
+        self.batch_by_host = batch_by_host
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.replay = Replay(self.stream) if self.stream is not None and not model.prior.waits else None
         self._posterior: Posterior | None = None
         self._rate = math.nan
         self.streams = MemberStreams([run.stream(member) for member in self.members], device)
@@ -119,14 +131,20 @@ class Training:
 
     def step(self) -> dict[str, Tensor]:
         """One iteration, with the events that its number calls for; the history's values ``[E]``."""
-        self.prepare()
-        x = self.batch(self.iteration, self.streams)
-        if self.replay is None:
-            values, self._posterior = self.play(x)
-        else:
-            values, self._posterior = self.replay(self.play, x, self.streams.generators)
+        with nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
+            self.prepare()
+            x = self.batch(self.iteration, self.streams) if self.batch_by_host else None
+            if self.replay is None:
+                values, self._posterior = self.play(x)
+            else:
+                values, self._posterior = self.replay(self.play, x, self.streams.generators)
         self.iteration += 1
         return values
+
+    def wait(self) -> None:
+        """Until the device has done all that was asked of it."""
+        if self.stream is not None:
+            self.stream.synchronize()
 
     def prepare(self) -> None:
         """The host's part of an iteration: what happens once, and what may put other tensors in a tensor's place."""
@@ -140,12 +158,16 @@ class Training:
                 optimizer.learning_rate.fill_(rate)
             self._rate = rate
 
-    def play(self, x: Tensor) -> tuple[losses.Told, Posterior | None]:
+    def play(self, x: Tensor | None) -> tuple[losses.Told, Posterior | None]:
         """The device's part: the same operations on the same memory in every iteration of a phase.
+
+        Args:
+            x: the batch, where the host makes it; else None.
 
         Returns:
             the history's values and, in the game, the posteriors of the batch.
         """
+        x = self.batch(self.iteration, self.streams) if x is None else x
         played = self._warmup_step(x) if self.iteration < self.game_start else self._game_step(x)
         self.clock += 1
         return played
@@ -214,6 +236,8 @@ class Training:
     def _rebound(self) -> None:
         """Tensors have been put in others' places: nothing that was captured holds any more."""
         self._rate = math.nan
+        if self.stream is not None:
+            self.stream.wait_stream(torch.cuda.current_stream(self.device))
         if self.replay is not None:
             self.replay.forget()
 
@@ -262,6 +286,7 @@ class Training:
                 values = self.step()
                 bar.update()
                 if self.iteration % log_every == 0 or self.iteration == until:
+                    self.wait()
                     values |= self._diagnostics()
                     if self.timed:
                         now = time.monotonic()
@@ -303,12 +328,14 @@ class Training:
 
     def records(self) -> list[dict[str, Any]]:
         """Per member in training: status (ok or diverged), detail, iteration, last finite losses."""
+        self.wait()
         return self.watch.records()
 
     # The state
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on, as tensors and plain values."""
+        self.wait()
         return {
             "run": self.run.as_dict(),
             "iteration": self.iteration,
