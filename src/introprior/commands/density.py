@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from introprior.operations import files
 from introprior.operations.devices import borrowed
 from introprior.training import checkpoints
 from introprior.training.density import begin
+from introprior.training.loop import Training
 
 
 def search(given: argparse.Namespace) -> Facts:
@@ -67,11 +69,16 @@ def train(given: argparse.Namespace) -> Facts | None:
             return None
         session.advance(run.training.iterations)
         session.save(given.output, model=checkpoints.model_state(session.training.model))
-        named = {"dataset": run.dataset, "cell": run.cell.name}
-        history = session.training.history.tidy()
-        rows = [{**named, "seed": run.members[row.pop("member")].seed, **row} for row in history]
-        files.write_csv(given.history, rows, ("dataset", "cell", "iteration", "seed", "quantity", "value"))
+        write_history(given.history, session.training)
     return session.facts()
+
+
+def write_history(path: Path, training: Training) -> None:
+    """The history of an ensemble, with its seeds."""
+    run = training.run
+    named = {"dataset": run.dataset, "cell": run.cell.name}
+    rows = [{**named, "seed": run.members[row.pop("member")].seed, **row} for row in training.history.tidy()]
+    files.write_csv(path, rows, ("dataset", "cell", "iteration", "seed", "quantity", "value"))
 
 
 def evaluate(given: argparse.Namespace) -> Facts:

@@ -287,13 +287,12 @@ class Training:
                 bar.update()
                 if self.iteration % log_every == 0 or self.iteration == until:
                     self.wait()
-                    values |= self._diagnostics()
                     if self.timed:
                         now = time.monotonic()
                         rate = (self.iteration - since) * self.run.training.batch_size / (now - noted)
                         values["samples_per_second"] = torch.full((len(self.members),), rate)
                         since, noted = self.iteration, now
-                    self.history.note(self.iteration, self.numbers(), values)
+                    self.look(values)
                     alive = self.watch.alive()
                     bar.set_postfix(alive=f"{alive}/{len(self.watch.iteration)}", refresh=False)
                     if alive == 0:
@@ -310,6 +309,11 @@ class Training:
                 if stop:
                     where = f"saved to {state}: run the same command to go on" if state else "nothing was saved"
                     raise Interrupted(received[0], f"{label}: stopped at iteration {self.iteration}; {where}")
+
+    def look(self, values: dict[str, Tensor]) -> None:
+        """Note in the history what the last iteration gave, and what there is to tell of the prior."""
+        self.wait()
+        self.history.note(self.iteration, self.numbers(), values | self._diagnostics())
 
     def _diagnostics(self) -> dict[str, Tensor]:
         """What the history tells of the prior, from no stream of the training's: looking changes nothing."""
