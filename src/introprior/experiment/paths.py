@@ -11,6 +11,7 @@ class Paths:
 
     Attributes:
         configuration: what the results were made with, defaults filled in.
+        index, page: the results page, and what is made for it alone.
         state: of interrupted runs. No output: Snakemake deletes outputs before it starts a job again.
         data, inception: image data, which all experiments share.
     """
@@ -20,6 +21,9 @@ class Paths:
         self.configuration = f"{results}/configuration.json"
         self.tables = f"{results}/tables"
         self.figures = f"{results}/figures"
+        self.claims = f"{results}/claims"
+        self.index = f"{results}/index.html"
+        self.page = f"{results}/page"
         self.logs = f"{results}/logs"
         self.benchmarks = f"{results}/benchmarks"
         self.state = f"{results}/.state"
