@@ -25,6 +25,9 @@ class Paths:
         self.index = f"{results}/index.html"
         self.page = f"{results}/page"
         self.logs = f"{results}/logs"
+        self.log_2d = f"{self.logs}/density/{{dataset}}/{{cell}}/train.log"
+        self.log_images = f"{self.logs}/images/{NAMED}/train.log"
+        self.log_clipping = f"{self.logs}/clipping/{NAMED}/train.log"
         self.benchmarks = f"{results}/benchmarks"
         self.state = f"{results}/.state"
 

@@ -24,9 +24,10 @@ from pydantic import model_validator
 from scipy import stats
 
 from introprior import paper
-from introprior.experiment.config import read_yaml
+from introprior.experiment.config import Configuration, read_yaml
 from introprior.experiment.fields import Cell, Listed, Model, Positive, Some, Text, wrong
-from introprior.metrics.registry import DISTANCES, ENTROPIES, METRICS, metric
+from introprior.experiment.jobs import features
+from introprior.metrics.registry import METRICS, metric
 from introprior.operations.files import write_text, written
 from introprior.reporting import read as load
 from introprior.reporting.read import Choices, Rows
@@ -202,6 +203,12 @@ def largest(histories: Rows) -> dict[Key, Sample]:
     return {key: _sample(by_seed) for key, by_seed in values.items()}
 
 
+def names(config: Configuration) -> dict[str, str]:
+    """What a configuration's results call ``gen``, ``rec`` and ``entropy``."""
+    primary, entropy = features(config)[0], config.resolved_protocol.report.entropy.replace("-", "_")
+    return {"gen": f"{primary}_gen", "rec": f"{primary}_rec", "entropy": f"entropy_{entropy}"}
+
+
 def _sample(by_seed: Mapping[int, float]) -> Sample:
     seeds = {seed: value for seed, value in by_seed.items() if math.isfinite(value)}
     values = pd.Series(seeds, dtype=float)
@@ -225,7 +232,7 @@ def difference(one: Sample, other: Sample) -> Difference:
 
 
 def evaluate(
-    claims: Mapping[str, Claim], source: str, ours: Numbers | None = None, **names: str
+    claims: Mapping[str, Claim], source: str, ours: Numbers | None = None, **called: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Verdicts on claims, and the tests behind them.
 
@@ -233,17 +240,17 @@ def evaluate(
         claims: by name.
         source: ``published`` or ``ours``.
         ours: the latter's numbers.
-        names: what ``gen``, ``rec`` and ``entropy`` are called there, if not as in the paper's tables.
+        called: what ``gen``, ``rec`` and ``entropy`` are called there, if not as in the paper's tables.
 
     Returns:
         A row per claim, ``low`` and ``high`` the fewest and the most of its tests that hold; and a row per test, with
         what :data:`METHOD` says, and effect and interval in per cent of the size of the reference's mean.
     """
-    names = {"gen": f"{DISTANCES[0]}_gen", "rec": f"{DISTANCES[0]}_rec", "entropy": ENTROPIES[0]} | names
+    called = names(Configuration()) | called
     verdicts, tests = [], []
     for name, claim in claims.items():
         numbers = published(claim.table) if ours is None else ours
-        found = pd.DataFrame([_test(claim, numbers, names, each) for each in claim.comparisons])
+        found = pd.DataFrame([_test(claim, numbers, called, each) for each in claim.comparisons])
         found["p_holm"] = holm(found["p"])
         if claim.kind in ("compare", "equivalent"):
             established = found["outcome"].isin(ESTABLISHED) & (found["p_holm"] < LEVEL)
@@ -272,9 +279,9 @@ def _verdict(claim: Claim, tests: pd.DataFrame, source: str) -> dict[str, Any]:
     return {"verdict": verdict, **counts, **told}
 
 
-def _test(claim: Claim, numbers: Numbers, names: Mapping[str, str], compared: Comparison) -> dict[str, Any]:
+def _test(claim: Claim, numbers: Numbers, called: Mapping[str, str], compared: Comparison) -> dict[str, Any]:
     """One test, before it is corrected: its outcome is where it points, or that a number is missing."""
-    name = names.get(compared.metric, compared.metric)
+    name = called.get(compared.metric, compared.metric)
     row: dict[str, Any] = {**compared._asdict(), "metric": name}
     one, other = numbers.get((compared.dataset, compared.cell, name)), numbers.get((*row.pop("beside"), name))
     if one is None or other is None:
@@ -332,21 +339,21 @@ def holm(p: pd.Series) -> pd.Series:
 
 
 def tested(
-    results: Iterable[PathLike], chosen: Iterable[PathLike], histories: Iterable[PathLike], **names: str
+    results: Iterable[PathLike], chosen: Iterable[PathLike], histories: Iterable[PathLike], **called: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Verdicts and tests of the published numbers, and of ours as far as there are any, see :func:`evaluate`.
 
     Args:
         results, chosen, histories: ``metrics.csv`` and ``probes.csv``, ``r_entropy.json``, and ``history.csv`` of the
             runs of Figure 2.
-        names: see :func:`evaluate`.
+        called: see :func:`evaluate`.
     """
     ours: dict[Key, Sample] = {}
     if results := list(results):
         ours |= measured(load.metrics(results), load.choices(chosen) if (chosen := list(chosen)) else {})
     if histories := list(histories):
         ours |= largest(load.histories(histories))
-    found = [evaluate(read(), "published"), evaluate(read(), "ours", ours, **names)]
+    found = [evaluate(read(), "published"), evaluate(read(), "ours", ours, **called)]
     verdicts, tests = (pd.concat(parts, ignore_index=True) for parts in zip(*found, strict=True))
     return verdicts, tests
 
