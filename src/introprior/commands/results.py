@@ -58,10 +58,10 @@ def claims(given: argparse.Namespace) -> None:
 def page(given: argparse.Namespace) -> None:
     """Make the results page of what there is."""
     from introprior.reporting import claims as evaluated
-    from introprior.reporting import page as made
+    from introprior.reporting.page import build
 
     evaluated.write(given.results / "claims", *_tested(given.results))
-    made.write(_configuration(given.results), given.results)
+    build.write(_configuration(given.results), given.results)
     print(given.results / "index.html")
 
 
@@ -74,14 +74,15 @@ def _configuration(results: Path) -> Configuration:
 
 def _tested(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The claims, of the experiment's cells that have results."""
+    from introprior.experiment.jobs import named
     from introprior.experiment.paths import Paths
     from introprior.reporting import claims as evaluated
-    from introprior.reporting.page.runs import claimed
+    from introprior.reporting.page import claimed
 
     config = _configuration(results)
     files = claimed(config, Paths(results.name, str(results.parent)))
     there = ([path for path in paths if Path(path).exists()] for paths in files)
-    return evaluated.tested(*there, **evaluated.names(config))
+    return evaluated.tested(*there, **named(config))
 
 
 def _worth_a_look(results: Path) -> Iterator[str]:

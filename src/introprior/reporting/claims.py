@@ -26,7 +26,7 @@ from scipy import stats
 from introprior import paper
 from introprior.experiment.config import Configuration, read_yaml
 from introprior.experiment.fields import Cell, Listed, Model, Positive, Some, Text, wrong
-from introprior.experiment.jobs import features
+from introprior.experiment.jobs import named
 from introprior.metrics.registry import METRICS, metric
 from introprior.operations.files import write_text, written
 from introprior.reporting import read as load
@@ -203,12 +203,6 @@ def largest(histories: Rows) -> dict[Key, Sample]:
     return {key: _sample(by_seed) for key, by_seed in values.items()}
 
 
-def names(config: Configuration) -> dict[str, str]:
-    """What a configuration's results call ``gen``, ``rec`` and ``entropy``."""
-    primary, entropy = features(config)[0], config.resolved_protocol.report.entropy.replace("-", "_")
-    return {"gen": f"{primary}_gen", "rec": f"{primary}_rec", "entropy": f"entropy_{entropy}"}
-
-
 def _sample(by_seed: Mapping[int, float]) -> Sample:
     seeds = {seed: value for seed, value in by_seed.items() if math.isfinite(value)}
     values = pd.Series(seeds, dtype=float)
@@ -246,7 +240,7 @@ def evaluate(
         A row per claim, ``low`` and ``high`` the fewest and the most of its tests that hold; and a row per test, with
         what :data:`METHOD` says, and effect and interval in per cent of the size of the reference's mean.
     """
-    called = names(Configuration()) | called
+    called = named(Configuration()) | called
     verdicts, tests = [], []
     for name, claim in claims.items():
         numbers = published(claim.table) if ours is None else ours

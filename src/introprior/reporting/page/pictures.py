@@ -16,7 +16,7 @@ from introprior.reporting.figures.curves import MOST_POINTS
 from introprior.reporting.figures.figure5 import first_two
 from introprior.reporting.figures.panels import strip
 from introprior.reporting.figures.style import DATA, FRAME, INK, MODEL, TEXT_WIDTH, fit_scale, look, save, say, there
-from introprior.reporting.page.runs import Shown
+from introprior.reporting.page import Shown
 
 CURVES = {
     "KL divergence": {"real_kl": ("real", DATA), "fake_kl": ("fake", MODEL)},
