@@ -25,9 +25,9 @@ from scipy import stats
 
 from introprior import paper
 from introprior.experiment.config import Configuration, read_yaml
-from introprior.experiment.fields import Cell, Listed, Model, Positive, Some, Text, wrong
+from introprior.experiment.fields import Cell, Listed, Model, Positive, Some, Text, blamed, wrong
 from introprior.experiment.jobs import named
-from introprior.metrics.registry import METRICS, metric
+from introprior.metrics.registry import ENTROPIES, METRICS, metric
 from introprior.operations.files import write_text, written
 from introprior.reporting import read as load
 from introprior.reporting.read import Choices, Rows
@@ -81,14 +81,18 @@ class Claim(Model):
         }
         for key, wanted in needed.items():
             if bool(getattr(self, key)) is not wanted:
-                raise wrong(key, f"{'is missing; give it' if wanted else 'is not for'} a claim of the kind {self.kind}")
+                raise wrong(
+                    key, f"{'is missing; give it to' if wanted else 'is not for'} a claim of the kind {self.kind}"
+                )
         for i, pair in enumerate(self.pairs):
             if len(pair) != 2:
                 raise wrong(f"pairs[{i}]", f"must be two cells, are {len(pair)}")
         for name in self.metrics:
-            if self.kind == "diverges" or name in ("gen", "rec", "entropy"):
+            if self.kind == "diverges" or name in ("gen", "rec"):
                 continue
-            if not metric(name).direction and self.kind == "compare" and not self.direction:
+            with blamed("metrics"):
+                known = metric(ENTROPIES[0] if name == "entropy" else name)
+            if self.kind == "compare" and not (known.direction or self.direction):
                 raise wrong("direction", f"is missing; {name} has none of its own")
         return self
 

@@ -51,7 +51,8 @@ def write(config: Configuration, results: Path) -> None:
         if Path(run.beside("history.csv")).exists():
             panels = Path(run.beside("panels.npz"))
             pictures.draw(run, stem.with_suffix(".svg"), stem.with_suffix(".png") if panels.exists() else None)
-    frames = {"options": options(config), "facts": facts(results), "runs": pd.DataFrame(map(fate, runs))}
+    frames = {"options": options(config), "runs": pd.DataFrame(map(fate, runs))}
+    frames["facts"] = facts(results, frames["runs"])
     frames["verdicts"] = verdicts(config, Path(paths.tables))
     for name, frame in frames.items():
         with files.written(Path(paths.page, f"{name}.csv")) as temporary:
@@ -119,13 +120,14 @@ def options(config: Configuration) -> pd.DataFrame:
     return pd.DataFrame(values, columns=["key", "here", "paper"])
 
 
-def facts(results: Path) -> pd.DataFrame:
-    """What the records of all jobs tell together: fact, value."""
+def facts(results: Path, runs: pd.DataFrame) -> pd.DataFrame:
+    """What the records of all jobs tell together, and how runs fared: fact, value."""
     made = [provenance.read(path) for path in sorted(results.rglob(f"*{provenance.SUFFIX}"))]
     hours: Counter[str] = Counter()
     for record in made:
         hours[record["device"]] += record["seconds"] / 3600
-    found = [("jobs with a record", str(len(made)))]
+    found = [(f"runs: {status}", str(count)) for status, count in runs["status"].value_counts().items()]
+    found.append(("jobs with a record", str(len(made))))
     found += [(f"hours on {device}", f"{spent:.2f}") for device, spent in sorted(hours.items())]
     found.append(("GPU-hours", f"{sum(spent for device, spent in hours.items() if device != 'cpu'):.2f}"))
     for title, values in (
@@ -178,9 +180,9 @@ def tail(log: Path) -> str:
     """The last lines of a log; of a progress bar what it said last."""
     if not log.exists():
         return ""
-    lines = [line.rpartition("\r")[2] for line in log.read_text(errors="replace").splitlines()]
-    text = "\n".join(line for line in re.split(r"[\r\n]+", "\n".join(lines)) if line.strip())
-    return "\n".join(text.splitlines()[-TAIL:])
+    lines = log.read_bytes().decode(errors="replace").split("\n")  # where text is read, every \r ends a line
+    said = [line.rstrip("\r").rpartition("\r")[2] for line in lines]
+    return "\n".join([line for line in said if line.strip()][-TAIL:])
 
 
 # ---- Tables, claims, figures ----

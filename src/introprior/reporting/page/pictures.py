@@ -40,7 +40,8 @@ def draw(run: Shown, curves: Path, panels: Path | None) -> None:
 
 def game(history: pd.DataFrame) -> Figure:
     """The curves in which one sees whether the game is healthy, a line for each seed; the warm-up is shaded."""
-    figure = Figure(figsize=(TEXT_WIDTH * 1.35, 1.75), layout="constrained")
+    figure = Figure(figsize=(TEXT_WIDTH * 1.35, 1.75))
+    figure.subplots_adjust(left=0.045, right=0.985, bottom=0.22, top=0.88, wspace=0.24)  # a layout engine takes as long
     figure.patch.set_alpha(0)
     step = "epoch" if "epoch" in history else "iteration"
     game = history.loc[history["quantity"] == "encoder_loss", step].min()
@@ -62,12 +63,13 @@ def game(history: pd.DataFrame) -> Figure:
             if len(lost := seed[~(seed["value"].abs() < float("inf"))]) and len(seed) > len(lost):
                 axis.axvline(lost[step].min(), color=MODEL, lw=0.8, ls=":")
                 axis.text(lost[step].min(), 1, "diverged ", transform=axis.get_xaxis_transform(), ha="right", va="top")
-        fit_scale(axis, finite["value"].to_numpy())
-        if quantities.keys() == {"responsibility_entropy"}:
+        if "responsibility_entropy" in quantities:
             axis.set_ylim(0, max(1, finite["value"].max()) * 1.03)
-        elif axis.get_yscale() == "log":
-            axis.set_ylim(finite["value"].quantile(0.02) * 0.8)  # the first steps would take all the room
+        elif (floor := finite["value"].quantile(0.03)) > 0:  # the first steps would take all the room
+            fit_scale(axis, finite.loc[finite["value"] >= floor, "value"].to_numpy())
+            axis.set_ylim(floor * 0.8 if axis.get_yscale() == "log" else 0)
         axis.set_xlim(0, history[step].max())
+        axis.locator_params(axis="x", nbins=4)
         if game > 0:
             axis.axvspan(0, game, color=FRAME, alpha=0.13, lw=0)
         handles, labels = axis.get_legend_handles_labels()
