@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import re
@@ -35,9 +36,13 @@ addEventListener("load", async () => {
   document.querySelector("a.large").click();
   if (!document.querySelector("dialog[open] img")) wrong.push("no large picture");
   const pictures = document.querySelectorAll("body > :not(dialog) img").length;
-  document.title = "checked " + JSON.stringify({ wrong, pictures, width: innerWidth });
+  parent.postMessage(JSON.stringify({ wrong, pictures, width: innerWidth }), "*");
 });
 </script></body>"""
+FRAME = """
+<iframe src="{name}" style="width: {width}px; height: 900px; border: 0"></iframe>
+<script>onmessage = (event) => (document.title = "checked " + event.data);</script>"""
+"""A window is 500 wide at least, a frame is not."""
 CATCH = """<head><script>
 window.wrong = [];
 addEventListener("error", (event) => wrong.push(event.message || "error"));
@@ -92,8 +97,9 @@ def foreign_numbers(index: Path) -> Iterator[str]:
 
 @cache
 def _csv(path: Path) -> tuple[str, list[float]]:
-    text = path.read_text()
-    return text, [float(number.replace(",", "")) for number in NUMBER.findall(text)]
+    with path.open(newline="") as stream:
+        fields = [field for row in csv.reader(stream) for field in row]
+    return "\n".join(fields), [float(number.replace(",", "")) for field in fields for number in NUMBER.findall(field)]
 
 
 def _is_in(number: str, values: list[float]) -> bool:
@@ -116,14 +122,16 @@ def broken_links(index: Path) -> list[str]:
 
 def in_a_browser(index: Path, width: int, scheme: int) -> dict[str, object]:
     """What headless chromium says of a page: what is wrong, how many pictures, its width; scheme 0 is dark, 1 light."""
-    copy = index.with_name(f"checked-{width}-{scheme}.html")
+    frame, copy = (index.with_name(f"checked{part}-{width}-{scheme}.html") for part in ("", "-page"))
+    frame.write_text(FRAME.format(name=copy.name, width=width))
     copy.write_text(index.read_text().replace("<head>", CATCH, 1).replace("</body>", CHECKS, 1))
-    flags = [f"--window-size={width},900", f"--blink-settings=preferredColorScheme={scheme}"]
+    flags = ["--window-size=1600,1000", f"--blink-settings=preferredColorScheme={scheme}"]
     flags += ["--virtual-time-budget=20000"]
     command = [str(shutil.which("chromium")), "--headless", "--no-sandbox", "--disable-gpu", *flags, "--dump-dom"]
     try:
-        done = subprocess.run([*command, copy.resolve().as_uri()], capture_output=True, text=True, timeout=300)
+        done = subprocess.run([*command, frame.resolve().as_uri()], capture_output=True, text=True, timeout=300)
     finally:
+        frame.unlink()
         copy.unlink()
     found = re.search(r"<title>checked (.*?)</title>", done.stdout)
     assert found, done.stderr[-2000:]

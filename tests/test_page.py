@@ -110,6 +110,7 @@ def test_diverged_and_missing_runs_are_shown_as_such(results):
 def test_a_browser_has_nothing_to_complain_of(results, width, scheme):
     found = pages.in_a_browser(results / "index.html", width, scheme)
     assert found["wrong"] == []
+    assert found["width"] == width
     assert found["pictures"] == 1 + 2 * 2  # Figure 3, and two of each run that was trained
 
 

@@ -408,7 +408,7 @@ def told(row: Mapping[str, Any]) -> dict[str, str]:
     outcome = row["outcome"] + (f", {row['diverged']:g} diverged" if row["diverged"] else "")
     return shown | {
         "means": f"{row['mean']:.4g}, {row['reference_mean']:.4g}",
-        "effect": f"{row['effect']:.3g}{interval}",
+        "effect": f"{row['effect']:.3g}{interval}".replace("-", "−"),
         "p": "" if math.isnan(row["p_holm"]) else f"{row['p_holm']:.2g}",
         "outcome": outcome,
     }

@@ -260,8 +260,8 @@ def claimed(folder: Path) -> list[dict[str, Any]]:
     found = []
     for name, both in verdict.groupby("claim", sort=False):
         rows = tests[tests["claim"] == name]
-        finite = rows.loc[rows["percent_low"].notna(), "percent"].abs()
-        scale = max(2.5 * float(finite.max()), 1) if len(finite) else 1.0
+        ends = rows[["percent", "percent_low", "percent_high"]].abs().max(axis=1).dropna()
+        scale = max(1.2 * float(ends.quantile(0.8)), 1) if len(ends) else 1.0  # a few wide ones are cut
         sources = {}
         for row in both.to_dict("records"):
             own = rows[rows["source"] == row["source"]].to_dict("records")
