@@ -226,6 +226,12 @@ results  results/<experiment> (default: the last started)
     "summary": ("results.summary", [], [], """\
 print what came out, in ten lines: the histogram KL in 2D, nearest neighbours on images, where to look
 results  folder of an experiment, for example results/demo"""),
+    "claims": ("results.claims", [], [], """\
+print what the paper says in words, and whether its own numbers support it
+results  folder of an experiment, whose numbers are tested, too (default: none)"""),
+    "page": ("results.page", [], [], """\
+make the results page, index.html, of what an experiment has so far
+results  folder of an experiment, for example results/paper"""),
     "verify": ("planning.verify", [], [], """\
 check that a results tree is complete, unaltered and up to date
 results  folder of an experiment, for example results/paper, or a copy of it
@@ -262,7 +268,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "--seeds": {"type": int, "nargs": "+"},
     "--published": {"metavar": "JSON"},
     "targets": {"nargs": "*", "metavar": "TARGET"},
-    "status results": {"type": Path, "nargs": "?"},
+    **{name: {"type": Path, "nargs": "?"} for name in ("status results", "claims results")},
     "--configfile": FILES | {"default": [], "metavar": "FILE"},
     "--watch": {"type": float, "metavar": "SECONDS"},
     **dict.fromkeys(("--gpus", "--cores"), INTEGER),

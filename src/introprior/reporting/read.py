@@ -98,6 +98,12 @@ def histories(paths: Paths) -> Rows:
     return [row for _, row in _records(paths, {**_RUN, "epoch": _number, "quantity": str, "value": _measured})]
 
 
+def history(path: str | Path) -> Rows:
+    """``history.csv`` of a run in 2D or on images: dataset, cell, seed, quantity, value, and iteration or epoch."""
+    columns: Columns = {**_CELL, "seed": int, "quantity": str, "value": _measured}
+    return [row for _, row in _records([path], columns, {"iteration": _number, "epoch": _number})]
+
+
 def _records(
     paths: Paths, columns: Columns, optional: Columns | None = None, empty: bool = False
 ) -> Iterator[tuple[str, dict[str, Any]]]:

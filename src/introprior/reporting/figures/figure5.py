@@ -18,10 +18,11 @@ def draw(image_panels: Iterable[Run], chosen: Choices, datasets: Sequence[str], 
 
     The area of a dot is proportional to the component's weight (capped for the largest).
     """
-    return latent_spaces(image_panels, chosen, datasets, cells, _first_two)
+    return latent_spaces(image_panels, chosen, datasets, cells, first_two)
 
 
-def _first_two(axis: Axes, run: Run) -> None:
+def first_two(axis: Axes, run: Run) -> None:
+    """Draw one run."""
     codes, means = two(run["z"]), two(run["prior_means"])
     scatter(axis, codes, run)
     low, high = np.quantile(codes, (0.003, 0.997), axis=0)
