@@ -33,6 +33,10 @@ FIGURE_RULES = {
         *("Figure S3", METHOD, "soft clipping"),
         *({}, {"clip_steepness": CONFIG.images.training.clip_steepness}),
     ),
+    "theory": (
+        *("The theory", METHOD, "small games, solved and played"),
+        *({"games": PATHS.theory, "play": PATHS.play}, {}),
+    ),
     "samples": (
         *("Images, {dataset}", IMAGES, "generated and reconstructed images"),
         {"image_panels": lambda wildcards: panels(datasets=[wildcards.dataset]), "chosen": CHOSEN},
@@ -80,6 +84,26 @@ for name, (title, category, shown, inputs, told) in FIGURE_RULES.items():
             f"{title}: {shown}".replace("{", "{wildcards.")
         script:
             "../scripts/figure.py"
+
+
+rule theory_games:
+    input:
+        sources("evaluation.theory"),
+    output:
+        PATHS.theory,
+        PATHS.play,
+    log:
+        f"{LOGS}/theory.log",
+    benchmark:
+        f"{BENCHMARKS}/theory.tsv"
+    conda:
+        ENVIRONMENT
+    resources:
+        **asked("theory_games"),
+    message:
+        "The theory: random games solved, one played"
+    shell:
+        "exec introprior theory --output {output[0]:q} --play {output[1]:q} > {log:q} 2>&1"
 
 
 rule figures:
