@@ -180,6 +180,7 @@ ONE_RUN = dict.fromkeys(("game", "distances", "evaluate_images"), 1)
         (["table2"], image_jobs(runs=153, warmups=27) | {"choose_r_entropy_table2": 3, "table2": 1}),
         (["table3"], {"search": 8, "select": 4, "table3": 1}),
         (["figureS3"], {"figureS3": 1}),
+        (["theory"], {"theory_games": 1, "theory": 1}),
         (["figure2"], IMAGES_ALONE | {"clipping_study": 2, "clipping_distances": 2, "figure2": 1}),
         (["figureS2"], IMAGES_ALONE | {"game": 1, "distances": 1, "encoder_study": 1, "figureS2": 1}),
         ([CELL, "--configfile", "unsearched.yaml"], {"published": 1, "train": 1, "evaluate": 1}),

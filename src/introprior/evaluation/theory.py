@@ -50,7 +50,11 @@ def conjecture(games: int, seed: int = 0) -> Iterator[dict[str, Any]]:
         p = tabular.optimum(game)
         drawn = distributions(each, size, codes, seed=seed + 2 * k + 1)
         best = tabular.resting(game, p, drawn)
-        for prior, name, encoder in (("decoder", "drawn", drawn), ("encoder", "drawn", drawn), ("encoder", "best", best)):
+        for prior, name, encoder in (
+            ("decoder", "drawn", drawn),
+            ("encoder", "drawn", drawn),
+            ("encoder", "best", best),
+        ):
             found = gains(game, tabular.triplet(p, encoder), prior)
             largest, who = torch.stack(list(found.values())).max(0)
             told = zip(game.gamma, largest, who, tabular.information(p, encoder), strict=True)
@@ -64,7 +68,9 @@ def conjecture(games: int, seed: int = 0) -> Iterator[dict[str, Any]]:
 def gains(game: Game, played: Triplet, prior: str) -> dict[str, Tensor]:
     """What the players gain by deviating, ``[...]``, by player, where the prior sides with decoder or encoder."""
     q, d = game.encoder_objective, game.decoder_objective
-    players = [("encoder", q), ("prior", q), ("decoder", d)] if prior == "encoder" else [("encoder", q), ("prior decoder", d)]
+    players = (
+        [("encoder", q), ("prior", q), ("decoder", d)] if prior == "encoder" else [("encoder", q), ("prior decoder", d)]
+    )
     return {name: tabular.gain(objective, played, name.split(), **SEARCH) for name, objective in players}
 
 

@@ -1,8 +1,8 @@
 """The game of supplement 2 on finite sets: a prior, an encoder and a decoder as tables, everything exact, no sampling.
 
-With X data and Z codes the prior is ``[..., Z]``, the encoder q(z|x) ``[..., X, Z]``, the decoder d(x|z) ``[..., Z, X]``;
-p_data and the generated distribution are ``[..., X]``. What leads is a batch of games. Use float64. A table may hold
-zeros: what has no probability adds nothing, even where its logarithm is infinite.
+With X data and Z codes the prior is ``[..., Z]``, the encoder q(z|x) ``[..., X, Z]``, the decoder d(x|z)
+``[..., Z, X]``; p_data and the generated distribution are ``[..., X]``. What leads is a batch of games. Use float64. A
+table may hold zeros: what has no probability adds nothing, even where its logarithm is infinite.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Game(NamedTuple):
 
     def encloses(self, p: Tensor) -> Tensor:
         """Whether p^(alpha + 1) <= p_data everywhere: Assumptions 1 to 4, bool ``[...]``."""
-        return (p ** (self.alpha + 1) <= self.data).all(-1)
+        return p.pow(self.alpha + 1).le(self.data).all(-1)
 
 
 # ---- What tables hold ----
@@ -59,7 +59,8 @@ def mean(p: Tensor, values: Tensor) -> Tensor:
 
 def entropy(p: Tensor) -> Tensor:
     """H of Eq. 38, in nats."""
-    return torch.special.entr(p).sum(-1)
+    terms: Tensor = torch.special.entr(p)
+    return terms.sum(-1)
 
 
 def alpha_order(p: Tensor, alpha: float) -> Tensor:
@@ -110,7 +111,7 @@ def triplet(p: Tensor, encoder: Tensor) -> Triplet:
     return Triplet(prior, encoder, (both / prior.unsqueeze(-2)).mT)
 
 
-def optimum(game: Game, steps: int = 100) -> Tensor:
+def optimum(game: Game, steps: int = 60) -> Tensor:
     """The generated distribution ``[..., X]`` of Eq. 29, 36 and 77 alike: any is within reach of any prior.
 
     Newton's method on the simplex, from p_data and from near every corner; the best is taken. It is stationary where
@@ -139,6 +140,8 @@ def enclosing_gamma(game: Game, halvings: int = 20) -> Tensor:
     for _ in range(halvings):
         holds = game.encloses(optimum(game._replace(gamma=tried)))
         found = torch.where(found.isnan() & holds, tried, found)
+        if not found.isnan().any():
+            break
         tried = tried / 2
     return found
 
@@ -176,8 +179,8 @@ def respond(
     objective: Callable[[Triplet], Tensor],
     played: Triplet,
     players: Sequence[str],
-    starts: int = 8,
-    steps: int = 300,
+    starts: int = 6,
+    steps: int = 100,
     seed: int = 0,
 ) -> Triplet:
     """The best that players, of the names of a Triplet, find to play together while the others stay.
@@ -190,7 +193,10 @@ def respond(
     at = []
     for table in (getattr(played, name) for name in players):
         noise = torch.randn(starts, *table.shape, generator=random, dtype=table.dtype)
-        scale, index = _wide(torch.logspace(-3, 1, starts, dtype=table.dtype), noise), _wide(torch.arange(starts), noise)
+        scale, index = (
+            _wide(torch.logspace(-3, 1, starts, dtype=table.dtype), noise),
+            _wide(torch.arange(starts), noise),
+        )
         at.append(noise * scale + torch.where(index < starts // 2, (table + 1e-12).log(), 0.0))
 
     def named(logits: Sequence[Tensor]) -> Triplet:

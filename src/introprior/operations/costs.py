@@ -91,7 +91,6 @@ COSTS = {
     "clipping_study": Cost(2000, 490_000, 6000, 140, per=_CLIPPING),
     "clipping_distances": Cost(1100, 115_000, 8000, per=_SAMPLES),
     "encoder_study": Cost(80, 750, 4000, 1, per={"iterations": 2000}),
-    "theory_games": Cost(180, 180),
     "figure6": Cost(600, 600, 4000),
     "tables_pdf": Cost(20, 20, 1000),
 }
