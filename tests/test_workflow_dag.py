@@ -185,6 +185,7 @@ ONE_RUN = dict.fromkeys(("game", "distances", "evaluate_images"), 1)
             {"published": 24, "train": 24, "evaluate": 24}
             | dict.fromkeys(("table1", "table3", "figureS3", "claims", "page"), 1),
         ),
+        (["theory"], {"theory_games": 1, "theory": 1}),
         (["figure2"], IMAGES_ALONE | {"clipping_study": 2, "clipping_distances": 2, "figure2": 1}),
         (["figureS2"], IMAGES_ALONE | {"game": 1, "distances": 1, "encoder_study": 1, "figureS2": 1}),
         ([CELL, "--configfile", "unsearched.yaml"], {"published": 1, "train": 1, "evaluate": 1}),

@@ -210,6 +210,11 @@ overfit the encoder of a trained image run (Figure S2)
 --distances!  of the run; they choose the snapshot
 --data! --options --device
 --output!  NPZ with curves and images"""),
+    "theory": ("theory.theory", [], ["output", "play"], """\
+try out the theory on random small games, and play one (docs/theory.md)
+--games  about how many (default: 2000)
+--output!  CSV with what there is to gain at each game's optimum
+--play!  CSV of how play goes"""),
     "plan": ("planning.plan", [], [], """\
 tell what a configuration will cost before it runs: jobs, time, disk
 targets  what to make, as for snakemake: all, density, images, tables, figures, table1, a file (default: all)
@@ -271,7 +276,7 @@ KINDS: dict[str, dict[str, Any]] = {
     **{name: {"type": Path, "nargs": "?"} for name in ("status results", "claims results")},
     "--configfile": FILES | {"default": [], "metavar": "FILE"},
     "--watch": {"type": float, "metavar": "SECONDS"},
-    **dict.fromkeys(("--gpus", "--cores"), INTEGER),
+    **dict.fromkeys(("--gpus", "--cores", "--games"), INTEGER),
     **dict.fromkeys(("--dataset", "--cell", "--metric", "--device"), TEXT),
     **dict.fromkeys(("--slices", "--reference", "choose --metrics"), FILES),
     **dict.fromkeys(("--offline", "--no-verify", "--json", "--all", "--partial"), YES),

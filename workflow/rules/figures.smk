@@ -30,6 +30,7 @@ FIGURE_RULES = {
     "figure6": (IMAGES, SPACES, GRID),
     "figureS2": (METHOD, {"study": STUDY.format(dataset=CONFIG.figureS2.dataset)}, {}),
     "figureS3": (METHOD, {}, {"clip_steepness": CONFIG.images.training.clip_steepness}),
+    "theory": (METHOD, {"games": PATHS.theory, "play": PATHS.play}, {}),
     "samples": (
         IMAGES,
         {"image_panels": lambda wildcards: panels(datasets=[wildcards.dataset]), "chosen": CHOSEN},
@@ -78,6 +79,26 @@ for name, (category, inputs, told) in FIGURE_RULES.items():
             f"{title}: {shown}".replace("{", "{wildcards.")
         script:
             "../scripts/figure.py"
+
+
+rule theory_games:
+    input:
+        sources("evaluation.theory"),
+    output:
+        PATHS.theory,
+        PATHS.play,
+    log:
+        f"{LOGS}/theory.log",
+    benchmark:
+        f"{BENCHMARKS}/theory.tsv"
+    conda:
+        ENVIRONMENT
+    resources:
+        **asked("theory_games"),
+    message:
+        "The theory: random games solved, one played"
+    shell:
+        "exec introprior theory --output {output[0]:q} --play {output[1]:q} > {log:q} 2>&1"
 
 
 rule figures:

@@ -52,3 +52,7 @@ class Paths:
         self.run = f"{results}/images/{NAMED}"
         self.clipping = f"{results}/clipping/{NAMED}"
         self.study = f"{results}/encoder/{{dataset}}.npz"
+
+        # The theory's small games.
+        self.theory = f"{results}/theory/theory.csv"
+        self.play = f"{results}/theory/play.csv"
