@@ -85,8 +85,8 @@ rule theory_games:
     input:
         sources("evaluation.theory"),
     output:
-        PATHS.theory,
-        PATHS.play,
+        games=PATHS.theory,
+        play=PATHS.play,
     log:
         f"{LOGS}/theory.log",
     benchmark:
@@ -98,7 +98,7 @@ rule theory_games:
     message:
         "The theory: random games solved, one played"
     shell:
-        "exec introprior theory --output {output[0]:q} --play {output[1]:q} > {log:q} 2>&1"
+        "exec introprior theory --output {output.games:q} --play {output.play:q} > {log:q} 2>&1"
 
 
 rule figures:
