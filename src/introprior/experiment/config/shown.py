@@ -24,7 +24,6 @@ FIGURES = {
     "figure2": ("Figure 2", "log-variances of the prior with and without clipping"),
     "figureS2": ("Figure S2", "the encoder overfitted in three configurations"),
     "figureS3": ("Figure S3", "soft clipping"),
-    "theory": ("The theory", "small games, solved and played"),
 }
 """Every figure's title, and what it shows; of a search there is one for each cell, of samples one for each dataset."""
 
