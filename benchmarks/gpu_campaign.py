@@ -33,11 +33,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from baseline import Script, plane_networks
 
 from introprior import cli
 from introprior.commands import options as told
-from introprior.commands.density import write_history
-from introprior.commands.running import device_name
+from introprior.commands.density import run_of, write_history
+from introprior.commands.running import device_name, trained
 from introprior.experiment import jobs
 from introprior.experiment.cells import TABLE1_CELLS, TABLE4_SETTINGS
 from introprior.experiment.config import Configuration, load
@@ -164,7 +165,16 @@ class Campaign:
                     ms = self.milliseconds(training.step, 3 if self.tiny else 40)
                     rows[f"{cell} {members} {way}"] = ms
                     self.tell("throughput", cell=cell, members=members, way=way, ms=ms)
+            rows[f"{cell} 1 naive"] = self.naive(training)
         return rows
+
+    def naive(self, training: Training) -> float:
+        """Milliseconds of an iteration of the straightforward script, which trains one model."""
+        sizes = training.run.training
+        training.wait()
+        script = Script.like(training, plane_networks(sizes.hidden_width, sizes.hidden_layers))
+        x = torch.randn(sizes.batch_size, 2, device=self.device)
+        return self.milliseconds(lambda: script.step(x), 3 if self.tiny else 20)
 
     def images(self) -> dict[str, Any]:
         """On scikit-learn's digits, brought to 28x28."""
@@ -219,55 +229,49 @@ class Campaign:
         options = jobs.Train.read(jobs.train(self.config, dataset, cell), "--options")
         weights = jobs.hyperparameters(self.config, dataset, cell)
         betas = [weights["beta_rec"], weights["beta_kl"], weights["beta_neg"]]
-        named = {key: getattr(options, key) for key in ("dataset", "cell", "training", "protocol")}
-        return DensityRun.read(named | {"members": told.members(cell, options.seeds, [betas])}, "--options")
+        return run_of(options, told.members(cell, options.seeds, [betas]))
 
     def side_by_side(self, chosen: Sequence[tuple[str, str]]) -> dict[str, Any]:
         """Train cells at once and evaluate each; what would not end in time is cut, the last first."""
         runs = [self.run(*one) for one in chosen]
+        records = [provenance.Record("train", jobs.train(self.config, *one)) for one in chosen]
         trainings = [density.begin(run, self.device) for run in runs]
         last, every = runs[0].training.iterations, max(1, runs[0].training.iterations // 300)
-        began = time.time()
+        began = looked = time.monotonic()
         for iteration in range(1, last + 1):
             values = _step(trainings)
-            if iteration % every == 0 or iteration == last:
-                for training, now in zip(trainings, values, strict=True):
-                    training.look(now)
-                taken = time.time() - began
-                if len(trainings) > 1 and taken / iteration * (last - iteration) + EVALUATION * taken > self.left() - 5:
-                    self.tell("cut", cell=_name(trainings.pop().run), iteration=iteration)
-        for training in trainings:
-            self.evaluated(training, began)
+            if iteration % every and iteration < last:
+                continue
+            for training, now in zip(trainings, values, strict=True):
+                training.look(now)
+            now_is = time.monotonic()
+            to_come = (now_is - looked) / every * (last - iteration) + EVALUATION * (now_is - began)
+            looked = now_is
+            if len(trainings) > 1 and to_come > self.left() - 5:
+                self.tell("cut", cell=_name(trainings.pop().run), iteration=iteration)
+        seconds = round(time.monotonic() - began, 1)
+        for training, record in zip(trainings, records, strict=False):  # the last may have been cut
+            self.evaluated(training, record)
             self.pack()
-        return {
-            "cells": [_name(training.run) for training in trainings],
-            "seconds_trained": round(time.time() - began, 1),
-        }
+        return {"cells": [_name(training.run) for training in trainings], "seconds_trained": seconds}
 
-    def evaluated(self, training: Training, began: float) -> None:
+    def evaluated(self, training: Training, record: provenance.Record) -> None:
         """What the workflow's jobs write of a cell, but for the model."""
-        run = training.run
+        run, began = training.run, time.monotonic()
         place = {key: Path(getattr(self.paths, key).format(dataset=run.dataset, cell=run.cell.name))
                  for key in ("hyperparameters", "ensemble", "cell_history", "cell_metrics", "cell_panels")}  # fmt: skip
         place["ensemble"].parent.mkdir(parents=True)
-        options = jobs.train(self.config, run.dataset, run.cell.name)
-        record = provenance.Record("train", options, [])
         weights = jobs.hyperparameters(self.config, run.dataset, run.cell.name)
         files.write_text(place["hyperparameters"], json.dumps(weights, indent=2) + "\n")
         write_history(place["cell_history"], training)
         known = {"run": run.as_dict(), "records": training.records(), "model": checkpoints.model_state(training.model)}
         checkpoints.save(place["ensemble"], known)
-        done = {
-            "device": device_name(training.device),
-            "iterations": training.iteration,
-            "trained": time.time() - began,
-        }
-        record.write([place["cell_history"]], records=training.records(), **done)
+        record.write([place["ensemble"], place["cell_history"]], **trained(training))
         spoken = ["evaluate", "--device", str(self.device), "--model", str(place["ensemble"])]
         spoken += ["--options", json.dumps(jobs.evaluate(self.config, run.dataset, run.cell.name))]
         code = cli.main([*spoken, "--metrics", str(place["cell_metrics"]), "--panels", str(place["cell_panels"])])
         place["ensemble"].unlink()  # eight megabytes a cell
-        self.tell("cell", cell=_name(run), code=code, seconds=round(time.time() - began, 1))
+        self.tell("cell", cell=_name(run), code=code, seconds=round(time.monotonic() - began, 1))
 
     def pack(self) -> None:
         part = self.out / "results.part"

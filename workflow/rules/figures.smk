@@ -47,7 +47,7 @@ FIGURE_RULES = {
 }
 
 for name, (category, inputs, told) in FIGURE_RULES.items():
-    title, shown = FIGURES_SHOWN.get(name, ("The theory", "small games, solved and played"))
+    title, shown = FIGURES_SHOWN[name]
     file = {"samples": "samples-{dataset}", "search": "search-{cell}"}.get(name, name)
 
     rule:

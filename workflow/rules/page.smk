@@ -4,7 +4,7 @@ PAGE_RUNS = list(shown_runs(CONFIG, PATHS))
 CLAIMED = dict(zip(("results", "chosen", "histories"), claimed(CONFIG, PATHS)))
 CLAIMS, PAGE = PATHS.claims, PATHS.page
 PAGE_FIGURES = [
-    figure(name) for name in [*DENSITY_FIGURES, *IMAGE_FIGURES] if name.split("-")[0] in CONFIG.page.figures
+    figure(name) for name in [*DENSITY_FIGURES, *IMAGE_FIGURES, "theory"] if name.split("-")[0] in CONFIG.page.figures
 ]
 
 

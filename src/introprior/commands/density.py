@@ -30,7 +30,7 @@ def search(given: argparse.Namespace) -> Facts:
     """Train the settings of a slice of the grid, and score each."""
     options = told.read(given, jobs.Search)
     files.check_writable(given.output)
-    run = _run(options, told.members(options.cell, [options.seed], options.betas))
+    run = run_of(options, told.members(options.cell, [options.seed], options.betas))
     check_size(run.dataset, options.samples, "--options: samples")
     with running.session(given, run, partial(begin, run), given.output) as session:
         assert session is not None
@@ -63,7 +63,7 @@ def train(given: argparse.Namespace) -> Facts | None:
         betas = options.betas
     else:
         raise UserError("--hyperparameters or --betas is required; see introprior train --help")
-    run = _run(options, told.members(options.cell, options.seeds, [betas]))
+    run = run_of(options, told.members(options.cell, options.seeds, [betas]))
     with running.session(given, run, partial(begin, run), given.output, given.history) as session:
         if session is None:
             return None
@@ -104,7 +104,8 @@ def evaluate(given: argparse.Namespace) -> Facts:
     return running.facts(run, device)
 
 
-def _run(options: jobs.Search | jobs.Train, members: list[Any]) -> DensityRun:
+def run_of(options: jobs.Search | jobs.Train, members: list[Any]) -> DensityRun:
+    """The run that the options of a job describe."""
     dataset(options.dataset, "--dataset")
     check_size(options.dataset, options.training.batch_size, "--options: training.batch_size")
     named = {key: getattr(options, key) for key in ("dataset", "cell", "training", "protocol")}
