@@ -18,7 +18,7 @@ def draw(image_panels: Iterable[Run], chosen: Choices, datasets: Sequence[str], 
 
     The area of a dot is proportional to the component's weight (capped for the largest).
     """
-    components = key("prior's components", color="black", marker="o", ms=2.5)
+    components = key("components", color="black", marker="o", ms=2.5)
     return latent_spaces(image_panels, chosen, datasets, cells, first_two, [components])
 
 
