@@ -51,7 +51,7 @@ def latent_spaces(
         names = next((run["classes"] for key_, run in runs.items() if key_[0] == dataset), ())
         colours = zip(names, class_colours(len(names)), strict=True)
         handles = [*(key(name, color=colour, marker="o", ms=2.5) for name, colour in colours), *more]
-        rows = math.ceil(sum(0.25 + 0.05 * len(str(handle.get_label())) for handle in handles) / TEXT_WIDTH)  # inches
+        rows = math.ceil(sum(0.3 + 0.055 * len(str(handle.get_label())) for handle in handles) / TEXT_WIDTH)  # inches
         legend(block, handles, ncols=math.ceil(len(handles) / max(rows, 1)), handletextpad=0, columnspacing=1)
     return figure
 
