@@ -25,7 +25,7 @@ export UV_HTTP_TIMEOUT ?= 300
 # Without bytecode every process compiles torch afresh, which takes longer than many a job.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help env demo demo-all test quick kernel slurm soak lint config bench lock clean distclean
+.PHONY: help env demo demo-all test quick kernel rehearse slurm soak lint config bench lock clean distclean
 
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -36,9 +36,8 @@ help: ## say what there is to make
 env: $(STAMP) ## set up .venv with the locked packages and this project
 	@echo "The environment is ready: . $(BIN)/activate"
 
-DEMO := table1 table2 table3 table5 figure3 figure5 figure6 figureS3 results/demo/figures/samples-digits16.png
 demo: $(STAMP) ## see the method at work: tables and figures at a small scale, in minutes on two cores
-	$(BIN)/snakemake --configfile config/demo.yaml --cores $(CORES) $(or $(ARGS),$(DEMO))
+	$(BIN)/snakemake --configfile config/demo.yaml --cores $(CORES) $(or $(ARGS),page)
 	@$(if $(ARGS),,$(BIN)/introprior summary results/demo)
 
 demo-all: $(STAMP) ## make every table and figure at a tiny scale, with numbers that mean nothing
@@ -52,6 +51,9 @@ quick: $(STAMP) ## run the tests that start no programs, the mathematics among t
 
 kernel: $(STAMP) ## run the KL's GPU kernels at full size, interpreted on a CPU (minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/kernel $(ARGS)
+
+rehearse: $(STAMP) ## rehearse at tiny sizes, on a CPU, what the first minutes on a GPU are to bring
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gpu_campaign.py --tiny --device cpu --deadline 150 --out results/rehearsal
 
 slurm: $(STAMP) ## run the workflow on a real Slurm, started for that (Debian, root; apt-get install slurm-wlm munge)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slurm $(ARGS)
@@ -77,7 +79,7 @@ lock: $(STAMP) ## resolve requirements.lock anew; ARGS=--upgrade moves to the ne
 	  pyproject.toml requirements.in --output-file requirements.lock $(ARGS)
 
 clean: ## remove the demo's results and every cache; keep other results and .venv
-	rm -rf results/demo results/demo-all build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf results/demo results/demo-all results/rehearsal build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +
 
 distclean: clean ## clean, and remove .venv too

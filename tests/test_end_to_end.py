@@ -24,6 +24,7 @@ pytest.importorskip("snakemake")
 from matplotlib.image import imread
 
 from introprior import cli
+from tests import pages
 from tests import test_workflow_dag as dag
 from tests.commands import rows
 
@@ -94,7 +95,7 @@ def made(project: dag.Project) -> Path:
     counts |= dict.fromkeys(("clipping_study", "clipping_distances"), 2)
     counts |= dict.fromkeys(("prepare", "classifier", "reference", "choose_r_entropy", "choose_r_entropy_table2"), 1)
     counts |= dict.fromkeys(("encoder_study", "table2", "table5", "samples"), 1)
-    counts |= dict.fromkeys(("figure2", "figure4", "figure5", "figure6", "figureS2", "figureS3"), 1)
+    counts |= dict.fromkeys(("figure2", "figure4", "figure5", "figure6", "figureS2", "figureS3", "claims", "page"), 1)
     assert finished(printed) == counts | ({"tables_pdf": 1} if shutil.which("pdflatex") else {})
     return project.folder / "results" / "tiny"
 
@@ -128,7 +129,12 @@ def test_a_whole_run_leaves_all_results_and_nothing_else(made):
     wanted |= {f"tables/table{n}{kind}.{suffix}" for n, kind, suffix in kinds}
     wanted |= {f"figures/{name}.{suffix}" for name in FIGURES for suffix in ("pdf", "png")}
     wanted |= {"tables/tables.pdf"} if shutil.which("pdflatex") else set()
-    wanted |= {"jobs.json", "encoder/digits.npz"}
+    wanted |= {"jobs.json", "encoder/digits.npz", "index.html"}
+    wanted |= {f"claims/{name}" for name in ("claims.csv", "tests.csv", "claims.md")}
+    wanted |= {f"page/{name}.csv" for name in ("facts", "options", "runs", "verdicts")}
+    shown = [f"density-8Gaussian-{cell}" for cell in CELLS] + [f"images-digits-{cell}-r0-seed0" for cell in IMAGE_CELLS]
+    wanted |= {f"page/runs/{run}.{suffix}" for run in shown for suffix in ("svg", "png")}
+    wanted |= {f"page/runs/clipping-digits-{cell}-r0-seed0.svg" for cell in ("mog4-ip", "mog4-ip-unclipped")}
     found = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
     found = {name for name in found if not name.startswith(("logs/", "benchmarks/"))}
     assert {name for name in found if not name.endswith(".provenance.json")} == wanted
@@ -201,7 +207,7 @@ def reconfigure(path: Path) -> None:
 
 
 FROM_RUN = [f"images/digits/{name}.json" for name in ("r_entropy", "r_entropy-table2")]
-FROM_RUN += ["tables/table2.csv", "tables/table5.csv"]
+FROM_RUN += ["tables/table2.csv", "tables/table5.csv", "claims/claims.csv", "index.html"]
 TRAINED = [f"density/8Gaussian/{cell}/ensemble.pt" for cell in CELLS]
 OTHER = "outdated: made with another training.iterations (12, now 13)"
 TAMPERED = {
@@ -240,6 +246,14 @@ def test_results_that_were_not_made_yet_are_missing_unless_that_is_said_to_be_ri
     assert code == 2
     assert [line for line in said if "other jobs" in line]
     assert verify(results, "--partial")[0] == 0
+
+
+def test_the_page_shows_numbers_of_its_csv_files_alone(made):
+    assert list(pages.foreign_numbers(made / "index.html")) == []
+    assert pages.broken_links(made / "index.html") == []
+    if shutil.which("chromium"):
+        found = pages.in_a_browser(made / "index.html", 1400, 1)
+        assert (found["wrong"], found["pictures"]) == ([], len(FIGURES) + 2 * 9 + 2)
 
 
 def test_the_summary_has_means_and_says_where_to_look(made, capsys):
@@ -382,6 +396,7 @@ def test_the_report_has_every_caption(project, made):
         "Figure 6",
         "Figure S2",
         "Figure S3",
+        "What the paper says in words",
         "12 iterations [30000], 4 of them warm-up [2000], batches of 16 [512], seeds 0, 1 [0, 1, 2, 3, 4]",
     ]
     captions += ["Tables 1 to 5, each followed by its companion"] if shutil.which("pdflatex") else []
@@ -404,12 +419,14 @@ def test_a_truncated_result_is_told_of_and_made_again_with_what_depends_on_it(pr
     path.unlink()
     code, printed = project.snakemake(*TINY_ARGUMENTS, **ENVIRONMENT)
     assert code == 0, printed[-5000:]
-    ran = {"evaluate": 1, "table1": 1, "all": 1} | ({"tables_pdf": 1} if shutil.which("pdflatex") else {})
+    ran = dict.fromkeys(("evaluate", "table1", "claims", "page", "all"), 1)
+    ran |= {"tables_pdf": 1} if shutil.which("pdflatex") else {}
     assert finished(printed) == ran
     assert path.read_bytes() == content  # the same numbers
     changed = {path for path in before if path.stat().st_mtime_ns != before[path]}
     expected = {path, *map(path.with_name, ("metrics.provenance.json", "panels.npz")), made / "jobs.json"}
-    expected |= {*made.glob("tables/table1*"), *made.glob("tables/tables.*")}
+    expected |= {*made.glob("tables/table1*"), *made.glob("tables/tables.*"), *made.glob("index.*")}
+    expected |= {path for folder in ("claims", "page") for path in (made / folder).rglob("*") if path.is_file()}
     assert {path for path in changed if path.relative_to(made).parts[0] not in ("logs", "benchmarks")} == expected
     assert verify(made)[0] == 0
 

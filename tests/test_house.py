@@ -164,6 +164,8 @@ def test_wheel_holds_the_published_numbers_and_the_command(tmp_path: Path) -> No
         names = set(archive.namelist())
         files = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src" / "introprior").rglob("*.py")}
         data = {f"introprior/paper/table{n}.csv" for n in range(1, 6)} | {"introprior/py.typed"}
+        data |= {"introprior/paper/claims.yaml"}
+        data |= {f"introprior/reporting/page/page.{kind}" for kind in ("html", "css", "js")}
         assert files | data <= names
         (entry_points,) = (name for name in names if name.endswith("entry_points.txt"))
         assert "introprior = introprior.cli:main" in archive.read(entry_points).decode()

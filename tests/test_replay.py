@@ -57,14 +57,26 @@ def run_to(training: Training, until: int) -> Training:
     return training
 
 
-def recorded(training: Training, x: Tensor) -> tuple[Tape, Any]:
-    """An iteration on the memory of ``x``, which gets the iteration's batch, and what it gave."""
-    training.prepare()
-    x.copy_(training.batch(training.iteration, training.streams))
+def recorded(training: Training, x: Tensor | None) -> tuple[Tape, Any]:
+    """An iteration, on the memory of ``x`` if the host makes its batch, and what it gave."""
+    prepared(training, x)
     with Tape() as tape:
         played = training.play(x)
     training.iteration += 1
     return tape, played
+
+
+def prepared(training: Training, x: Tensor | None) -> None:
+    training.prepare()
+    if x is not None:
+        x.copy_(training.batch(training.iteration, training.streams))
+
+
+def room(training: Training) -> Tensor | None:
+    """Memory for batches, if the host makes them."""
+    if not training.batch_by_host:
+        return None
+    return training.batch(training.iteration, training.streams).clone()
 
 
 def everything(training: Training) -> dict[str, Tensor]:
@@ -82,7 +94,7 @@ def different(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
 def test_two_iterations_are_the_same_calls_on_the_same_memory(begin, at):
     """And none of them waits for the device."""
     training = run_to(begin(), at)
-    x = training.batch(at, training.streams).clone()
+    x = room(training)
     (first, _), (second, _) = recorded(training, x), recorded(training, x)
     assert first.calls() == second.calls()
     assert training.model.prior.waits == bool(WAITS & {name for name, *_ in first.calls()})
@@ -93,13 +105,11 @@ def test_two_iterations_are_the_same_calls_on_the_same_memory(begin, at):
 def test_replays_equal_iterations_bit_for_bit(begin, at):
     """Over a change of the learning rate."""
     ordinary, replayed = run_to(begin(), at), run_to(begin(), at)
-    x = replayed.batch(at, replayed.streams).clone()
-    ordinary.batch(at, ordinary.streams)
+    x = room(replayed)
     tape, (values, _) = recorded(replayed, x)
     ordinary.step()
     for _ in range(6 if at > 2 else 3):
-        replayed.prepare()
-        x.copy_(replayed.batch(replayed.iteration, replayed.streams))
+        prepared(replayed, x)
         tape.replay()
         replayed.iteration += 1
         told = ordinary.step()
@@ -110,14 +120,13 @@ def test_replays_equal_iterations_bit_for_bit(begin, at):
 def test_what_would_change_behind_a_graphs_back_is_seen(monkeypatch):
     """The comparison has eyes: a scalar of the host's that changes, and memory that moves."""
     training = run_to(in_two_dimensions("sg"), 14)
-    x = training.batch(14, training.streams).clone()
-    play = training.play
-    monkeypatch.setattr(training, "play", lambda x: play(x * (1 + training.iteration)))
-    assert recorded(training, x)[0].calls() != recorded(training, x)[0].calls()
-    monkeypatch.setattr(training, "play", play)
-    first = recorded(training, x)[0].calls()
+    batch = training.batch
+    monkeypatch.setattr(training, "batch", lambda iteration, streams: batch(iteration, streams) * (1 + iteration))
+    assert recorded(training, None)[0].calls() != recorded(training, None)[0].calls()
+    monkeypatch.setattr(training, "batch", batch)
+    first = recorded(training, None)[0].calls()
     training.watch.last = training.watch.last.clone()
-    assert first != recorded(training, x)[0].calls()
+    assert first != recorded(training, None)[0].calls()
 
 
 # ---- On a card ----

@@ -136,11 +136,10 @@ def finished(tmp_path_factory, server) -> Project:
 
 
 def small(project: Project, changes: str = "") -> dict[str, int]:
-    """The plan of the small experiment with some changes, without the PDF, which follows the tables."""
+    """The plan of the small experiment with some changes, without what follows the tables: PDF, claims and page."""
     (project.folder / "changes.yaml").write_text(changes or "{}")
     plan = project.plan("--configfile", "small.yaml", "changes.yaml")
-    plan.pop("tables_pdf", None)
-    return plan
+    return {rule: count for rule, count in plan.items() if rule not in ("tables_pdf", "claims", "page")}
 
 
 # ---- What there is to do ----
@@ -160,6 +159,7 @@ def test_everything_is_planned(fresh):
     expected |= {"clipping_study": 2, "clipping_distances": 2, "samples": 3, "search_figure": 1}
     expected |= {f"table{number}": 1 for number in (1, 2, 3, 4, 5)}
     expected |= {f"figure{number}": 1 for number in (2, 3, 4, 5, 6, "S2", "S3")}
+    expected |= {"claims": 1, "page": 1}
     if shutil.which("pdflatex"):
         expected["tables_pdf"] = 1
     assert fresh.plan() == expected
@@ -180,6 +180,12 @@ ONE_RUN = dict.fromkeys(("game", "distances", "evaluate_images"), 1)
         (["table2"], image_jobs(runs=153, warmups=27) | {"choose_r_entropy_table2": 3, "table2": 1}),
         (["table3"], {"search": 8, "select": 4, "table3": 1}),
         (["figureS3"], {"figureS3": 1}),
+        (  # the page alone of some tables and figures
+            ["page", "--configfile", "unsearched.yaml", "some.yaml"],
+            {"published": 24, "train": 24, "evaluate": 24}
+            | dict.fromkeys(("table1", "table3", "figureS3", "claims", "page"), 1),
+        ),
+        (["theory"], {"theory_games": 1, "theory": 1}),
         (["figure2"], IMAGES_ALONE | {"clipping_study": 2, "clipping_distances": 2, "figure2": 1}),
         (["figureS2"], IMAGES_ALONE | {"game": 1, "distances": 1, "encoder_study": 1, "figureS2": 1}),
         ([CELL, "--configfile", "unsearched.yaml"], {"published": 1, "train": 1, "evaluate": 1}),
@@ -189,6 +195,7 @@ ONE_RUN = dict.fromkeys(("game", "distances", "evaluate_images"), 1)
 )
 def test_a_target_needs_its_own_only(fresh, arguments, jobs):
     (fresh.folder / "unsearched.yaml").write_text("density: {search: {enabled: false}}")
+    (fresh.folder / "some.yaml").write_text("page: {tables: [1, 3], figures: [figureS3]}")
     assert fresh.plan(*arguments) == jobs
 
 

@@ -210,6 +210,11 @@ overfit the encoder of a trained image run (Figure S2)
 --distances!  of the run; they choose the snapshot
 --data! --options --device
 --output!  NPZ with curves and images"""),
+    "theory": ("theory.theory", [], ["output", "play"], """\
+try out the theory on random small games, and play one (docs/theory.md)
+--games  about how many (default: 2000)
+--output!  CSV with what there is to gain at each game's optimum
+--play!  CSV of how play goes"""),
     "plan": ("planning.plan", [], [], """\
 tell what a configuration will cost before it runs: jobs, time, disk
 targets  what to make, as for snakemake: all, density, images, tables, figures, table1, a file (default: all)
@@ -226,6 +231,12 @@ results  results/<experiment> (default: the last started)
     "summary": ("results.summary", [], [], """\
 print what came out, in ten lines: the histogram KL in 2D, nearest neighbours on images, where to look
 results  folder of an experiment, for example results/demo"""),
+    "claims": ("results.claims", [], [], """\
+print what the paper says in words, and whether its own numbers support it
+results  folder of an experiment, whose numbers are tested, too (default: none)"""),
+    "page": ("results.page", [], [], """\
+make the results page, index.html, of what an experiment has so far
+results  folder of an experiment, for example results/paper"""),
     "verify": ("planning.verify", [], [], """\
 check that a results tree is complete, unaltered and up to date
 results  folder of an experiment, for example results/paper, or a copy of it
@@ -262,10 +273,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "--seeds": {"type": int, "nargs": "+"},
     "--published": {"metavar": "JSON"},
     "targets": {"nargs": "*", "metavar": "TARGET"},
-    "status results": {"type": Path, "nargs": "?"},
+    **{name: {"type": Path, "nargs": "?"} for name in ("status results", "claims results")},
     "--configfile": FILES | {"default": [], "metavar": "FILE"},
     "--watch": {"type": float, "metavar": "SECONDS"},
-    **dict.fromkeys(("--gpus", "--cores"), INTEGER),
+    **dict.fromkeys(("--gpus", "--cores", "--games"), INTEGER),
     **dict.fromkeys(("--dataset", "--cell", "--metric", "--device"), TEXT),
     **dict.fromkeys(("--slices", "--reference", "choose --metrics"), FILES),
     **dict.fromkeys(("--offline", "--no-verify", "--json", "--all", "--partial"), YES),

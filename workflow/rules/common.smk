@@ -18,6 +18,8 @@ from introprior.experiment.config import TABLE3_CELL, Configuration, load, text
 from introprior.experiment.paths import NAMED, Paths
 from introprior.experiment.sources import closure
 from introprior.operations import costs, dag, gpus
+from introprior.reporting.page import claimed
+from introprior.reporting.page import shown as shown_runs
 from introprior.reporting.tables import captions
 
 

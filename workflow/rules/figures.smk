@@ -1,4 +1,6 @@
 # The figures of paper and supplement, a look at the search behind Table 3, and grids of images.
+from introprior.experiment.config.shown import FIGURES as FIGURES_SHOWN
+
 DENSITY, IMAGES, METHOD = "Density estimation in 2D", "Image generation", "Method"
 
 
@@ -7,39 +9,35 @@ GRID = {"datasets": IMAGE_DATASETS, "cells": LATENTS["cells"]}
 FIGURE3_CELLS = list(CONFIG.figure3.cells)
 FIGURE4 = {"r_entropy": list(CONFIG.figure4.r_entropy)}
 
-# Of each figure its title, category, what it shows, its inputs, and what it is told.
+# Of each figure its category, its inputs, and what it is told.
 FIGURE_RULES = {
     "figure2": (
-        *("Figure 2", IMAGES, "log-variances of the prior with and without clipping", curves(clipped)),
+        IMAGES,
+        curves(clipped),
         {"cell": CONFIG.figure2.cell, "metric": f"{PRIMARY}_gen"},
     ),
     "figure3": (
-        *("Figure 3", DENSITY, "data, samples, densities and latent spaces"),
+        DENSITY,
         {"density_panels": each(CELL_PANELS, FIGURE3_CELLS)},
         {"datasets": DENSITY_DATASETS, "cells": FIGURE3_CELLS},
     ),
     "figure4": (
-        *("Figure 4", IMAGES, "responsibilities and distances over training"),
+        IMAGES,
         curves(lambda name: runs(f"{RUN}/{name}", MIXTURES, **FIGURE4)),
         GRID | FIGURE4 | {"cells": MIXTURES, "seeds": list(CONFIG.images.seeds), "metric": f"{PRIMARY}_gen"},
     ),
-    "figure5": ("Figure 5", IMAGES, "the first two latent dimensions", SPACES, GRID),
-    "figure6": ("Figure 6", IMAGES, "latent spaces by t-SNE", SPACES, GRID),
-    "figureS2": (
-        *("Figure S2", METHOD, "the encoder overfitted in three configurations"),
-        *({"study": STUDY.format(dataset=CONFIG.figureS2.dataset)}, {}),
-    ),
-    "figureS3": (
-        *("Figure S3", METHOD, "soft clipping"),
-        *({}, {"clip_steepness": CONFIG.images.training.clip_steepness}),
-    ),
+    "figure5": (IMAGES, SPACES, GRID),
+    "figure6": (IMAGES, SPACES, GRID),
+    "figureS2": (METHOD, {"study": STUDY.format(dataset=CONFIG.figureS2.dataset)}, {}),
+    "figureS3": (METHOD, {}, {"clip_steepness": CONFIG.images.training.clip_steepness}),
+    "theory": (METHOD, {"games": PATHS.theory, "play": PATHS.play}, {}),
     "samples": (
-        *("Images, {dataset}", IMAGES, "generated and reconstructed images"),
+        IMAGES,
         {"image_panels": lambda wildcards: panels(datasets=[wildcards.dataset]), "chosen": CHOSEN},
         {"dataset": "{dataset}", "cells": LATENTS["cells"]},
     ),
     "search": (
-        *("Search of {cell}", DENSITY, "what the search saw"),
+        DENSITY,
         {
             "slices": lambda wildcards: [path for d in DENSITY_DATASETS for path in slices(wildcards, dataset=d)],
             "hyperparameters": expand(HYPERPARAMETERS, dataset=DENSITY_DATASETS, allow_missing=True),
@@ -48,7 +46,8 @@ FIGURE_RULES = {
     ),
 }
 
-for name, (title, category, shown, inputs, told) in FIGURE_RULES.items():
+for name, (category, inputs, told) in FIGURE_RULES.items():
+    title, shown = FIGURES_SHOWN[name]
     file = {"samples": "samples-{dataset}", "search": "search-{cell}"}.get(name, name)
 
     rule:
@@ -80,6 +79,26 @@ for name, (title, category, shown, inputs, told) in FIGURE_RULES.items():
             f"{title}: {shown}".replace("{", "{wildcards.")
         script:
             "../scripts/figure.py"
+
+
+rule theory_games:
+    input:
+        sources("evaluation.theory"),
+    output:
+        games=PATHS.theory,
+        play=PATHS.play,
+    log:
+        f"{LOGS}/theory.log",
+    benchmark:
+        f"{BENCHMARKS}/theory.tsv"
+    conda:
+        ENVIRONMENT
+    resources:
+        **asked("theory_games"),
+    message:
+        "The theory: random games solved, one played"
+    shell:
+        "exec introprior theory --output {output.games:q} --play {output.play:q} > {log:q} 2>&1"
 
 
 rule figures:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,14 @@ from introprior.operations import files
 from introprior.operations.devices import borrowed
 from introprior.training import checkpoints
 from introprior.training.density import begin
+from introprior.training.loop import Training
 
 
 def search(given: argparse.Namespace) -> Facts:
     """Train the settings of a slice of the grid, and score each."""
     options = told.read(given, jobs.Search)
     files.check_writable(given.output)
-    run = _run(options, told.members(options.cell, [options.seed], options.betas))
+    run = run_of(options, told.members(options.cell, [options.seed], options.betas))
     check_size(run.dataset, options.samples, "--options: samples")
     with running.session(given, run, partial(begin, run), given.output) as session:
         assert session is not None
@@ -60,17 +62,22 @@ def train(given: argparse.Namespace) -> Facts | None:
         betas = options.betas
     else:
         raise UserError("--hyperparameters or --betas is required; see introprior train --help")
-    run = _run(options, told.members(options.cell, options.seeds, [betas]))
+    run = run_of(options, told.members(options.cell, options.seeds, [betas]))
     with running.session(given, run, partial(begin, run), given.output, given.history) as session:
         if session is None:
             return None
         session.advance(run.training.iterations)
         session.save(given.output, model=checkpoints.model_state(session.training.model))
-        named = {"dataset": run.dataset, "cell": run.cell.name}
-        history = session.training.history.tidy()
-        rows = [{**named, "seed": run.members[row.pop("member")].seed, **row} for row in history]
-        files.write_csv(given.history, rows, ("dataset", "cell", "iteration", "seed", "quantity", "value"))
+        write_history(given.history, session.training)
     return session.facts()
+
+
+def write_history(path: Path, training: Training) -> None:
+    """The history of an ensemble, with its seeds."""
+    run = training.run
+    named = {"dataset": run.dataset, "cell": run.cell.name}
+    rows = [{**named, "seed": run.members[row.pop("member")].seed, **row} for row in training.history.tidy()]
+    files.write_csv(path, rows, ("dataset", "cell", "iteration", "seed", "quantity", "value"))
 
 
 def evaluate(given: argparse.Namespace) -> Facts:
@@ -96,7 +103,8 @@ def evaluate(given: argparse.Namespace) -> Facts:
     return running.facts(run, device)
 
 
-def _run(options: jobs.Search | jobs.Train, members: list[Any]) -> DensityRun:
+def run_of(options: jobs.Search | jobs.Train, members: list[Any]) -> DensityRun:
+    """The run that the options of a job describe."""
     dataset(options.dataset, "--dataset")
     check_size(options.dataset, options.training.batch_size, "--options: training.batch_size")
     named = {key: getattr(options, key) for key in ("dataset", "cell", "training", "protocol")}

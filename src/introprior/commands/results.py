@@ -1,13 +1,19 @@
-"""The command that says in a few lines what came out: summary."""
+"""The commands that say what came out: summary, in a few lines; claims and page, of whatever is there."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from introprior.errors import UserError
 from introprior.experiment import cells
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from introprior.experiment.config import Configuration
 
 
 def summary(given: argparse.Namespace) -> None:
@@ -38,8 +44,50 @@ def summary(given: argparse.Namespace) -> None:
     print("\n  ".join(["Look at", *_worth_a_look(given.results)]))
 
 
+def claims(given: argparse.Namespace) -> None:
+    """Print what the paper says in words, and whether its numbers, and those of an experiment, support it."""
+    from introprior.reporting import claims as evaluated
+
+    if given.results is None:
+        published = evaluated.evaluate(evaluated.read(), "published")
+        print(evaluated.markdown(*published), end="")
+        return
+    print(evaluated.markdown(*_tested(given.results)), end="")
+
+
+def page(given: argparse.Namespace) -> None:
+    """Make the results page of what there is."""
+    from introprior.reporting import claims as evaluated
+    from introprior.reporting.page import build
+
+    evaluated.write(given.results / "claims", *_tested(given.results))
+    build.write(_configuration(given.results), given.results)
+    print(given.results / "index.html")
+
+
+def _configuration(results: Path) -> Configuration:
+    from introprior.experiment.config import load
+    from introprior.operations import dag
+
+    return load(dag.read(results).configuration)
+
+
+def _tested(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The claims, of the experiment's cells that have results."""
+    from introprior.experiment.jobs import named
+    from introprior.experiment.paths import Paths
+    from introprior.reporting import claims as evaluated
+    from introprior.reporting.page import claimed
+
+    config = _configuration(results)
+    files = claimed(config, Paths(results.name, str(results.parent)))
+    there = ([path for path in paths if Path(path).exists()] for paths in files)
+    return evaluated.tested(*there, **named(config))
+
+
 def _worth_a_look(results: Path) -> Iterator[str]:
     """The pictures that say most, and the tables."""
     figures = [results / f"figures/{name}.png" for name in ("figure3", "figure5")]
-    yield from map(str, filter(Path.exists, [*figures, *sorted(results.glob("figures/samples-*.png"))]))
+    pictures = [results / "index.html", *figures, *sorted(results.glob("figures/samples-*.png"))]
+    yield from map(str, filter(Path.exists, pictures))
     yield f"{results / 'tables'}/*.md"

@@ -295,6 +295,12 @@ def features(config: Configuration) -> list[str]:
     return sorted(names, key=lambda name: name == "fid_authors", reverse=first)
 
 
+def named(config: Configuration) -> dict[str, str]:
+    """What a configuration's results call ``gen``, ``rec`` and ``entropy``."""
+    primary, entropy = features(config)[0], config.resolved_protocol.report.entropy.replace("-", "_")
+    return {"gen": f"{primary}_gen", "rec": f"{primary}_rec", "entropy": f"entropy_{entropy}"}
+
+
 def family(cell: str) -> str:
     """The prior family of an image cell, with size and LC, which shares its warm-ups."""
     return image_cell(cell, "results").warmup

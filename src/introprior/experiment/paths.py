@@ -11,6 +11,7 @@ class Paths:
 
     Attributes:
         configuration: what the results were made with, defaults filled in.
+        index, page: the results page, and what is made for it alone.
         state: of interrupted runs. No output: Snakemake deletes outputs before it starts a job again.
         data, inception: image data, which all experiments share.
     """
@@ -20,7 +21,13 @@ class Paths:
         self.configuration = f"{results}/configuration.json"
         self.tables = f"{results}/tables"
         self.figures = f"{results}/figures"
+        self.claims = f"{results}/claims"
+        self.index = f"{results}/index.html"
+        self.page = f"{results}/page"
         self.logs = f"{results}/logs"
+        self.log_2d = f"{self.logs}/density/{{dataset}}/{{cell}}/train.log"
+        self.log_images = f"{self.logs}/images/{NAMED}/train.log"
+        self.log_clipping = f"{self.logs}/clipping/{NAMED}/train.log"
         self.benchmarks = f"{results}/benchmarks"
         self.state = f"{results}/.state"
 
@@ -45,3 +52,7 @@ class Paths:
         self.run = f"{results}/images/{NAMED}"
         self.clipping = f"{results}/clipping/{NAMED}"
         self.study = f"{results}/encoder/{{dataset}}.npz"
+
+        # The theory's small games.
+        self.theory = f"{results}/theory/theory.csv"
+        self.play = f"{results}/theory/play.csv"

@@ -76,7 +76,7 @@ _SAMPLES = {"samples": 50_000}
 
 COSTS = {
     "search": Cost(5500, 430_000, 8000, per={**_TRAINED, "betas": 105}),
-    "train": Cost(250, 17_000, 4000, 8, per={**_TRAINED, "seeds": 5}),
+    "train": Cost(250, 17_000, 3500, 8, per={**_TRAINED, "seeds": 5}),
     "evaluate": Cost(10, 120, 4000, 0.6, per={"grid": 1024, "monte_carlo_samples": 100}),
     "prepare": Cost(60, 60, 4000, 100, images=True),
     "inception": Cost(60, 60, 2000, 96),

@@ -37,9 +37,9 @@ def path_of(output: str | os.PathLike[str]) -> Path:
 
 @cache
 def code() -> str:
-    """SHA-256 of the package's sources and published numbers, whatever their commit."""
+    """SHA-256 of the package's sources, published numbers and claims, whatever their commit."""
     digest = hashlib.sha256()
-    for path in sorted((*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.csv"))):
+    for path in sorted(path for kind in ("py", "csv", "yaml") for path in PACKAGE.rglob(f"*.{kind}")):
         digest.update(f"{path.relative_to(PACKAGE).as_posix()}\0{checksum(path)}\n".encode())
     return digest.hexdigest()
 

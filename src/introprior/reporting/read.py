@@ -60,6 +60,7 @@ _RUN: Columns = {**_CELL, "r_entropy": _number, "seed": int}
 _FATE: Columns = {"value": _measured, "status": _status, "detail": str}
 _NUMBERS = ("beta_rec", "beta_kl", "beta_neg", "settings", "diverged", "KL")
 _HYPERPARAMETERS = ("dataset", "cell", "source", *_NUMBERS)
+_INFORMATION: Columns = {"information": _number}
 _BETAS: Columns = {"beta_rec": _number, "beta_kl": _number, "beta_neg": _measured}
 
 
@@ -96,6 +97,26 @@ def distances(paths: Paths) -> Rows:
 def histories(paths: Paths) -> Rows:
     """``history.csv`` of images: dataset, cell, r_entropy, seed, epoch (also between two), quantity, value."""
     return [row for _, row in _records(paths, {**_RUN, "epoch": _number, "quantity": str, "value": _measured})]
+
+
+def history(path: str | Path) -> Rows:
+    """``history.csv`` of a run in 2D or on images: dataset, cell, seed, quantity, value, and iteration or epoch."""
+    columns: Columns = {**_CELL, "seed": int, "quantity": str, "value": _measured}
+    return [row for _, row in _records([path], columns, {"iteration": _number, "epoch": _number})]
+
+
+def games(paths: Paths) -> Rows:
+    """``theory.csv``: data, codes, game, gamma, prior, triplet, gain, player, information."""
+    counts: Columns = dict.fromkeys(("data", "codes", "game"), int)
+    named: Columns = dict.fromkeys(("prior", "triplet", "player"), str)
+    return [row for _, row in _records(paths, {**counts, **named, "gamma": _number, "gain": _number, **_INFORMATION})]
+
+
+def play(paths: Paths) -> Rows:
+    """``play.csv``: order, gamma, prior, start, step, kl_data, kl_optimum, kl_posterior, information, prior_1."""
+    at: Columns = {"order": str, "gamma": _number, "prior": str, "start": int, "step": int}
+    values: Columns = dict.fromkeys(("kl_data", "kl_optimum", "kl_posterior", "prior_1"), _number)
+    return [row for _, row in _records(paths, {**at, **values, **_INFORMATION})]
 
 
 def _records(

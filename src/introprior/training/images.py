@@ -47,6 +47,7 @@ def begin(run: ImageRun, device: torch.device, folder: Path) -> Training:
         _model(run, split),
         lambda iteration, streams: streams.spread(epochs(iteration, streams.seeds)),
         device,
+        batch_by_host=True,
     )
     training.timed = True
     training.model.bf16 = options.precision == "bf16"

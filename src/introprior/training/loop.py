@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +73,7 @@ class Training:
         model: the model, with one member per warm-up (``warmups(run)``).
         batch: the data of an iteration for every member, ``[E, B, *data]``, drawn from their streams.
         device: where to train.
+        batch_by_host: the iteration decides on the batch, on the host, so that no graph can hold its making.
 
     Attributes:
         members: those in training now.
@@ -81,10 +82,19 @@ class Training:
         clock: the iteration, on the device.
         handovers: where the random numbers went on with streams of another kind, since the device was another: the
             iteration, which kind they came from, and which they come from since.
+        stream: of the GPU, for all iterations, so that several trainings can be under way on it side by side. Who looks
+            at their tensors between two steps calls :meth:`wait` first.
         replay: how a GPU repeats an iteration; None: each is made anew.
     """
 
-    def __init__(self, run: Run, model: IntroVAE, batch: Callable[[int, MemberStreams], Tensor], device: torch.device):
+    def __init__(
+        self,
+        run: Run,
+        model: IntroVAE,
+        batch: Callable[[int, MemberStreams], Tensor],
+        device: torch.device,
+        batch_by_host: bool = False,
+    ):
         self.run, self.model, self.batch, self.device = run, model.to(device), batch, device
         self.rules = rules(run)
         self.iteration = 0
@@ -93,7 +103,9 @@ class Training:
         self.history = History([])
         self.notes: dict[str, Any] = {}
         self.timed = False
-        self.replay = Replay(device) if device.type == "cuda" and not model.prior.waits else None
+        self.batch_by_host = batch_by_host
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.replay = Replay(self.stream) if self.stream is not None and not model.prior.waits else None
         self._posterior: Posterior | None = None
         self._rate = math.nan
         self.streams = streams_of([run.stream(member) for member in self.members], device, self.clock)
@@ -122,14 +134,20 @@ class Training:
 
     def step(self) -> dict[str, Tensor]:
         """One iteration, with the events that its number calls for; the history's values ``[E]``."""
-        self.prepare()
-        x = self.batch(self.iteration, self.streams)
-        if self.replay is None:
-            values, self._posterior = self.play(x)
-        else:
-            values, self._posterior = self.replay(self.play, x, self.streams.generators)
+        with nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
+            self.prepare()
+            x = self.batch(self.iteration, self.streams) if self.batch_by_host else None
+            if self.replay is None:
+                values, self._posterior = self.play(x)
+            else:
+                values, self._posterior = self.replay(self.play, x, self.streams.generators)
         self.iteration += 1
         return values
+
+    def wait(self) -> None:
+        """Until the device has done all that was asked of it."""
+        if self.stream is not None:
+            self.stream.synchronize()
 
     def prepare(self) -> None:
         """The host's part of an iteration: what happens once, and what may put other tensors in a tensor's place."""
@@ -144,12 +162,16 @@ class Training:
             self._rate = rate
         self.streams.begin()
 
-    def play(self, x: Tensor) -> tuple[losses.Told, Posterior | None]:
+    def play(self, x: Tensor | None) -> tuple[losses.Told, Posterior | None]:
         """The device's part: the same operations on the same memory in every iteration of a phase.
+
+        Args:
+            x: the batch, where the host makes it; else None.
 
         Returns:
             the history's values and, in the game, the posteriors of the batch.
         """
+        x = self.batch(self.iteration, self.streams) if x is None else x
         played = self._warmup_step(x) if self.iteration < self.game_start else self._game_step(x)
         self.clock += 1
         return played
@@ -218,6 +240,8 @@ class Training:
     def _rebound(self) -> None:
         """Tensors have been put in others' places: nothing that was captured holds any more."""
         self._rate = math.nan
+        if self.stream is not None:
+            self.stream.wait_stream(torch.cuda.current_stream(self.device))
         if self.replay is not None:
             self.replay.forget()
 
@@ -266,13 +290,13 @@ class Training:
                 values = self.step()
                 bar.update()
                 if self.iteration % log_every == 0 or self.iteration == until:
-                    values |= self._diagnostics()
+                    self.wait()
                     if self.timed:
                         now = time.monotonic()
                         rate = (self.iteration - since) * self.run.training.batch_size / (now - noted)
                         values["samples_per_second"] = torch.full((len(self.members),), rate)
                         since, noted = self.iteration, now
-                    self.history.note(self.iteration, self.numbers(), values)
+                    self.look(values)
                     alive = self.watch.alive()
                     bar.set_postfix(alive=f"{alive}/{len(self.watch.iteration)}", refresh=False)
                     if alive == 0:
@@ -289,6 +313,11 @@ class Training:
                 if stop:
                     where = f"saved to {state}: run the same command to go on" if state else "nothing was saved"
                     raise Interrupted(received[0], f"{label}: stopped at iteration {self.iteration}; {where}")
+
+    def look(self, values: dict[str, Tensor]) -> None:
+        """Note in the history what the last iteration gave, and what there is to tell of the prior."""
+        self.wait()
+        self.history.note(self.iteration, self.numbers(), values | self._diagnostics())
 
     def _diagnostics(self) -> dict[str, Tensor]:
         """What the history tells of the prior, from no stream of the training's: looking changes nothing."""
@@ -307,12 +336,14 @@ class Training:
 
     def records(self) -> list[dict[str, Any]]:
         """Per member in training: status (ok or diverged), detail, iteration, last finite losses."""
+        self.wait()
         return self.watch.records()
 
     # The state
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on, as tensors and plain values."""
+        self.wait()
         return {
             "run": self.run.as_dict(),
             "iteration": self.iteration,

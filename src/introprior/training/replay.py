@@ -16,7 +16,8 @@ from torch import Tensor
 from introprior.game.distributions import Posterior
 
 Played = tuple[dict[str, Tensor], Posterior | None]
-"""The history's values of an iteration, and the posteriors of its batch."""
+"""The history's values of an iteration, and in the game the posteriors of its batch."""
+Play = Callable[[Tensor | None], Played]
 
 EAGER = 3
 """Iterations of a phase that are made call by call before one is captured: libraries take their workspaces there."""
@@ -25,15 +26,15 @@ EAGER = 3
 class Replay:
     """Makes iterations: the first of a phase call by call, then one that is captured, then replays of it.
 
-    All run on one side stream, since autograd remembers streams. Where a batch is shorter than the captured one, and
-    for good where the capture fails, iterations are made call by call.
+    All on one side stream, since autograd remembers streams. Where a batch is shorter than the captured one, and for
+    good where the capture fails, iterations are made call by call.
 
     Args:
-        device: a GPU.
+        stream: of a GPU; the present one whenever this is called.
     """
 
-    def __init__(self, device: torch.device):
-        self.stream = torch.cuda.Stream(device)
+    def __init__(self, stream: torch.cuda.Stream):
+        self.stream = stream
         self.possible = True
         self.forget()
 
@@ -42,30 +43,26 @@ class Replay:
         self.graph: torch.cuda.CUDAGraph | None = None
         self.left = EAGER
 
-    def __call__(self, play: Callable[[Tensor], Played], x: Tensor, generators: Sequence[torch.Generator]) -> Played:
-        """One iteration on a batch ``[E, B, *data]``; the generators are those that ``play`` draws from."""
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
-            if self.possible and self.graph is None and self.left == 0:
-                self._capture(play, x, generators)
-            if self.graph is not None and x.shape == self.x.shape:
-                self.x.copy_(x)
-                self.graph.replay()
-                played = dict(self.values), self.posterior  # a copy: the loop adds to it
-            else:
-                self.left = max(0, self.left - 1)
-                played = play(x)
-        torch.cuda.current_stream().wait_stream(self.stream)
-        return played
+    def __call__(self, play: Play, x: Tensor | None, generators: Sequence[torch.Generator]) -> Played:
+        """One iteration, on a batch ``[E, B, *data]`` if the host makes them; ``play`` draws from the generators."""
+        if self.possible and self.graph is None and self.left == 0:
+            self._capture(play, x, generators)
+        if self.graph is None or (x is not None and x.shape != self.x.shape):
+            self.left = max(0, self.left - 1)
+            return play(x)
+        if x is not None:
+            self.x.copy_(x)
+        self.graph.replay()
+        return dict(self.values), self.posterior  # a copy: the loop adds to it
 
-    def _capture(self, play: Callable[[Tensor], Played], x: Tensor, generators: Sequence[torch.Generator]) -> None:
+    def _capture(self, play: Play, x: Tensor | None, generators: Sequence[torch.Generator]) -> None:
         graph = torch.cuda.CUDAGraph()
-        self.x = x.clone()
+        self.x = torch.empty(0) if x is None else x.clone()
         try:
             for generator in generators:
                 graph.register_generator_state(generator)
             with torch.cuda.graph(graph, stream=self.stream):
-                self.values, self.posterior = play(self.x)
+                self.values, self.posterior = play(None if x is None else self.x)
         except (RuntimeError, AttributeError) as error:
             self.possible = False
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -21,7 +21,7 @@ from introprior.errors import UserError, cut, one_line
 from introprior.experiment import cells, families
 from introprior.experiment.config.density import Density, check_size
 from introprior.experiment.config.images import Images, check_weight, text
-from introprior.experiment.config.shown import Figure2, Figure3, Figure4, FigureS2, Latents, Tables
+from introprior.experiment.config.shown import Figure2, Figure3, Figure4, FigureS2, Latents, Page, Tables
 from introprior.experiment.fields import (
     Count,
     Device,
@@ -86,6 +86,7 @@ class Configuration(Model):
     figure4: Figure4 = Figure4()
     latents: Latents = Latents()
     figureS2: FigureS2 = FigureS2()
+    page: Page = Page()
 
     # ---- What one section says of another ----
 

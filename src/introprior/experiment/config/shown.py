@@ -1,16 +1,32 @@
-"""The sections that say what is shown: tables and figures."""
+"""The sections that say what is shown: tables, figures and the results page."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from introprior.experiment.fields import Cell, Count, Model, Seed, Some, Weight, option
+from introprior.errors import unknown
+from introprior.experiment.fields import Cell, Count, Listed, Model, Seed, Some, Weight, option, wrong
 
 IMAGE_CELLS = (
     "sg", "mog10", "mog10-ip", "mog10-lc", "mog10-lc-ip", "mog100", "mog100-ip", "mog100-lc", "mog100-lc-ip",
 )  # fmt: skip
+
+
+FIGURES = {
+    "figure3": ("Figure 3", "data, samples, densities and latent spaces"),
+    "search": ("Search of {cell}", "what the search saw"),
+    "samples": ("Images, {dataset}", "generated and reconstructed images"),
+    "figure5": ("Figure 5", "the first two latent dimensions"),
+    "figure6": ("Figure 6", "latent spaces by t-SNE"),
+    "figure4": ("Figure 4", "responsibilities and distances over training"),
+    "figure2": ("Figure 2", "log-variances of the prior with and without clipping"),
+    "figureS2": ("Figure S2", "the encoder overfitted in three configurations"),
+    "figureS3": ("Figure S3", "soft clipping"),
+    "theory": ("The theory", "small games, solved and played"),
+}
+"""Every figure's title, and what it shows; of a search there is one for each cell, of samples one for each dataset."""
 
 
 class Tables(Model):
@@ -70,3 +86,21 @@ class FigureS2(Model):
     r_entropy: Weight = option(10.0, "One of images.r_entropy; 0 for sg.")
     seed: Seed = option(0, "One of images.seeds.")
     iterations: Count = option(2000, "Iterations of each overfitted encoder.")
+
+
+def _figure(name: str) -> str:
+    if name not in FIGURES:
+        raise wrong("", str(unknown("figure", name, FIGURES)))
+    return name
+
+
+class Page(Model):
+    """What the results page shows, hence what has to be made for it."""
+
+    tables: Some[Annotated[int, Field(ge=1, le=5)]] = option(
+        (1, 2, 3, 4, 5), "Numbers of tables; claims are tested on their cells."
+    )
+    figures: Listed[Annotated[str, AfterValidator(_figure)]] = option(
+        tuple(name for name in FIGURES if name != "theory"),
+        "Figures, in this order; `theory`, which is not in the paper, where it is named.",
+    )

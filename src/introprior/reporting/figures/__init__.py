@@ -26,6 +26,8 @@ READERS = {
     "chosen": read.choices,
     "density_panels": lambda paths: [read.density_panels(path) for path in paths],
     "image_panels": lambda paths: [read.image_panels(path) for path in paths],
+    "games": lambda paths: pd.DataFrame(read.games(paths)),
+    "play": lambda paths: pd.DataFrame(read.play(paths)),
     "study": lambda paths: read.study(*paths),
 }
 """Data that figures take, and what reads it from files."""

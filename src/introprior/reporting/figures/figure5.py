@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from introprior.reporting.figures.latents import latent_spaces, scatter, two, window
-from introprior.reporting.figures.style import Run
+from introprior.reporting.figures.style import Run, key
 from introprior.reporting.read import Choices
 
 
@@ -18,10 +18,12 @@ def draw(image_panels: Iterable[Run], chosen: Choices, datasets: Sequence[str], 
 
     The area of a dot is proportional to the component's weight (capped for the largest).
     """
-    return latent_spaces(image_panels, chosen, datasets, cells, _first_two)
+    components = key("components", color="black", marker="o", ms=2.5)
+    return latent_spaces(image_panels, chosen, datasets, cells, first_two, [components])
 
 
-def _first_two(axis: Axes, run: Run) -> None:
+def first_two(axis: Axes, run: Run) -> None:
+    """Draw one run."""
     codes, means = two(run["z"]), two(run["prior_means"])
     scatter(axis, codes, run)
     low, high = np.quantile(codes, (0.003, 0.997), axis=0)

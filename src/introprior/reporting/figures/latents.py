@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -25,8 +26,11 @@ def latent_spaces(
     datasets: Sequence[str],
     cells: Sequence[str],
     show: Callable[[Axes, Run], None],
+    more: Sequence[Artist] = (),
 ) -> Figure:
     """A block for each dataset, with a line of panels for each number of components; ``show`` draws one run.
+
+    The legend has the classes, and ``more``.
 
     Where a cell has no run of the chosen r_entropy its panel says so, and where the run diverged too.
     """
@@ -45,10 +49,10 @@ def latent_spaces(
                 show(axis, run)
                 axis.set_title(" ".join(regularisation(run)), loc="right", fontsize=6, color=MUTED, pad=2.5)
         names = next((run["classes"] for key_, run in runs.items() if key_[0] == dataset), ())
-        rows = math.ceil(sum(0.25 + 0.05 * len(name) for name in names) / TEXT_WIDTH)  # in inches, about
         colours = zip(names, class_colours(len(names)), strict=True)
-        handles = [key(name, color=colour, marker="o", ms=2.5) for name, colour in colours]
-        legend(block, handles, ncols=math.ceil(len(names) / max(rows, 1)), handletextpad=0, columnspacing=1)
+        handles = [*(key(name, color=colour, marker="o", ms=2.5) for name, colour in colours), *more]
+        rows = math.ceil(sum(0.3 + 0.055 * len(str(handle.get_label())) for handle in handles) / TEXT_WIDTH)  # inches
+        legend(block, handles, ncols=math.ceil(len(handles) / max(rows, 1)), handletextpad=0, columnspacing=1)
     return figure
 
 

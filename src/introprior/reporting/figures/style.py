@@ -46,12 +46,14 @@ RC: dict[str, Any] = {
     "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
     "xtick.major.width": 0.5, "ytick.major.width": 0.5, "xtick.major.size": 2, "ytick.major.size": 2,
     "pdf.fonttype": 42,  # text stays text
+    "svg.hashsalt": "introprior",
 }  # fmt: skip
 
 # Without dates and versions the same figure gives the same bytes.
 _METADATA: dict[str, dict[str, Any]] = {
     ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     ".png": {"Software": None},
+    ".svg": {"Date": None, "Creator": None},
 }
 
 
@@ -119,8 +121,8 @@ def fit_scale(axis: Axes, *values: Sequence[float] | np.ndarray, ratio: float = 
 
 
 def save(figure: Figure, paths: Iterable[str | Path], dpi: int = 300) -> None:
-    """Write a figure as PDF or PNG, each file whole or not at all; what is rasterised, and PNG, has ``dpi`` dots per
-    inch."""
+    """Write a figure as PDF, PNG or SVG, each file whole or not at all; what is rasterised, and PNG, has ``dpi`` dots
+    per inch."""
     for path in map(Path, paths):
         with written(path) as temporary, look():
             figure.savefig(temporary, dpi=dpi, metadata=_METADATA[path.suffix])

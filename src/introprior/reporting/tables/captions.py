@@ -107,7 +107,7 @@ def scale_sentence(experiment: str, section: Mapping[str, Any], paper: Mapping[s
         2 seeds instead of 5: not comparable with the paper.`` Where neither training nor evaluation differ, the numbers
         remain comparable, and the sentence says just what differs.
     """
-    ours, theirs = _leaves(section), _leaves(paper)
+    ours, theirs = leaves(section), leaves(paper)
     phrases = _IMAGE_PHRASES if "r_entropy" in theirs else _PHRASES
     order = {key: place for place, key in enumerate(phrases)}
     keys = sorted(
@@ -164,34 +164,35 @@ def _of_any_dataset(key: str) -> tuple[str, str]:
     return (match[1] + match[3], match[2]) if match else (key, "")
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """``{"a": {"b": 1}}`` as ``{"a.b": 1}``; lists and tuples are leaves, and alike."""
-    leaves: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            leaves |= _leaves(value, f"{prefix}{key}.")
+            found |= leaves(value, f"{prefix}{key}.")
         else:
-            leaves[f"{prefix}{key}"] = list(value) if isinstance(value, list | tuple) else value
-    return leaves
+            found[f"{prefix}{key}"] = list(value) if isinstance(value, list | tuple) else value
+    return found
 
 
 def _difference(phrases: Mapping[str, str], key: str, ours: Any, theirs: Any) -> str:
     """``300 iterations instead of 30,000``; of seeds only the numbers are told where they differ."""
     if key == "seeds":
         if len(ours) == len(theirs):
-            return f"seeds {_shown(ours)} instead of {_shown(theirs)}"
+            return f"seeds {setting(ours)} instead of {setting(theirs)}"
         ours, theirs = len(ours), len(theirs)
         return f"{ours} seed{'s' * (ours != 1)} instead of {theirs}"
     plain, dataset = _of_any_dataset(key)
-    phrase = phrases.get(plain, f"{plain} {{}}").format(_shown(ours)) + (f" ({dataset})" if dataset else "")
-    return phrase if theirs in (None, []) else f"{phrase} instead of {_shown(theirs)}"
+    phrase = phrases.get(plain, f"{plain} {{}}").format(setting(ours)) + (f" ({dataset})" if dataset else "")
+    return phrase if theirs in (None, []) else f"{phrase} instead of {setting(theirs)}"
 
 
-def _shown(value: Any) -> str:
+def setting(value: Any) -> str:
+    """A value of the configuration in words."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, list):
-        return "/".join(map(_shown, value)) or "none"
+        return "/".join(map(setting, value)) or "none"
     return "none" if value is None else str(value)
