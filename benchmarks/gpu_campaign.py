@@ -139,7 +139,7 @@ class Campaign:
 
     def tests(self) -> dict[str, Any]:
         command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
-        command += ["tests/test_kernels.py", "tests/test_replay.py"]
+        command += [f"tests/test_{name}.py" for name in ("kernels", "counters", "replay")]
         with (self.out / "tests.log").open("w") as log:
             code = subprocess.run(
                 command, stdout=log, stderr=log, timeout=max(10.0, self.left() / 4), check=False
