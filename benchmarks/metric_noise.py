@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from introprior.evaluation.density import Ensemble, histogram_metrics
-from introprior.game.randomness import MemberStreams
+from introprior.evaluation.density import Ensemble, histogram_metrics, streams_for
 
 
 def main() -> None:
@@ -31,7 +30,7 @@ def main() -> None:
             histogram_metrics(
                 run.dataset,
                 ensemble.model,
-                MemberStreams([10**6 * (draw + 1) + member.seed for member in run.members], torch.device("cpu")),
+                streams_for(run.members, 10**6 * (draw + 1), torch.device("cpu")),
                 given.samples,
             )
             for draw in range(given.draws)

@@ -20,24 +20,30 @@ def statistics(batches: Iterable[Tensor]) -> Statistics:
     return gathering.statistics()
 
 
-def a_member(seed: int, beta_rec: float, beta_kl: float, beta_neg: float | None = None) -> Member:
+def a_member(
+    seed: int, beta_rec: float, beta_kl: float, beta_neg: float | None = None, dataset: str = "8Gaussian"
+) -> Member:
     """A member, in the order of its columns."""
-    return Member(seed=seed, beta_rec=beta_rec, beta_kl=beta_kl, beta_neg=beta_neg)
+    return Member(dataset=dataset, seed=seed, beta_rec=beta_rec, beta_kl=beta_kl, beta_neg=beta_neg)
+
+
+def on(dataset: str | None, members: Iterable[Member]) -> tuple[Member, ...]:
+    """Members with another dataset, if one is given."""
+    return tuple(member.model_copy(update={"dataset": dataset or member.dataset}) for member in members)
 
 
 def density_run(
     cell: str,
     members: Iterable[Member],
-    dataset: str = "8Gaussian",
+    dataset: str | None = None,
     protocol: str = "authors",
     overrides: Mapping[str, Any] | None = None,
     **training: Any,
 ) -> DensityRun:
     """A run in 2D."""
     return DensityRun(
-        dataset=dataset,
         cell=cell,
-        members=tuple(members),
+        members=on(dataset, members),
         training=DensityTraining(**training),
         protocol=resolve(protocol, overrides).training,
     )
@@ -53,9 +59,8 @@ def image_run(
 ) -> ImageRun:
     """A run on images."""
     return ImageRun(
-        dataset=dataset,
         cell=cell,
-        members=tuple(members),
+        members=on(dataset, members),
         training=ImageTraining(**training),
         protocol=resolve(protocol, overrides).training,
     )

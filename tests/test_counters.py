@@ -6,7 +6,6 @@ import argparse
 import math
 import sys
 from contextlib import redirect_stderr
-from functools import partial
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
@@ -78,10 +77,10 @@ def expected(kind: str, seed: int, n: int, high: int = 0, draws: int = 0) -> np.
 # What is done where there are kernels
 
 
-def streams(device: str, seeds: tuple[int, ...] = SEEDS, now: int = NOW) -> Any:
+def streams(device: str, seeds: tuple[int, ...] = SEEDS, now: int = NOW, datasets: tuple[str, ...] = ()) -> Any:
     from introprior.game.counters import CounterStreams
 
-    return CounterStreams(seeds, torch.tensor(now, device=device))
+    return CounterStreams(seeds, torch.tensor(now, device=device), datasets)
 
 
 def drawn(device: str, kind: str, *arguments: int, seeds: tuple[int, ...] = SEEDS, **more: int) -> Tensor:
@@ -93,7 +92,15 @@ def drawn(device: str, kind: str, *arguments: int, seeds: tuple[int, ...] = SEED
 
 
 def data_of(device: str, name: str, n: int, seeds: tuple[int, ...] = SEEDS) -> Tensor:
-    return streams(device, seeds).draw(partial(data.sample_members, name, n)).cpu()
+    return streams(device, seeds, datasets=(name,) * len(seeds)).draw(data.of_size(n)).cpu()
+
+
+def an_iteration(device: str, members: list[tuple[int, str]]) -> Tensor:
+    """Data and noise of an iteration of some seeds and datasets, ``[E, 16, 2]``."""
+    seeds, datasets = zip(*members, strict=True)
+    source = streams(device, seeds, datasets=datasets)
+    source.begin()
+    return torch.cat((source.draw(data.of_size(8)), source.normal(8, 2)), 1).cpu()
 
 
 def drawn_in(device: str, dtype: torch.dtype) -> tuple[torch.dtype, torch.dtype]:
@@ -124,7 +131,8 @@ def begin(device: str, cell: str = "mog5-lc-ip", counted: bool = True) -> Traini
     fused._kernels = lambda *_: fused._MeanLogMixture
     training = density.begin(density_run(cell, MEMBERS, **SIZES), torch.device(device))
     if counted:
-        training.streams = CounterStreams([member.seed for member in training.members], training.clock)
+        seeds, datasets = zip(*((member.seed, member.dataset) for member in training.members), strict=True)
+        training.streams = CounterStreams(seeds, training.clock, datasets)
     return training
 
 
@@ -256,6 +264,14 @@ def test_the_same_bits_alone_in_company_and_again(there, kind):
         shared = there(drawn, kind, *arguments, seeds=(seed,) * 3)
         assert torch.equal(shared, alone.expand_as(shared))
     assert torch.equal(company, there(drawn, kind, *arguments, seeds=(3, 7, 3, 9)))
+
+
+@pytest.mark.parametrize("seeds", [(3, 7, 3, 9), (3, 3, 3, 3)])
+def test_data_and_what_follows_do_not_depend_on_others_datasets(there, seeds):
+    members = [*zip(seeds, ("Rings", "Checkerboard", "2Spirals", "Rings"), strict=True)]
+    company = there(an_iteration, members)
+    for row, member in zip(company, members, strict=True):
+        assert torch.equal(row, there(an_iteration, [member])[0])
 
 
 def test_no_number_twice(there):

@@ -33,6 +33,7 @@ ALONE = a_member(0, 0.2, 0.3, 0.9)
 TWIN = a_member(0, 0.2, 0.3, 1.5)
 """Shares its warm-up with the one above."""
 OTHER = a_member(1, 0.8, 0.5, 1.0)
+ELSEWHERE = a_member(0, 0.2, 0.3, 0.9, "Rings")
 GAME, CONVERSION, END = 6, 4, 14  # of the tiny trainings; the learning rate decays at 9 and 12
 
 Begin = Callable[..., Training]
@@ -283,12 +284,13 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor], **tolerance:
 
 @pytest.mark.parametrize("cell", ["sg", "mog5-lc", "mog5-lc-ip"])
 def test_a_member_is_the_same_alone_and_in_company(tiny, cell, exact):
-    company = run_to(tiny(cell, OTHER, ALONE, TWIN), END)
-    for row, member in enumerate((OTHER, ALONE, TWIN)):
+    members = OTHER, ELSEWHERE, ALONE, TWIN
+    company = run_to(tiny(cell, *members), END)
+    for row, member in enumerate(members):
         alone = run_to(tiny(cell, member), END)
         assert_same(tensors(company, row), tensors(alone, 0), rtol=1e-8, atol=1e-10)
     with pytest.raises(AssertionError):  # the comparison can tell members apart
-        assert_same(tensors(company, 1), tensors(company, 2), rtol=1e-8, atol=1e-10)
+        assert_same(tensors(company, 2), tensors(company, 3), rtol=1e-8, atol=1e-10)
 
 
 def test_alone_and_in_company_agree_in_float32_up_to_rounding(tiny):

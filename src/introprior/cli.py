@@ -76,7 +76,7 @@ def _run(given: argparse.Namespace) -> None:
     with progress.told(written[0]) if provenance.CONFIGURATION in os.environ else nullcontext():
         facts = _command(given)(given)
     if facts is not None:
-        record.write(written, **facts)
+        record.write(written, beside=_paths(given, given.writes[:1]), **facts)
 
 
 def _command(given: argparse.Namespace) -> Callable[[argparse.Namespace], Any]:
@@ -170,13 +170,13 @@ train the warm-up on images that runs of one prior family share
 --seeds  one seed (default: 0)
 --output!  checkpoint of the warm-up's end"""),
     "train": ("train", [jobs.Train, jobs.TrainImages], ["output", "history"], """\
-train all seeds of a 2D cell as one ensemble, or one run on images
+train all seeds of a 2D cell as one ensemble, on one dataset or several, or one run on images
 --options RUN
---hyperparameters|  JSON with beta_rec, beta_kl and beta_neg (2D)
+--hyperparameters|  JSON with beta_rec, beta_kl and beta_neg (2D), a file for each dataset
 --betas|  beta_rec beta_kl beta_neg (a VAE takes the first two)
 --seeds  one member each (default: 0 1 2 3 4; on images one, 0)
---output!  checkpoint: the ensemble, on images the snapshots
---history!  CSV of losses over the iterations
+--output!  checkpoint: the ensemble, on images the snapshots; a file for each dataset
+--history!  CSV of losses over the iterations; a file for each dataset
 images: --data
 --warmup  what `introprior warmup` wrote (default: train it, too)"""),
     "distances": ("images.distances", [jobs.Distances], ["output"], """\
@@ -186,10 +186,10 @@ measure what an image run generates at each snapshot
 --earlier  CSV with the distances of the warm-up's snapshots, taken over
 --output!  CSV with one row per epoch and metric"""),
     "evaluate": ("evaluate", [jobs.Evaluate, jobs.EvaluateImages], ["metrics", "panels", "codes"], """\
-measure a trained ensemble or image run, and draw what figures show of it
+measure trained ensembles or an image run, and draw what figures show of them
 --model! --options --device
---metrics!  tidy CSV, one row per seed and metric
---panels!  NPZ with the arrays that figures show
+--metrics!  tidy CSV, one row per seed and metric; a file for each model
+--panels!  NPZ with the arrays that figures show; a file for each model
 images: --data --reference --weights --classifier
 --distances  what `introprior distances` wrote
 --codes  NPZ for the sampled codes of both splits"""),
@@ -279,6 +279,9 @@ KINDS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("--gpus", "--cores", "--games"), INTEGER),
     **dict.fromkeys(("--dataset", "--cell", "--metric", "--device"), TEXT),
     **dict.fromkeys(("--slices", "--reference", "choose --metrics"), FILES),
+    **dict.fromkeys(("train --output", "train --history", "train --hyperparameters"), FILES),
+    **dict.fromkeys(("evaluate --model", "evaluate --metrics", "evaluate --panels"), FILES),
+    "train --dataset": {"nargs": "+"},
     **dict.fromkeys(("--offline", "--no-verify", "--json", "--all", "--partial"), YES),
 }
 """What arguments are that are not a single file."""

@@ -104,6 +104,16 @@ IMAGE_FIGURES += [f"samples-{dataset}" for dataset in IMAGE_DATASETS]
 PRIMARY = jobs.features(CONFIG)[0]
 
 
+def of_cell(path):
+    """A file of a 2D cell, or those of all datasets where they share a job; the others take the first one's place."""
+    return expand(path, dataset=DENSITY_DATASETS, allow_missing=True) if CONFIG.density.together else path
+
+
+def first(path):
+    """A file of a job on a 2D cell, among those of its dataset, or the first."""
+    return path.replace("{dataset}", DENSITY_DATASETS[0]) if CONFIG.density.together else path
+
+
 def each(path, cells):
     """The path for all datasets in 2D and the given cells."""
     return expand(path, dataset=DENSITY_DATASETS, cell=cells)

@@ -1,4 +1,6 @@
 # Two dimensions: hyperparameters, searched or published; training of all seeds as one ensemble; evaluation.
+# Trainings and evaluations of a cell are one job for all datasets, or one for each (density.members_per_job).
+MEMBERS = "all datasets, {wildcards.cell}" if CONFIG.density.together else "{wildcards.dataset} {wildcards.cell}"
 
 
 rule search:
@@ -69,14 +71,14 @@ rule published:
 rule train:
     input:
         prior("training.density"),
-        hyperparameters=HYPERPARAMETERS,
+        hyperparameters=of_cell(HYPERPARAMETERS),
     output:
-        model=ENSEMBLE,
-        history=CELL_HISTORY,
+        model=of_cell(ENSEMBLE),
+        history=of_cell(CELL_HISTORY),
     log:
-        f"{LOGS}/density/{{dataset}}/{{cell}}/train.log",
+        first(PATHS.log_2d),
     benchmark:
-        f"{BENCHMARKS}/density/{{dataset}}/{{cell}}/train.tsv"
+        first(f"{BENCHMARKS}/density/{{dataset}}/{{cell}}/train.tsv")
     conda:
         ENVIRONMENT
     resources:
@@ -85,7 +87,7 @@ rule train:
         options=options(jobs.train),
         state=STATE,
     message:
-        "{wildcards.dataset} {wildcards.cell}: training (progress: {log})"
+        f"{MEMBERS}: training (progress: {{log}})"
     shell:
         "exec introprior train --options {params.options:q} --hyperparameters {input.hyperparameters:q}"
         " --output {output.model:q} --history {output.history:q} --state {params.state:q} > {log:q} 2>&1"
@@ -94,14 +96,14 @@ rule train:
 rule evaluate:
     input:
         prior("evaluation.density"),
-        model=ENSEMBLE,
+        model=of_cell(ENSEMBLE),
     output:
-        metrics=CELL_METRICS,
-        panels=CELL_PANELS,
+        metrics=of_cell(CELL_METRICS),
+        panels=of_cell(CELL_PANELS),
     log:
-        f"{LOGS}/density/{{dataset}}/{{cell}}/evaluate.log",
+        first(f"{LOGS}/density/{{dataset}}/{{cell}}/evaluate.log"),
     benchmark:
-        f"{BENCHMARKS}/density/{{dataset}}/{{cell}}/evaluate.tsv"
+        first(f"{BENCHMARKS}/density/{{dataset}}/{{cell}}/evaluate.tsv")
     conda:
         ENVIRONMENT
     resources:
@@ -109,7 +111,7 @@ rule evaluate:
     params:
         options=options(jobs.evaluate),
     message:
-        "{wildcards.dataset} {wildcards.cell}: evaluation"
+        f"{MEMBERS}: evaluation"
     shell:
         "introprior evaluate --model {input.model:q} --options {params.options:q}"
         " --metrics {output.metrics:q} --panels {output.panels:q} > {log:q} 2>&1"

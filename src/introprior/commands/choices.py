@@ -20,9 +20,14 @@ class Hyperparameters(Model):
 
     model_config = ConfigDict(extra="ignore")
 
+    dataset: str | None = None
     beta_rec: Positive
     beta_kl: Positive
     beta_neg: Positive | None
+
+    @property
+    def betas(self) -> tuple[float | None, ...]:
+        return self.beta_rec, self.beta_kl, self.beta_neg
 
 
 def select(given: argparse.Namespace) -> dict[str, str]:

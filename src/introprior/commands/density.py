@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 
 from introprior.commands import options as told
 from introprior.commands import running
 from introprior.commands.choices import Hyperparameters
 from introprior.commands.running import Facts
-from introprior.data.catalogue import check_size, dataset
+from introprior.data import catalogue
 from introprior.errors import UserError
 from introprior.evaluation import density as evaluation
 from introprior.evaluation import search as searching
 from introprior.experiment import jobs
-from introprior.experiment.run import DensityRun
+from introprior.experiment.run import DensityRun, Member
 from introprior.operations import files
 from introprior.operations.devices import borrowed
 from introprior.training import checkpoints
@@ -30,8 +31,8 @@ def search(given: argparse.Namespace) -> Facts:
     """Train the settings of a slice of the grid, and score each."""
     options = told.read(given, jobs.Search)
     files.check_writable(given.output)
-    run = run_of(options, told.members(options.cell, [options.seed], options.betas))
-    check_size(run.dataset, options.samples, "--options: samples")
+    run = run_of(options, [options.dataset], told.members(options.dataset, options.cell, [options.seed], options.betas))
+    catalogue.check_size(run.dataset, options.samples, "--options: samples")
     with running.session(given, run, partial(begin, run), given.output) as session:
         assert session is not None
         training, last = session.training, run.training.iterations
@@ -50,62 +51,95 @@ def search(given: argparse.Namespace) -> Facts:
 
 
 def train(given: argparse.Namespace) -> Facts | None:
-    """Train all seeds of a cell as one ensemble."""
+    """Train all seeds of a cell as one ensemble, on one dataset or several at once."""
     options = told.read(given, jobs.Train)
-    files.check_writable(given.output, given.history)
-    betas: tuple[float | None, ...]
-    if given.hyperparameters is not None:
-        content = files.read_json(given.hyperparameters)
-        chosen = Hyperparameters.read(content, str(given.hyperparameters))
-        betas = chosen.beta_rec, chosen.beta_kl, chosen.beta_neg
-    elif options.betas is not None:
-        betas = options.betas
-    else:
-        raise UserError("--hyperparameters or --betas is required; see introprior train --help")
-    run = run_of(options, told.members(options.cell, options.seeds, [betas]))
-    with running.session(given, run, partial(begin, run), given.output, given.history) as session:
+    files.check_writable(*given.output, *given.history)
+    for flag in ("output", "history"):
+        _one_each(f"--{flag}", getattr(given, flag), options.dataset)
+    members = [
+        member
+        for name, betas in zip(options.dataset, _weights(given, options), strict=True)
+        for member in told.members(name, options.cell, options.seeds, [betas])
+    ]
+    run = run_of(options, options.dataset, members)
+    with running.session(given, run, partial(begin, run), *given.output, *given.history) as session:
         if session is None:
             return None
         session.advance(run.training.iterations)
-        session.save(given.output, model=checkpoints.model_state(session.training.model))
-        write_history(given.history, session.training)
+        for name, output, history in zip(options.dataset, given.output, given.history, strict=True):
+            rows = [row for row, member in enumerate(run.members) if member.dataset == name]
+            session.save(output, rows, model=checkpoints.model_state(session.training.model, rows))
+            write_history(history, session.training, name)
     return session.facts()
 
 
-def write_history(path: Path, training: Training) -> None:
-    """The history of an ensemble, with its seeds."""
+def _weights(given: argparse.Namespace, options: jobs.Train) -> list[tuple[float | None, ...]]:
+    """The betas of every dataset."""
+    if given.hyperparameters is None:
+        if options.betas is None:
+            raise UserError("--hyperparameters or --betas is required; see introprior train --help")
+        return [options.betas] * len(options.dataset)
+    _one_each("--hyperparameters", given.hyperparameters, options.dataset)
+    chosen = [Hyperparameters.read(files.read_json(path), str(path)) for path in given.hyperparameters]
+    for path, one, name in zip(given.hyperparameters, chosen, options.dataset, strict=True):
+        if one.dataset not in (None, name):
+            raise UserError(f"{path}: chosen for {one.dataset}, not {name}; give the files in the datasets' order")
+    return [one.betas for one in chosen]
+
+
+def _one_each(flag: str, paths: Sequence[Path], datasets: Sequence[str]) -> None:
+    if len(paths) != len(datasets):
+        raise UserError(f"{flag}: {len(paths)} files for {len(datasets)} datasets; give one for each")
+
+
+def write_history(path: Path, training: Training, dataset: str) -> None:
+    """The history of the members of a dataset, with their seeds."""
     run = training.run
-    named = {"dataset": run.dataset, "cell": run.cell.name}
-    rows = [{**named, "seed": run.members[row.pop("member")].seed, **row} for row in training.history.tidy()]
+    named = {"dataset": dataset, "cell": run.cell.name}
+    members = [(row, run.members[row.pop("member")]) for row in training.history.tidy()]
+    rows = [{**named, "seed": member.seed, **row} for row, member in members if member.dataset == dataset]
     files.write_csv(path, rows, ("dataset", "cell", "iteration", "seed", "quantity", "value"))
 
 
 def evaluate(given: argparse.Namespace) -> Facts:
-    """Measure a trained ensemble."""
+    """Measure trained ensembles."""
     options = told.read(given, jobs.Evaluate)
-    files.check_writable(given.metrics, given.panels)
+    files.check_writable(*given.metrics, *given.panels)
+    for flag in ("metrics", "panels"):
+        if len(getattr(given, flag)) != len(given.model):
+            raise UserError(f"--{flag}: as many files as --model has are needed; give one for each")
+    if options.dataset is not None:
+        _one_each("--model", given.model, options.dataset)
+    wanted = options.dataset or [None] * len(given.model)
     with borrowed(given.device) as device:
-        ensemble = evaluation.Ensemble.read(given.model, device)
-        run = ensemble.run
-        for key, trained in (("dataset", run.dataset), ("cell", run.cell.name)):
-            if getattr(options, key) not in (None, trained):
-                raise UserError(
-                    f"{given.model}: trained for the {key} {trained}, not {getattr(options, key)}; give another --model"
-                )
-        for key in ("samples", "data_points", "panel_points"):
-            check_size(run.dataset, getattr(options, key), f"--options: {key}")
-        panels = evaluation.panels(ensemble, options, device)
-        rows = evaluation.measure(ensemble, options, device)
-    with files.written(given.panels) as temporary:
-        np.savez_compressed(temporary, **panels)
-    columns = ("dataset", "cell", "seed", "metric", "value", "status", "detail")
-    files.write_csv(given.metrics, rows, columns)
+        for name, model, metrics, panels in zip(wanted, given.model, given.metrics, given.panels, strict=True):
+            run = _evaluate(model, metrics, panels, options, name, device)
     return running.facts(run, device)
 
 
-def run_of(options: jobs.Search | jobs.Train, members: list[Any]) -> DensityRun:
+def _evaluate(
+    path: Path, metrics: Path, panels: Path, options: jobs.Evaluate, dataset: str | None, device: torch.device
+) -> DensityRun:
+    """Measure one ensemble; the run that it is of."""
+    ensemble = evaluation.Ensemble.read(path, device)
+    run = ensemble.run
+    for key, trained, asked in (("dataset", run.dataset, dataset), ("cell", run.cell.name, options.cell)):
+        if asked not in (None, trained):
+            raise UserError(f"{path}: trained for the {key} {trained}, not {asked}; give another --model")
+    for key in ("samples", "data_points", "panel_points"):
+        catalogue.check_size(run.dataset, getattr(options, key), f"--options: {key}")
+    arrays = evaluation.panels(ensemble, options, device)
+    rows = evaluation.measure(ensemble, options, device)
+    with files.written(panels) as temporary:
+        np.savez_compressed(temporary, **arrays)
+    files.write_csv(metrics, rows, ("dataset", "cell", "seed", "metric", "value", "status", "detail"))
+    return run
+
+
+def run_of(options: jobs.Search | jobs.Train, datasets: Sequence[str], members: Sequence[Member]) -> DensityRun:
     """The run that the options of a job describe."""
-    dataset(options.dataset, "--dataset")
-    check_size(options.dataset, options.training.batch_size, "--options: training.batch_size")
-    named = {key: getattr(options, key) for key in ("dataset", "cell", "training", "protocol")}
+    for name in datasets:
+        catalogue.dataset(name, "--dataset")
+        catalogue.check_size(name, options.training.batch_size, "--options: training.batch_size")
+    named = {key: getattr(options, key) for key in ("cell", "training", "protocol")}
     return DensityRun.read(named | {"members": members}, "--options")

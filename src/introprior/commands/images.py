@@ -96,10 +96,20 @@ def warmup(given: argparse.Namespace) -> Facts | None:
 
 def train(given: argparse.Namespace) -> Facts | None:
     """Train one run, from its warm-up or from the beginning."""
+    _single(given, "output", "history")
     files.check_writable(given.output, given.history)
     if given.hyperparameters is not None:
         raise UserError("--hyperparameters: of no use for images; give --betas beta_rec beta_kl beta_neg")
     return _train(given, given.warmup)
+
+
+def _single(given: argparse.Namespace, *names: str) -> None:
+    """Options that mean a file each, where ensembles have several."""
+    for name in names:
+        paths = getattr(given, name)
+        if len(paths) > 1:
+            raise UserError(f"--{name}: image runs are trained and measured one by one; give one file")
+        setattr(given, name, paths[0])
 
 
 def _train(given: argparse.Namespace, shared: Path | None) -> Facts | None:
@@ -113,8 +123,8 @@ def _train(given: argparse.Namespace, shared: Path | None) -> Facts | None:
     options = told.read(given, jobs.TrainImages, _filled_in(given.stated, count, only_warmup))
     if options.betas is None:
         raise UserError("--betas is missing; give beta_rec beta_kl beta_neg (1 1 256 in the paper, MNIST 1 1 128)")
-    named = {key: getattr(options, key) for key in ("dataset", "cell", "training", "protocol")}
-    members = told.members(options.cell, options.seeds, [options.betas])
+    named = {key: getattr(options, key) for key in ("cell", "training", "protocol")}
+    members = told.members(options.dataset, options.cell, options.seeds, [options.betas])
     run = ImageRun.read(named | {"members": members}, "--options")
     per_epoch = math.ceil(count / run.training.batch_size)
     if options.iterations_per_epoch not in (None, per_epoch):
@@ -225,6 +235,7 @@ def distances(given: argparse.Namespace) -> Facts:
 
 def evaluate(given: argparse.Namespace) -> Facts:
     """Measure a run at the checkpoint that its distances choose."""
+    _single(given, "model", "metrics", "panels")
     options = told.read(given, jobs.EvaluateImages)
     for flag in ("distances", "codes", "reference"):
         if getattr(given, flag) is None:

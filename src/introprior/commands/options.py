@@ -40,6 +40,8 @@ def stated(given: argparse.Namespace) -> dict[str, Any]:
     for flag in FLAGS:
         if getattr(given, flag, None) is not None:
             options[flag] = getattr(given, flag)
+    if isinstance(names := options.get("dataset"), list) and len(names) == 1:  # told of as one
+        options["dataset"] = names[0]
     return options
 
 
@@ -85,8 +87,8 @@ def recorded(given: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def members(cell: str, seeds: Sequence[int], betas: Sequence[Sequence[float | None]]) -> list[Member]:
+def members(dataset: str, cell: str, seeds: Sequence[int], betas: Sequence[Sequence[float | None]]) -> list[Member]:
     """The members of an ensemble, every seed with every setting; a VAE has no use for beta_neg."""
     names = ("beta_rec", "beta_kl", "beta_neg")[: 3 if cells.parse(cell, "--cell").adversarial else 2]
-    settings = [dict(zip(names, setting, strict=False)) for setting in betas]
+    settings = [{"dataset": dataset} | dict(zip(names, setting, strict=False)) for setting in betas]
     return [Member.read({"seed": seed, **setting}, "--betas") for seed in seeds for setting in settings]

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,10 +63,13 @@ class Session:
             progress=self.progress,
         )
 
-    def save(self, path: Path, **content: Any) -> None:
-        """Write a model, with all that there is to know of where it is from."""
+    def save(self, path: Path, members: Sequence[int] | None = None, **content: Any) -> None:
+        """Write a model, with all that there is to know of where it is from; of some members, as if they were alone."""
         origin = provenance.origin(device_name(self.training.device), self.started)
-        known = {"run": self.run.as_dict(), "records": self.training.records()}
+        run, records = self.run, self.training.records()
+        if members is not None:
+            run, records = run.of(run.members[members[0]].dataset), [records[member] for member in members]
+        known = {"run": run.as_dict(), "records": records}
         checkpoints.save(path, known | content | {"provenance": origin})
 
     def finish(self) -> None:
@@ -135,7 +138,9 @@ def _claimed(run: Run, state: Path | None, kind: str) -> Iterator[bool]:
 
 def _finished_meanwhile(run: Run, outputs: tuple[Path, ...]) -> bool:
     """Whether the process that one waited for has written this very run, complete."""
-    done = all(path.exists() for path in outputs) and checkpoints.load(outputs[0])["run"] == run.as_dict()
+    parts = [run.of(dataset).as_dict() for dataset in run.datasets]
+    done = all(path.exists() for path in outputs)
+    done = done and all(checkpoints.load(path)["run"] == part for path, part in zip(outputs, parts, strict=False))
     if done:
         print(f"{label(run)}: the other process has finished it", file=sys.stderr)
     return done
@@ -157,9 +162,10 @@ def trained(training: Training, resumed: int = 0) -> Facts:
     """What a record says of a training; on standard error, which members diverged."""
     run, records = training.run, []
     for member, record in zip(training.members, training.records(), strict=True):
-        records.append({"seed": member.seed, "status": record["status"], "detail": record["detail"]})
+        named = {"dataset": member.dataset, "seed": member.seed}
+        records.append({**named, "status": record["status"], "detail": record["detail"]})
         if record["status"] != "ok":
-            name = f"{run.dataset} {run.cell.name}, seed {member.seed}"
+            name = f"{member.dataset} {run.cell.name}, seed {member.seed}"
             print(f"{name}: diverged, {record['detail']}", file=sys.stderr)
     return course(training, resumed) | {"records": records}
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -39,6 +40,11 @@ def sample_members(name: str, n: int, streams: Streams) -> Tensor:
     """
     check_size(name, n)
     return globals()[dataset(name).sampler](n, streams)
+
+
+def of_size(n: int) -> Callable[[str, Streams], Tensor]:
+    """What draws ``n`` points of a dataset from each of some streams, for :meth:`MemberStreams.draw`."""
+    return lambda name, streams: sample_members(name, n, streams)
 
 
 def eight_gaussians(n: int, streams: Streams) -> Tensor:

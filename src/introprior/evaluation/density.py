@@ -7,8 +7,8 @@ that of the posterior's mean; the same Monte Carlo noise for every point.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from introprior.data import catalogue
 from introprior.data import density as data
 from introprior.errors import UserError
 from introprior.experiment.jobs import Evaluate
-from introprior.experiment.run import DensityRun, Run
+from introprior.experiment.run import DensityRun, Member, Run
 from introprior.game.distributions import Posterior, Samples
 from introprior.game.divergences import kl_monte_carlo
 from introprior.game.losses import reconstruction_error
@@ -53,6 +53,11 @@ class Ensemble:
         assert isinstance(run, DensityRun)
         model = checkpoints.restored(networks(run), content["model"], device)
         return cls(model.eval().requires_grad_(False), run, content["records"])
+
+
+def streams_for(members: Sequence[Member], shift: int, device: torch.device) -> MemberStreams:
+    """Streams to look at members with: their seeds, shifted so that the training draws from others."""
+    return streams_of([m.seed + shift for m in members], device, datasets=[m.dataset for m in members])
 
 
 def generate(model: IntroVAE, streams: MemberStreams, count: int) -> Tensor:
@@ -96,7 +101,7 @@ def histogram_metrics(dataset: str, model: IntroVAE, streams: MemberStreams, sam
     limit, values = catalogue.dataset(dataset).limit, {"KL": [], "JSD": [], "JSD_nats": []}  # type: ignore[var-annotated]
 
     def pairs() -> list[tuple[np.ndarray, np.ndarray]]:
-        real = streams.draw(partial(data.sample_members, dataset, samples))
+        real = streams.draw(data.of_size(samples))
         return list(zip(real.cpu().numpy(), generate(model, streams, samples).cpu().numpy(), strict=True))
 
     for real, generated in pairs():
@@ -116,11 +121,11 @@ def measure(ensemble: Ensemble, options: Evaluate, device: torch.device) -> list
     """
     run, model = ensemble.run, ensemble.model
     limit = catalogue.dataset(run.dataset).limit
-    streams = streams_of([member.seed + run.training.iterations - 1 for member in run.members], device)
+    streams = streams_for(run.members, run.training.iterations - 1, device)
     histograms = histogram_metrics(run.dataset, model, streams, options.samples)
     noise = streams.normal(options.monte_carlo_samples, model.latent_dim)
     grid = negative_elbo(model, plane(limit, options.grid, device), noise).cpu().numpy()
-    real = streams.draw(partial(data.sample_members, run.dataset, options.data_points))
+    real = streams.draw(data.of_size(options.data_points))
     energies = negative_elbo(model, real, noise).cpu().numpy()
     values = {"gnELBO": [metrics.gnelbo(*pair) for pair in zip(grid, energies, strict=True)], **histograms}
     floors = metrics.floors(run.dataset, options.samples, limit, repeats=20, seed=0)
@@ -154,9 +159,9 @@ def panels(ensemble: Ensemble, options: Evaluate, device: torch.device) -> dict[
     if seed not in seeds:
         raise UserError(f"figure3.seed: {seed} is not among the trained seeds {seeds}; choose one of them")
     e = seeds.index(seed)
-    streams = streams_of([member.seed + run.training.iterations for member in run.members], device)
+    streams = streams_for(run.members, run.training.iterations, device)
     limit, side, points = catalogue.dataset(run.dataset).limit, options.panel_grid, options.panel_points
-    real = streams.draw(partial(data.sample_members, run.dataset, points))
+    real = streams.draw(data.of_size(points))
     noise = streams.normal(options.monte_carlo_samples, model.latent_dim)
     energy = negative_elbo(model, plane(limit, side, device), noise)[e].double()
     density = torch.softmax(-energy, 0) / (2 * limit / (side - 1)) ** 2

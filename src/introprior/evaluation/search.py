@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from introprior.evaluation.density import histogram_metrics
+from introprior.evaluation.density import histogram_metrics, streams_for
 from introprior.experiment.jobs import Halving
 from introprior.experiment.run import Member
-from introprior.game.randomness import streams_of
 from introprior.training.loop import Training
 
 COLUMNS = ("beta_rec", "beta_kl", "beta_neg", "seed", "KL", "JSD", "status", "detail")
@@ -27,7 +26,7 @@ def rungs(halving: Halving | None, iterations: int, game_start: int) -> list[int
 def finished(training: Training, samples: int) -> list[dict[str, Any]]:
     """One row per member in training: its setting, its metrics as of now, and whether it diverged."""
     iterations = training.run.training.iterations
-    streams = streams_of([member.seed + iterations - 1 for member in training.members], training.device)
+    streams = streams_for(training.members, iterations - 1, training.device)
     with torch.no_grad():
         values = histogram_metrics(training.run.dataset, training.model, streams, samples)
     rows = []

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from introprior.data import catalogue
 from introprior.data.images import catalogue as image_catalogue
@@ -71,8 +71,11 @@ class Halving(Model):
     at: SomeRising[Fraction]
 
 
+Datasets = Annotated[Some[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+"""One by its name, or a list."""
+
+
 class _OfCell(Model):
-    dataset: str
     cell: Cell
     protocol: TrainingProtocol = TrainingProtocol()
 
@@ -80,6 +83,7 @@ class _OfCell(Model):
 class Search(_OfCell):
     """Options of ``introprior search``: one slice of a cell's grid."""
 
+    dataset: str
     training: DensityTraining = DensityTraining()
     seed: Seed = PAPER.density.search.seed
     betas: OneOrMore[Betas]
@@ -88,17 +92,18 @@ class Search(_OfCell):
 
 
 class Train(_OfCell):
-    """Options of ``introprior train`` in 2D: all seeds of a cell."""
+    """Options of ``introprior train`` in 2D: all seeds of a cell, on one dataset or several."""
 
+    dataset: Datasets
     training: DensityTraining = DensityTraining()
     seeds: Some[Seed] = PAPER.density.seeds
     betas: Betas | None = None
 
 
 class Evaluate(DensityEvaluation):
-    """Options of ``introprior evaluate`` in 2D; what is named is only compared with the model."""
+    """Options of ``introprior evaluate`` in 2D; what is named is only compared with the models."""
 
-    dataset: str | None = None
+    dataset: Datasets | None = None
     cell: str | None = None
     panel_grid: Annotated[Count, Field(ge=2)] = PAPER.figure3.grid
     panel_points: Count = PAPER.figure3.points
@@ -108,6 +113,7 @@ class Evaluate(DensityEvaluation):
 class TrainImages(_OfCell):
     """Options of ``introprior warmup`` and, on images, ``introprior train``: one run."""
 
+    dataset: str
     training: ImageTraining
     seeds: Some[Seed] = PAPER.images.seeds[:1]
     betas: Betas | None = None
@@ -265,24 +271,27 @@ def _paper(name: str, dataset: str) -> list[dict[str, str]]:
     return [row for row in csv.DictReader(lines) if row["dataset"] == dataset]
 
 
-def train(config: Configuration, dataset: str, cell: str) -> dict[str, Any]:
-    """Options of the training of all seeds of a cell."""
+def train(config: Configuration, cell: str, dataset: str | None = None) -> dict[str, Any]:
+    """Options of the training of all seeds of a cell, on a dataset or on all of them at once."""
     return {**_density_run(config, dataset, cell), "seeds": config.density.seeds}
 
 
-def evaluate(config: Configuration, dataset: str, cell: str) -> dict[str, Any]:
-    """Options of the evaluation of a cell."""
+def evaluate(config: Configuration, cell: str, dataset: str | None = None) -> dict[str, Any]:
+    """Options of the evaluation of a cell, on a dataset or on all."""
     figure = config.figure3
     panel = {"panel_grid": figure.grid, "panel_points": figure.points, "panel_seed": figure.seed}
-    return _picked(Evaluate, config.density.evaluation, dataset=dataset, cell=cell, **panel)
+    named = {"dataset": dataset or config.density.datasets, "cell": cell}
+    return _picked(Evaluate, config.density.evaluation, **named, **panel)
 
 
-def _density_run(config: Configuration, dataset: str, cell: str) -> dict[str, Any]:
+def _density_run(config: Configuration, dataset: str | None, cell: str) -> dict[str, Any]:
     """What a run depends on, apart from its seed and betas."""
-    catalogue.dataset(dataset, "results")
+    for name in [dataset] if dataset else config.density.datasets:
+        catalogue.dataset(name, "results")
     cells.parse(cell, "results")
     protocol = config.resolved_protocol.training.dump(half="density")
-    return {"dataset": dataset, "cell": cell, "protocol": protocol, "training": config.density.training.dump()}
+    named = {"dataset": dataset or config.density.datasets, "cell": cell}
+    return {**named, "protocol": protocol, "training": config.density.training.dump()}
 
 
 # ---- Resolving: images ----

@@ -122,8 +122,12 @@ class ImageTraining(AnyTraining):
 
 
 class Member(Model):
-    """One run of an ensemble: its seed and its weights; ``beta_neg`` is None for a VAE, which has no fakes."""
+    """One run of an ensemble: its data, seed and weights; ``beta_neg`` is None for a VAE, which has no fakes.
 
+    The dataset is that of the :class:`Run` where it is not said.
+    """
+
+    dataset: str = ""
     seed: Seed
     beta_rec: Positive
     beta_kl: Positive
@@ -140,15 +144,24 @@ def _cell(value: Any) -> cells.Cell:
 
 
 class Run(Model):
-    """An ensemble to train: one dataset, one cell, several members."""
+    """An ensemble to train: one cell, several members. A ``dataset`` that it is given is that of all who name none."""
 
     half: ClassVar[str]
 
-    dataset: str
     cell: Annotated[InstanceOf[cells.Cell], BeforeValidator(_cell), PlainSerializer(lambda cell: cell.name)]
     members: OneOrMore[Member]
     training: AnyTraining
     protocol: TrainingProtocol = TrainingProtocol()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_dataset(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and "dataset" in values:
+            values = dict(values)
+            dataset = values.pop("dataset")
+            plain = [member.dump() if isinstance(member, Member) else member for member in values.get("members", ())]
+            values["members"] = [{**member, "dataset": member.get("dataset") or dataset} for member in plain]
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -161,6 +174,20 @@ class Run(Model):
             raise UserError(f"{name}: the prior has no components that r_entropy could bear on; leave it at 0")
         return self
 
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Of the members, each once."""
+        return tuple(dict.fromkeys(member.dataset for member in self.members))
+
+    @property
+    def dataset(self) -> str:
+        """The dataset, if it is one; else how many there are."""
+        return self.datasets[0] if len(self.datasets) == 1 else f"{len(self.datasets)} datasets"
+
+    def of(self, dataset: str) -> Self:
+        """The run of the members of one dataset, which trains them as this one does."""
+        return self.model_copy(update={"members": tuple(m for m in self.members if m.dataset == dataset)})
+
     def stream(self, member: Member) -> int:
         """Seed of the member's random stream."""
         return member.seed
@@ -172,7 +199,7 @@ class Run(Model):
         Neither IP nor r_entropy nor beta_neg is among it, nor any other number of the game.
         """
         return {
-            "dataset": self.dataset,
+            "datasets": list(self.datasets),
             "prior": self.cell.warmup,
             "closed_form_kl": self.cell.closed_form_kl,
             "members": [member.dump() for member in dict.fromkeys(member.warmup for member in self.members)],

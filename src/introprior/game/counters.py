@@ -9,7 +9,7 @@ the replay of a CUDA graph, whose calls are constants, draws new numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,10 +17,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from introprior.game.randomness import MemberStreams, Streams
+from introprior.game.randomness import MemberStreams, Spread, Streams, grouped, keys_of
 
 BLOCKS = 256
 """Blocks a program; its numbers are ordered by word, then block, so that neighbours write to neighbouring memory."""
+DATA_CALLS = 8
+"""What drawing data may take at most."""
 KNOWN = 0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8
 """Philox-4x32-10 of key 0 and counters 0, a known answer of its authors' library Random123."""
 UNIT = tl.constexpr(2.0**-32)
@@ -143,20 +145,40 @@ class CounterStreams(MemberStreams):
     Args:
         seeds: one per member.
         clock: the iteration, on the device; it may only change in place.
+        datasets: one per member, where they have data to draw.
     """
 
     rows: Counters
+    parts: dict[str, Counters]
 
-    def __init__(self, seeds: Sequence[int], clock: Tensor):
+    def __init__(self, seeds: Sequence[int], clock: Tensor, datasets: Sequence[str] = ()):
         self.device, self.kind, self.generators, self.clock = clock.device, "counters", (), clock
-        self.assign(seeds)
+        self.assign(seeds, datasets)
 
     def begin(self) -> None:
         self.rows.call = 0
 
-    def assign(self, seeds: Sequence[int]) -> None:
-        keys = list(seeds) if len(set(seeds)) > 1 else [seeds[0]]
-        self._appoint(Counters(keys, self.clock), keys, seeds)
+    def assign(self, seeds: Sequence[int], datasets: Sequence[str] = ()) -> None:
+        one, members = len(set(seeds)) == 1, keys_of(seeds, datasets)
+        self.seeds = [seeds[0]] if one else list(seeds)
+        self.rows = Counters(self.seeds, self.clock)
+        self.spread = (
+            Spread(self.seeds, seeds, self.device) if one else Spread(range(len(seeds)), range(len(seeds)), self.device)
+        )
+        keys = grouped(members)
+        self.parts = {
+            name: Counters([seed for dataset, seed in keys if dataset == name], self.clock) for name, _ in keys
+        }
+        self.spread_data = Spread(keys, members, self.device)
+
+    def draw(self, source: Callable[[str, Streams], Tensor]) -> Tensor:
+        """Data; calls are counted on by ``DATA_CALLS``, whatever others' datasets take."""
+        for part in self.parts.values():
+            part.call = self.rows.call
+        data = super().draw(source)
+        self.rows.call += DATA_CALLS
+        assert all(part.call <= self.rows.call for part in self.parts.values())
+        return data
 
     def state(self) -> dict[str, Any]:
         return {"kind": self.kind}

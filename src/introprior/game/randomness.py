@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cache
 from typing import Any
 
@@ -63,36 +63,39 @@ class Streams:
 class MemberStreams(Streams):
     """Random numbers and data for the members of an ensemble: row e of every result is member e's.
 
-    Members with the same seed share their stream: they would draw the same numbers anyway, and a grid search (one
-    seed, 210 settings) draws them once.
+    Members with the same seed and dataset share their stream: they would draw the same numbers anyway, and a grid
+    search (one seed, 210 settings) draws them once.
 
     Args:
         seeds: one per member.
         device: where the numbers are made.
+        datasets: one per member, where they have data to draw.
 
     Attributes:
         kind: what makes them: a type of device, whose generators they come from, or ``counters``.
-        rows: the streams before they are spread over the members, and their seeds.
+        rows: the streams before they are spread over the members; ``seeds`` are theirs.
+        parts: those that data is drawn from, by dataset.
     """
 
-    def __init__(self, seeds: Sequence[int], device: torch.device):
+    def __init__(self, seeds: Sequence[int], device: torch.device, datasets: Sequence[str] = ()):
         self.device, self.kind = device, device.type
-        self.by_seed = {seed: torch.Generator(device).manual_seed(seed) for seed in dict.fromkeys(seeds)}
-        self.assign(seeds)
+        self.generators_of = {key: torch.Generator(device).manual_seed(key[1]) for key in keys_of(seeds, datasets)}
+        self.assign(seeds, datasets)
 
     def begin(self) -> None:
         """An iteration begins, of which the clock tells by now."""
 
-    def assign(self, seeds: Sequence[int]) -> None:
-        """Let the members be those with these seeds, all known; streams that nobody uses any more are dropped."""
-        self.by_seed = {seed: self.by_seed[seed] for seed in dict.fromkeys(seeds)}
-        self.generators = tuple(self.by_seed.values())
-        self._appoint(Streams(self.generators), list(self.by_seed), seeds)
-
-    def _appoint(self, rows: Streams, of_rows: list[int], of_members: Sequence[int]) -> None:
-        self.rows, self.seeds, self.members = rows, of_rows, len(of_members)
-        one_to_one = list(of_members) == of_rows
-        self.index = None if one_to_one else torch.tensor([of_rows.index(s) for s in of_members], device=self.device)
+    def assign(self, seeds: Sequence[int], datasets: Sequence[str] = ()) -> None:
+        """Let the members be these, all known; streams that nobody uses any more are dropped."""
+        members = keys_of(seeds, datasets)
+        self.generators_of = {key: self.generators_of[key] for key in grouped(members)}
+        self.generators = tuple(self.generators_of.values())
+        self.rows, self.seeds = Streams(self.generators), [seed for _, seed in self.generators_of]
+        self.parts = {
+            name: Streams([generator for key, generator in self.generators_of.items() if key[0] == name])
+            for name, _ in self.generators_of
+        }
+        self.spread = self.spread_data = Spread([*self.generators_of], members, self.device)
 
     def uniform(self, *shape: int) -> Tensor:
         return self.spread(self.rows.uniform(*shape))
@@ -107,13 +110,14 @@ class MemberStreams(Streams):
     def integers(self, high: int, *shape: int) -> Tensor:
         return self.spread(self.rows.integers(high, *shape))
 
-    def draw(self, source: Callable[[Streams], Tensor]) -> Tensor:
-        """What ``source`` makes of the streams before they are spread; ``[E, ...]``."""
-        return self.spread(source(self.rows))
+    def draw(self, source: Callable[[str, Streams], Tensor]) -> Tensor:
+        """Data: what ``source`` makes of each dataset and its streams before they are spread; ``[E, ...]``."""
+        drawn = [source(dataset, streams) for dataset, streams in self.parts.items()]
+        return self.spread_data(drawn[0] if len(drawn) == 1 else torch.cat(drawn))
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint has to hold."""
-        generators = {seed: generator.get_state() for seed, generator in self.by_seed.items()}
+        generators = {key: generator.get_state() for key, generator in self.generators_of.items()}
         return {"kind": self.kind, "generators": generators}
 
     def restore(self, state: dict[str, Any], iteration: int) -> bool:
@@ -122,34 +126,57 @@ class MemberStreams(Streams):
         New ones depend on seed and iteration: whoever goes from one device to another and back meets no number twice.
         """
         known = bool(state["kind"] == self.kind)
-        for seed, generator in self.by_seed.items():
+        for key, generator in self.generators_of.items():
             if known:
-                generator.set_state(state["generators"][seed].cpu())
+                generator.set_state(state["generators"][key].cpu())
             else:
-                digest = hashlib.sha256(f"{seed} from iteration {iteration}".encode()).digest()
+                digest = hashlib.sha256(f"{key[1]} from iteration {iteration}".encode()).digest()
                 generator.manual_seed(int.from_bytes(digest[:7]))
         return known
 
-    def spread(self, rows: Tensor) -> Tensor:
-        """From one row per stream to one per member."""
+
+class Spread:
+    """From one row per key, as ``of_rows``, to one per member, as ``of_members``."""
+
+    def __init__(self, of_rows: Sequence[Hashable], of_members: Sequence[Hashable], device: torch.device):
+        self.members, places = len(of_members), [of_rows.index(key) for key in of_members]
+        self.index = None if places == list(range(len(of_rows))) else torch.tensor(places, device=device)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """``[S, ...]`` to ``[E, ...]``."""
         if self.index is None:
             return rows
         return rows.expand(self.members, *rows.shape[1:]) if len(rows) == 1 else rows[self.index]
 
 
-def streams_of(seeds: Sequence[int], device: torch.device, clock: Tensor | None = None) -> MemberStreams:
+def keys_of(seeds: Sequence[int], datasets: Sequence[str]) -> list[tuple[str, int]]:
+    """What the members' data depends on: dataset and seed."""
+    return list(zip(datasets or [""] * len(seeds), seeds, strict=True))
+
+
+def grouped(keys: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """The different ones, dataset by dataset."""
+    datasets = list(dict.fromkeys(dataset for dataset, _ in keys))
+    return sorted(dict.fromkeys(keys), key=lambda key: datasets.index(key[0]))
+
+
+def streams_of(
+    seeds: Sequence[int], device: torch.device, clock: Tensor | None = None, datasets: Sequence[str] = ()
+) -> MemberStreams:
     """Streams for members with these seeds: on a GPU that has Triton counter-based ones, one launch a draw.
 
-    Everywhere else torch's generators draw, one launch a seed; a GPU is told why in one line.
+    Everywhere else torch's generators draw, one launch a seed and dataset; a GPU is told why in one line.
 
     Args:
         clock: the iteration, int64 on the device, for what is to be captured in a graph; 0 where not given.
+        datasets: of the members, where they have data to draw.
     """
     if device.type == "cuda" and _counters_work(device):
         from introprior.game.counters import CounterStreams
 
-        return CounterStreams(seeds, torch.zeros((), dtype=torch.long, device=device) if clock is None else clock)
-    return MemberStreams(seeds, device)
+        clock = torch.zeros((), dtype=torch.long, device=device) if clock is None else clock
+        return CounterStreams(seeds, clock, datasets)
+    return MemberStreams(seeds, device, datasets)
 
 
 @cache

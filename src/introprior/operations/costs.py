@@ -33,7 +33,7 @@ class Cost:
         mem_mb: resident memory to ask for.
         megabytes: on disk.
         per: options that the seconds go with, or differences of two, and their size behind the default. A path such
-            as ``widths.0`` leads to the first of a list; of a list as a whole the length counts.
+            as ``widths.0`` leads to the first of a list; of a list as a whole the length counts, and a name as one.
         images: whether they go with the number of training images, 60,000 behind the default.
     """
 
@@ -64,7 +64,7 @@ def _size(options: Any, path: str, usual: float) -> float:
             value = value[int(key) if isinstance(value, list) else key]
         except (KeyError, IndexError, TypeError):
             return usual
-    return len(value) if isinstance(value, list) else float(value)
+    return len(value) if isinstance(value, list) else 1 if isinstance(value, str) else float(value)
 
 
 _TRAINED = {"training.iterations": 30_000, "training.batch_size": 512, "training.hidden_width": 256}
@@ -76,8 +76,8 @@ _SAMPLES = {"samples": 50_000}
 
 COSTS = {
     "search": Cost(5500, 430_000, 8000, per={**_TRAINED, "betas": 105}),
-    "train": Cost(250, 17_000, 3500, 8, per={**_TRAINED, "seeds": 5}),
-    "evaluate": Cost(10, 120, 4000, 0.6, per={"grid": 1024, "monte_carlo_samples": 100}),
+    "train": Cost(250, 17_000, 3500, 8, per={**_TRAINED, "seeds": 5, "dataset": 1}),
+    "evaluate": Cost(10, 120, 4000, 0.6, per={"grid": 1024, "monte_carlo_samples": 100, "dataset": 1}),
     "prepare": Cost(60, 60, 4000, 100, images=True),
     "inception": Cost(60, 60, 2000, 96),
     "classifier": Cost(20, 180, 4000, 0.2, per={"epochs": 10}, images=True),

@@ -49,6 +49,11 @@ class Job:
     options: dict[str, Any] | None
 
     @property
+    def datasets(self) -> list[str]:
+        """What it is about, one dataset or several."""
+        return [self.wildcards["dataset"]] if "dataset" in self.wildcards else (self.options or {}).get("dataset", [])
+
+    @property
     def record(self) -> Path:
         """Its record, see :mod:`introprior.operations.provenance`."""
         return provenance.path_of(self.outputs[0])

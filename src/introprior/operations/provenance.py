@@ -92,20 +92,30 @@ class Record:
         self.inputs = {Path(path): _known_checksum(Path(path)) for path in inputs if Path(path).is_file()}
         self.started = time.time()
 
-    def write(self, outputs: Sequence[str | os.PathLike[str]], device: str = "cpu", **facts: Any) -> None:
-        """Write the record, with what facts there are, beside the first of the outputs, which are complete by now."""
-        target = path_of(outputs[0])
-        made = {_from(target, path): {"sha256": checksum(path), "bytes": os.path.getsize(path)} for path in outputs}
-        content = {
-            "format": FORMAT,
-            "command": self.command,
-            **origin(device, self.started),
-            "options": self.options,
-            **facts,
-            "inputs": {_from(target, path): known for path, known in self.inputs.items()},
-            "outputs": made,
-        }
-        files.write_json(target, content)
+    def write(
+        self,
+        outputs: Sequence[str | os.PathLike[str]],
+        beside: Sequence[str | os.PathLike[str]] = (),
+        device: str = "cpu",
+        **facts: Any,
+    ) -> None:
+        """Write the record, with what facts there are, beside the first of the outputs, which are complete by now.
+
+        Where a job makes results of several runs, it is written beside a file of each.
+        """
+        made = {path: {"sha256": checksum(path), "bytes": os.path.getsize(path)} for path in outputs}
+        known = origin(device, self.started)
+        for target in map(path_of, beside or outputs[:1]):
+            content = {
+                "format": FORMAT,
+                "command": self.command,
+                **known,
+                "options": self.options,
+                **facts,
+                "inputs": {_from(target, path): found for path, found in self.inputs.items()},
+                "outputs": {_from(target, path): found for path, found in made.items()},
+            }
+            files.write_json(target, content)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -115,6 +125,11 @@ def read(path: Path) -> dict[str, Any]:
     if found != FORMAT:
         raise UserError(f"{path}: format {found}, this version reads {FORMAT}; make the result anew")
     return content
+
+
+def repeated(record: Mapping[str, Any]) -> bool:
+    """Whether another record says the same of the same job, beside the first of its outputs."""
+    return "/" in next(iter(record["outputs"]), "")
 
 
 def _known_checksum(path: Path) -> str:

@@ -54,7 +54,7 @@ class Seen:
     rate: float | None = None  # iterations a second
     eta_seconds: float | None = None
     quiet_seconds: float | None = None  # since the last sign of life
-    outcomes: dict[int, str] = field(default_factory=dict)  # by seed, what a finished training came to, where not ok
+    outcomes: dict[tuple[str, int], str] = field(default_factory=dict)  # by dataset and seed, of runs that are not ok
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values."""
@@ -154,16 +154,18 @@ def _alive(told: Mapping[str, Any], quiet: float, working: bool) -> bool:
     return quiet < QUIET or (not told.get("iterations") and (here or working))
 
 
-def _outcomes(job: Job) -> dict[int, str]:
+def _outcomes(job: Job) -> dict[tuple[str, int], str]:
     """What has diverged: of trainings by their record, of evaluations by their metrics; nothing where these vanish."""
-    rows: Iterable[Mapping[str, Any]] = ()
+    rows: list[Mapping[str, Any]] = []
     try:
         if job.rule in ("train", "game"):
-            rows = files.read_json(job.record).get("records", ())
+            rows = files.read_json(job.record).get("records", [])
         elif job.rule in ("evaluate", "evaluate_images"):
-            with open(job.outputs[0], newline="") as stream:
-                rows = list(csv.DictReader(stream))
-        return {int(row["seed"]): row["detail"] for row in rows if row["status"] != "ok"}
+            for path in job.outputs:
+                if path.endswith(".csv"):
+                    with open(path, newline="") as stream:
+                        rows += csv.DictReader(stream)
+        return {(row["dataset"], int(row["seed"])): row["detail"] for row in rows if row["status"] != "ok"}
     except (OSError, UserError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
@@ -192,23 +194,24 @@ def _runs(known: Dag, half: str, seen: Sequence[Seen]) -> Iterator[dict[str, Any
         if one.job.rule == "warmup":
             warmups[names["dataset"], names["family"], names["seed"]] = one
         elif one.job.rule in stages:
-            key = names["dataset"], names["cell"], names.get("r_entropy"), names.get("seed")
-            parts.setdefault(key, []).append(one)
+            for dataset in one.job.datasets:
+                key = dataset, names["cell"], names.get("r_entropy"), names.get("seed")
+                parts.setdefault(key, []).append(one)
     for (dataset, cell, r_entropy, seed), jobs in parts.items():
         if half == "images":
             jobs = [warmups[dataset, cells.parse(cell).warmup, seed], *jobs]
         for number in [int(seed)] if half == "images" else known.configuration["density"]["seeds"]:
             run = {"half": half, "dataset": dataset, "cell": cell, "r_entropy": r_entropy, "seed": number}
-            yield _run(stages, jobs, number) | run
+            yield _run(stages, jobs, (dataset, number)) | run
 
 
-def _run(stages: Mapping[str, str], jobs: Sequence[Seen], seed: int) -> dict[str, Any]:
+def _run(stages: Mapping[str, str], jobs: Sequence[Seen], member: tuple[str, int]) -> dict[str, Any]:
     """State and stages of one run."""
     by_stage: dict[str, list[Seen]] = {}
     for one in jobs:
         by_stage.setdefault(stages[one.job.rule], []).append(one)
     states = {stage: _together(one.state for one in some) for stage, some in by_stage.items()}
-    outcome = next((one.outcomes[seed] for one in jobs if seed in one.outcomes), None)
+    outcome = next((one.outcomes[member] for one in jobs if member in one.outcomes), None)
     telling = next((one for state in _URGENCY for one in jobs if one.state == state), None)
     if telling is None:
         state = _together(states.values()) if outcome is None else "diverged"

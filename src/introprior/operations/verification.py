@@ -37,11 +37,13 @@ def verify(results: Path, partial: bool = False) -> dict[str, Any]:
     paths = sorted(results.rglob(f"*{provenance.SUFFIX}"))
     for path in tqdm(paths, desc="reading", unit="job", leave=False, disable=not sys.stderr.isatty()):
         try:
-            records[path] = provenance.read(path)
+            record = provenance.read(path)
         except UserError as error:
             problems.append((path, str(error).removeprefix(f"{path}: ")))
         else:
-            problems += _altered(path, records[path], sums)
+            if not provenance.repeated(record):
+                records[path] = record
+                problems += _altered(path, record, sums)
     said = {path for path, _ in problems}
     for path, record in records.items():
         problems += _outdated(path, record, sums, said, results)

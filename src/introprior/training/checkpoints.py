@@ -12,6 +12,7 @@ import errno
 import os
 import sys
 import zipfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -133,9 +134,13 @@ def _intact(path: Path) -> bool:
         return False
 
 
-def model_state(model: IntroVAE) -> dict[str, Any]:
-    """A model's tensors, and what kind of prior it has by now."""
-    return {"tensors": model.state_dict(), "prior": families.saved(model.prior)}
+def model_state(model: IntroVAE, members: Sequence[int] | None = None) -> dict[str, Any]:
+    """A model's tensors, of some of its members or all, and what kind of prior it has by now."""
+    tensors = model.state_dict()
+    if members is not None:
+        shared = {f"prior.{name}" for name in model.prior.shared()}
+        tensors = {name: tensor if name in shared else tensor[list(members)] for name, tensor in tensors.items()}
+    return {"tensors": tensors, "prior": families.saved(model.prior)}
 
 
 def restore(model: IntroVAE, state: dict[str, Any], device: torch.device | str) -> None:

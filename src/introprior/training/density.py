@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
@@ -21,23 +19,30 @@ DATA_DIM = 2
 def begin(run: DensityRun, device: torch.device) -> Training:
     """A 2D run at its beginning: networks, prior and data for every distinct warm-up.
 
-    The members' networks, and what their prior starts from, depend on their seeds alone and are drawn on the CPU, so
-    that a member begins alike in any company and on any device.
+    The members' networks, and what their prior starts from, depend on their seeds and datasets alone and are drawn on
+    the CPU, so that a member begins alike in any company and on any device.
     """
-    check_size(run.dataset, run.training.batch_size, "training.batch_size")
-    generators = [torch.Generator().manual_seed(member.seed) for member in warmups(run)]
+    for dataset in run.datasets:
+        check_size(dataset, run.training.batch_size, "training.batch_size")
+    members = warmups(run)
+    generators = [torch.Generator().manual_seed(member.seed) for member in members]
     encoder, decoder = _networks(run, generators)
     start = Start(
         latent_dim=run.training.latent_dim,
         size=run.cell.size,
         contributions=run.cell.learnable_contributions,
-        data=lambda count: torch.stack([_points(run, count, generator) for generator in generators]),
+        data=lambda count: torch.stack(
+            [
+                _points(member.dataset, run.training.batch_size, count, generator)
+                for member, generator in zip(members, generators, strict=True)
+            ]
+        ),
         generators=generators,
     )
     return Training(
         run,
         IntroVAE(encoder, decoder, run.cell.family.load().begin(start)),
-        lambda _, streams: streams.draw(partial(data.sample_members, run.dataset, run.training.batch_size)),
+        lambda _, streams: streams.draw(data.of_size(run.training.batch_size)),
         device,
     )
 
@@ -53,12 +58,11 @@ def _networks(run: DensityRun, generators: list[torch.Generator]) -> tuple[MLPEn
     return MLPEncoder(*sizes, generators), MLPDecoder(*sizes, generators)
 
 
-def _points(run: DensityRun, count: int, generator: torch.Generator) -> Tensor:
-    """Data for a prior to start from: the first rows ``[count, 2]`` of a shuffled batch of the training's size.
+def _points(dataset: str, size: int, count: int, generator: torch.Generator) -> Tensor:
+    """Data for a prior to start from: the first rows ``[count, 2]`` of a shuffled batch of the training's ``size``.
 
     Not a batch of ``count``: Rings and 2Spirals lay out a batch by its size (protocol note 2.2), and as many points
     drawn at once would sit on fixed angles, or in mirrored pairs. More than a batch has come from several.
     """
-    size = run.training.batch_size
-    points = torch.cat([data.sample(run.dataset, size, generator) for _ in range(-(-count // size))])
+    points = torch.cat([data.sample(dataset, size, generator) for _ in range(-(-count // size))])
     return points[torch.randperm(len(points), generator=generator)[:count]]

@@ -108,7 +108,7 @@ class Training:
         self.replay = Replay(self.stream) if self.stream is not None and not model.prior.waits else None
         self._posterior: Posterior | None = None
         self._rate = math.nan
-        self.streams = streams_of([run.stream(member) for member in self.members], device, self.clock)
+        self.streams = streams_of(self._seeds(), device, self.clock, self._datasets())
         self.handovers: list[dict[str, Any]] = []
         self.watch = Watch(len(self.members), device)
         self.betas = _betas(self.members, device)
@@ -233,9 +233,15 @@ class Training:
 
     def _appoint(self, members: Sequence[Member]) -> None:
         self.members = list(members)
-        self.streams.assign([self.run.stream(member) for member in members])
+        self.streams.assign(self._seeds(), self._datasets())
         self.betas = _betas(members, self.device)
         self._rebound()
+
+    def _seeds(self) -> list[int]:
+        return [self.run.stream(member) for member in self.members]
+
+    def _datasets(self) -> list[str]:
+        return [member.dataset for member in self.members]
 
     def _rebound(self) -> None:
         """Tensors have been put in others' places: nothing that was captured holds any more."""

@@ -124,9 +124,19 @@ class Density(Model):
     seeds: Some[Seed] = option(
         (0, 1, 2, 3, 4), "Seeds of the runs behind every mean; trained together as one ensemble."
     )
+    members_per_job: Annotated[Count, Field(le=100_000)] = option(
+        20,
+        "The datasets of a cell are trained in one job, side by side, if these are members enough for all their seeds; "
+        "else each has a job of its own, as suits few seeds on many CPU cores.",
+    )
     training: DensityTraining = DensityTraining()
     search: Search = Search()
     evaluation: DensityEvaluation = DensityEvaluation()
+
+    @property
+    def together(self) -> bool:
+        """Whether the datasets of a cell share a job."""
+        return 1 < len(self.datasets) <= self.members_per_job // len(self.seeds)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

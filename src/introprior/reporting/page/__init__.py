@@ -50,7 +50,8 @@ def shown(config: Configuration, paths: Paths) -> Iterator[Shown]:
     cells |= {*TABLE4_SETTINGS.values()} if 4 in tables else set()
     cells |= {*config.figure3.cells} if "figure3" in figures else set()
     for dataset, cell in product(config.density.datasets, [cell for cell in config.density_cells if cell in cells]):
-        trained, log = (path.format(dataset=dataset, cell=cell) for path in (paths.ensemble, paths.log_2d))
+        first = config.density.datasets[0] if config.density.together else dataset
+        log, trained = paths.log_2d.format(dataset=first, cell=cell), paths.ensemble.format(dataset=dataset, cell=cell)
         yield Shown(f"density-{dataset}-{cell}", dataset, cell, "", trained, log)
     cells = {cell for number in {2, 5} & {*tables} for cell in getattr(config.tables, f"table{number}")}
     runs = config.runs([cell for cell in config.image_cells if cell in cells])

@@ -122,7 +122,8 @@ def options(config: Configuration) -> pd.DataFrame:
 
 def facts(results: Path, runs: pd.DataFrame) -> pd.DataFrame:
     """What the records of all jobs tell together, and how runs fared: fact, value."""
-    made = [provenance.read(path) for path in sorted(results.rglob(f"*{provenance.SUFFIX}"))]
+    found_records = map(provenance.read, sorted(results.rglob(f"*{provenance.SUFFIX}")))
+    made = [record for record in found_records if not provenance.repeated(record)]
     hours: Counter[str] = Counter()
     for record in made:
         hours[record["device"]] += record["seconds"] / 3600
@@ -158,8 +159,9 @@ def fate(run: Shown) -> dict[str, Any]:
     if not record.exists() or not Path(run.beside("history.csv")).exists():
         return row
     made = provenance.read(record)
-    lost = [each for each in made["records"] if each["status"] != "ok"]
-    of = f" ({len(lost)} of {len(made['records'])} seeds)" if len(made["records"]) > 1 else ""
+    members = [each for each in made["records"] if each["dataset"] == run.dataset]
+    lost = [each for each in members if each["status"] != "ok"]
+    of = f" ({len(lost)} of {len(members)} seeds)" if len(members) > 1 else ""
     row |= {"seeds": " ".join(map(str, made["seeds"])), "status": f"diverged{of}" if lost else "ok"}
     row |= {"detail": "; ".join(f"seed {each['seed']}: {each['detail']}" for each in lost)}
     row |= {name: made[name] for name in ("device", "seconds", "started", "commit")}
