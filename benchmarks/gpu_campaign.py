@@ -9,8 +9,9 @@ It needs torch, Triton, NumPy, pandas, tqdm, filelock, pydantic, PyYAML and pyte
     environment   versions, and the card's ceilings: copies, and matrix products of the networks' own shape
     tests         pytest -m gpu: kernels against float64, replays against iterations, a run cut and resumed
     throughput    milliseconds an iteration, as replays and call by call, beside the naive script's
-    cells         the cells of Tables 4 and 1 at full scale, 8Gaussian first, with Table 3's hyperparameters for all of
-                  them: as many at once, each on a stream of the card, as measured to end in time; then evaluated
+    cells         the cells of Tables 4 and 1 at full scale, each with all datasets and seeds as one ensemble, with
+                  Table 3's hyperparameters: as many at once, on streams of the card, as are measured to end in time;
+                  then evaluated
     images        milliseconds an iteration with Fashion-MNIST's networks
 
 A stage that fails is told of and passed over. Each writes a line to OUT/campaign.jsonl as soon as it ends; the results,
@@ -36,7 +37,6 @@ import torch
 from baseline import Script, plane_networks
 
 from introprior import cli
-from introprior.commands import options as told
 from introprior.commands.density import run_of, write_history
 from introprior.commands.running import device_name, trained
 from introprior.experiment import jobs
@@ -50,6 +50,8 @@ from introprior.training.loop import Training
 
 DATASETS = ("8Gaussian", "2Spirals", "Checkerboard", "Rings")
 TABLE4_CELLS = ("sg-dt", *(cell for cell in TABLE4_SETTINGS.values() if cell != "sg-dt"))
+Part = tuple[tuple[str, ...], str]
+"""A cell on some datasets, one ensemble."""
 CELLS = tuple(dict.fromkeys((*TABLE4_CELLS, "mog64-lc-ip", "mog64-lc", *TABLE1_CELLS)))
 """Table 4 first: its weights are published for what it shows, so that each number can be judged."""
 
@@ -197,9 +199,12 @@ class Campaign:
 
     def cells(self) -> None:
         """In rounds of as many as end in time."""
-        waiting = [(dataset, cell) for dataset in DATASETS for cell in CELLS]
+        waiting: list[Part] = [(DATASETS, cell) for cell in CELLS]
         while waiting:
             chosen = self.fitting(waiting)
+            if not chosen and len(waiting[0][0]) > 1:  # then at least 8Gaussian
+                waiting = [((dataset,), cell) for dataset in DATASETS for _, cell in waiting]
+                chosen = self.fitting(waiting)
             if not chosen:
                 self.tell("cells", status="no time", waiting=waiting)
                 return
@@ -207,9 +212,9 @@ class Campaign:
             if not self.stage(f"cells: {len(chosen)}", partial(self.side_by_side, chosen)):
                 raise RuntimeError("cells failed, see above")
 
-    def fitting(self, waiting: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+    def fitting(self, waiting: Sequence[Part]) -> Sequence[Part]:
         """The first of them that together end in time, by a trial of their games."""
-        chosen = waiting[: 8 if self.tiny else 16]
+        chosen = waiting[:8]
         iterations = self.config.density.training.iterations
         while chosen:
             trial = [density.begin(_short(self.run(*one)), self.device) for one in chosen]
@@ -224,17 +229,20 @@ class Campaign:
             chosen = chosen[: min(len(chosen) - 1, int(len(chosen) * max(0.0, room) / expected))]
         return chosen
 
-    def run(self, dataset: str, cell: str) -> DensityRun:
+    def run(self, datasets: Sequence[str], cell: str) -> DensityRun:
         """A cell at the configuration's scale, with its published weights."""
-        options = jobs.Train.read(jobs.train(self.config, dataset, cell), "--options")
-        weights = jobs.hyperparameters(self.config, dataset, cell)
-        betas = [weights["beta_rec"], weights["beta_kl"], weights["beta_neg"]]
-        return run_of(options, told.members(cell, options.seeds, [betas]))
+        options = jobs.Train.read(self.options(datasets, cell), "--options")
+        weights = {dataset: jobs.hyperparameters(self.config, dataset, cell) for dataset in datasets}
+        names = ("beta_rec", "beta_kl", "beta_neg")
+        return run_of(options, options.seeds, {of: [[known[name] for name in names]] for of, known in weights.items()})
 
-    def side_by_side(self, chosen: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    def options(self, datasets: Sequence[str], cell: str) -> dict[str, Any]:
+        return jobs.train(self.config, cell) | {"dataset": [*datasets] if len(datasets) > 1 else datasets[0]}
+
+    def side_by_side(self, chosen: Sequence[Part]) -> dict[str, Any]:
         """Train cells at once and evaluate each; what would not end in time is cut, the last first."""
         runs = [self.run(*one) for one in chosen]
-        records = [provenance.Record("train", jobs.train(self.config, *one)) for one in chosen]
+        records = [provenance.Record("train", self.options(*one)) for one in chosen]
         trainings = [density.begin(run, self.device) for run in runs]
         last, every = runs[0].training.iterations, max(1, runs[0].training.iterations // 300)
         began = looked = time.monotonic()
@@ -257,20 +265,27 @@ class Campaign:
 
     def evaluated(self, training: Training, record: provenance.Record) -> None:
         """What the workflow's jobs write of a cell, but for the model."""
-        run, began = training.run, time.monotonic()
-        place = {key: Path(getattr(self.paths, key).format(dataset=run.dataset, cell=run.cell.name))
-                 for key in ("hyperparameters", "ensemble", "cell_history", "cell_metrics", "cell_panels")}  # fmt: skip
-        place["ensemble"].parent.mkdir(parents=True)
-        weights = jobs.hyperparameters(self.config, run.dataset, run.cell.name)
-        files.write_text(place["hyperparameters"], json.dumps(weights, indent=2) + "\n")
-        write_history(place["cell_history"], training)
-        known = {"run": run.as_dict(), "records": training.records(), "model": checkpoints.model_state(training.model)}
-        checkpoints.save(place["ensemble"], known)
-        record.write([place["ensemble"], place["cell_history"]], **trained(training))
-        spoken = ["evaluate", "--device", str(self.device), "--model", str(place["ensemble"])]
-        spoken += ["--options", json.dumps(jobs.evaluate(self.config, run.dataset, run.cell.name))]
-        code = cli.main([*spoken, "--metrics", str(place["cell_metrics"]), "--panels", str(place["cell_panels"])])
-        place["ensemble"].unlink()  # eight megabytes a cell
+        run, records, began = training.run, training.records(), time.monotonic()
+        kinds = ("hyperparameters", "ensemble", "cell_history", "cell_metrics", "cell_panels")
+        place = {
+            kind: [Path(getattr(self.paths, kind).format(dataset=name, cell=run.cell.name)) for name in run.datasets]
+            for kind in kinds
+        }
+        for name, weights, ensemble, history in zip(run.datasets, *(place[kind] for kind in kinds[:3]), strict=True):
+            ensemble.parent.mkdir(parents=True)
+            chosen, rows = jobs.hyperparameters(self.config, name, run.cell.name), run.rows(name)
+            files.write_text(weights, json.dumps(chosen, indent=2) + "\n")
+            write_history(history, training, name)
+            known = {"run": run.of(name).as_dict(), "records": [records[row] for row in rows]}
+            checkpoints.save(ensemble, known | {"model": checkpoints.model_state(training.model, rows)})
+        record.write([*place["ensemble"], *place["cell_history"]], place["ensemble"], **trained(training))
+        options = jobs.evaluate(self.config, run.cell.name) | {"dataset": list(run.datasets)}
+        spoken = ["evaluate", "--device", str(self.device), "--options", json.dumps(options)]
+        for flag, kind in (("--model", "ensemble"), ("--metrics", "cell_metrics"), ("--panels", "cell_panels")):
+            spoken += [flag, *map(str, place[kind])]
+        code = cli.main(spoken)
+        for ensemble in place["ensemble"]:
+            ensemble.unlink()  # eight megabytes a cell
         self.tell("cell", cell=_name(run), code=code, seconds=round(time.monotonic() - began, 1))
 
     def pack(self) -> None:
@@ -325,7 +340,7 @@ def _members(seeds: Iterable[int]) -> tuple[Member, ...]:
 
 
 def _name(run: DensityRun) -> str:
-    return f"{run.dataset}/{run.cell.name}"
+    return f"{', '.join(run.datasets)}: {run.cell.name}"
 
 
 def main() -> None:

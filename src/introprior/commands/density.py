@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,19 +19,22 @@ from introprior.errors import UserError
 from introprior.evaluation import density as evaluation
 from introprior.evaluation import search as searching
 from introprior.experiment import jobs
-from introprior.experiment.run import DensityRun, Member
+from introprior.experiment.run import DensityRun
 from introprior.operations import files
 from introprior.operations.devices import borrowed
 from introprior.training import checkpoints
 from introprior.training.density import begin
 from introprior.training.loop import Training
 
+Betas = Sequence[float | None]
+"""beta_rec, beta_kl, and but for a VAE beta_neg."""
+
 
 def search(given: argparse.Namespace) -> Facts:
     """Train the settings of a slice of the grid, and score each."""
     options = told.read(given, jobs.Search)
     files.check_writable(given.output)
-    run = run_of(options, [options.dataset], told.members(options.dataset, options.cell, [options.seed], options.betas))
+    run = run_of(options, [options.seed], {options.dataset: options.betas})
     catalogue.check_size(run.dataset, options.samples, "--options: samples")
     with running.session(given, run, partial(begin, run), given.output) as session:
         assert session is not None
@@ -56,35 +59,32 @@ def train(given: argparse.Namespace) -> Facts | None:
     files.check_writable(*given.output, *given.history)
     for flag in ("output", "history"):
         _one_each(f"--{flag}", getattr(given, flag), options.dataset)
-    members = [
-        member
-        for name, betas in zip(options.dataset, _weights(given, options), strict=True)
-        for member in told.members(name, options.cell, options.seeds, [betas])
-    ]
-    run = run_of(options, options.dataset, members)
+    run = run_of(options, options.seeds, _weights(given, options))
     with running.session(given, run, partial(begin, run), *given.output, *given.history) as session:
         if session is None:
             return None
         session.advance(run.training.iterations)
         for name, output, history in zip(options.dataset, given.output, given.history, strict=True):
-            rows = [row for row, member in enumerate(run.members) if member.dataset == name]
+            rows = run.rows(name)
             session.save(output, rows, model=checkpoints.model_state(session.training.model, rows))
             write_history(history, session.training, name)
     return session.facts()
 
 
-def _weights(given: argparse.Namespace, options: jobs.Train) -> list[tuple[float | None, ...]]:
+def _weights(given: argparse.Namespace, options: jobs.Train) -> dict[str, list[Betas]]:
     """The betas of every dataset."""
     if given.hyperparameters is None:
         if options.betas is None:
             raise UserError("--hyperparameters or --betas is required; see introprior train --help")
-        return [options.betas] * len(options.dataset)
+        return {name: [options.betas] for name in options.dataset}
     _one_each("--hyperparameters", given.hyperparameters, options.dataset)
-    chosen = [Hyperparameters.read(files.read_json(path), str(path)) for path in given.hyperparameters]
-    for path, one, name in zip(given.hyperparameters, chosen, options.dataset, strict=True):
-        if one.dataset not in (None, name):
-            raise UserError(f"{path}: chosen for {one.dataset}, not {name}; give the files in the datasets' order")
-    return [one.betas for one in chosen]
+    found: dict[str, list[Betas]] = {}
+    for path, name in zip(given.hyperparameters, options.dataset, strict=True):
+        chosen = Hyperparameters.read(files.read_json(path), str(path))
+        if chosen.dataset not in (None, name):
+            raise UserError(f"{path}: chosen for {chosen.dataset}, not {name}; give the files in the datasets' order")
+        found[name] = [chosen.betas]
+    return found
 
 
 def _one_each(flag: str, paths: Sequence[Path], datasets: Sequence[str]) -> None:
@@ -136,10 +136,13 @@ def _evaluate(
     return run
 
 
-def run_of(options: jobs.Search | jobs.Train, datasets: Sequence[str], members: Sequence[Member]) -> DensityRun:
-    """The run that the options of a job describe."""
-    for name in datasets:
+def run_of(
+    options: jobs.Search | jobs.Train, seeds: Sequence[int], settings: Mapping[str, Sequence[Betas]]
+) -> DensityRun:
+    """The run that the options of a job describe: by dataset, every seed with each of some settings."""
+    for name in settings:
         catalogue.dataset(name, "--dataset")
         catalogue.check_size(name, options.training.batch_size, "--options: training.batch_size")
+    members = [each for name, some in settings.items() for each in told.members(name, options.cell, seeds, some)]
     named = {key: getattr(options, key) for key in ("cell", "training", "protocol")}
     return DensityRun.read(named | {"members": members}, "--options")

@@ -184,9 +184,13 @@ class Run(Model):
         """The dataset, if it is one; else how many there are."""
         return self.datasets[0] if len(self.datasets) == 1 else f"{len(self.datasets)} datasets"
 
+    def rows(self, dataset: str) -> list[int]:
+        """Which members are of a dataset."""
+        return [row for row, member in enumerate(self.members) if member.dataset == dataset]
+
     def of(self, dataset: str) -> Self:
         """The run of the members of one dataset, which trains them as this one does."""
-        return self.model_copy(update={"members": tuple(m for m in self.members if m.dataset == dataset)})
+        return self.model_copy(update={"members": tuple(self.members[row] for row in self.rows(dataset))})
 
     def stream(self, member: Member) -> int:
         """Seed of the member's random stream."""
