@@ -77,8 +77,8 @@ def test_training_writes_the_ensemble_its_history_and_a_record(tmp_path, intropr
     assert not list(tmp_path.glob(".*progress*"))
     content, run = model(tmp_path), model(tmp_path)["run"]
     weights = dict(zip(NAMES, (0.2, 0.3, None if cell == "vae-sg" else 0.9), strict=True))
-    assert run["members"] == [{"seed": seed, **weights} for seed in (0, 1)]
-    assert (run["half"], run["dataset"], run["cell"]) == ("density", DATASET, cell)
+    assert run["members"] == [{"dataset": "Checkerboard", "seed": seed, **weights} for seed in (0, 1)]
+    assert (run["half"], run["members"][0]["dataset"], run["cell"]) == ("density", DATASET, cell)
     assert run["training"].items() >= (TRAINING | {"milestones": [9]}).items()
     assert [record["status"] for record in content["records"]] == ["ok", "ok"]
     assert all(tensor.isfinite().all() for tensor in content["model"]["tensors"].values())
@@ -89,7 +89,7 @@ def test_training_writes_the_ensemble_its_history_and_a_record(tmp_path, intropr
     assert all(content["provenance"][key] == record[key] for key in ("code", "commit", "libraries", "device"))
     assert (record["command"], record["device"], record["seeds"]) == ("train", "cpu", [0, 1])
     assert (record["iterations"], record["resumed"]) == (END, 0)
-    assert record["records"] == [{"seed": seed, "status": "ok", "detail": ""} for seed in (0, 1)]
+    assert record["records"] == [{"dataset": DATASET, "seed": seed, "status": "ok", "detail": ""} for seed in (0, 1)]
     assert record["options"]["training"] == TRAINING
     written = {name: (tmp_path / name).read_bytes() for name in ("ensemble.pt", "history.csv")}
     sums = {name: {"sha256": hashlib.sha256(all_).hexdigest(), "bytes": len(all_)} for name, all_ in written.items()}

@@ -502,13 +502,14 @@ def test_density_options():
     assert (told["betas"], told["halving"]) == (jobs.slices(PAPER, "mog64")[1], None)
     halved = jobs.search(changed("density.search.halving.enabled", True), "Rings", "sg", 0)
     assert halved["halving"] == {"keep": 0.5, "at": (0.25, 0.5)}
-    told = jobs.train(PAPER, "8Gaussian", "sg")
+    told = jobs.train(PAPER, "sg", "8Gaussian")
     assert set(told) == {"dataset", "cell", "protocol", "training", "seeds"}
     assert told["training"] == PLAIN["density"]["training"]
     panel = {"panel_grid": 200, "panel_points": 2000, "panel_seed": 0}
     measured = {"samples": 5000, "grid": 1024, "data_points": 12800, "monte_carlo_samples": 100}
-    assert jobs.evaluate(PAPER, "8Gaussian", "sg") == {"dataset": "8Gaussian", "cell": "sg", **measured, **panel}
-    text = jobs.train(changed("protocol", "text"), "Rings", "sg")["protocol"]
+    assert jobs.evaluate(PAPER, "sg", "8Gaussian") == {"dataset": "8Gaussian", "cell": "sg", **measured, **panel}
+    assert jobs.train(PAPER, "sg") == told | {"dataset": tuple(DATASETS)}
+    text = jobs.train(changed("protocol", "text"), "sg", "Rings")["protocol"]
     assert text == {key: value for key, value in PRESETS["text"].training.dump().items() if key != "image_streams"}
 
 
@@ -582,8 +583,8 @@ def test_only_files_that_are_not_verified_depend_on_their_place():
 @pytest.mark.parametrize(
     ("resolve_", "named", "said"),
     [
-        (jobs.train, ("Ring", "sg"), "results: unknown dataset 'Ring'; did you mean 'Rings'"),
-        (jobs.train, ("Rings", "gs"), "results: unknown cell 'gs'"),
+        (jobs.train, ("sg", "Ring"), "results: unknown dataset 'Ring'; did you mean 'Rings'"),
+        (jobs.train, ("gs", "Rings"), "results: unknown cell 'gs'"),
         (jobs.search, ("Rings", "sg", 2), "results: the grid of sg has no slice 2, its last is 1"),
         (jobs.hyperparameters, ("Moons", "sg"), "Moons, sg: no published hyperparameters"),
         (jobs.game, ("FMINST", "sg", "0", "0"), "results: unknown image dataset 'FMINST'; did you mean 'FMNIST'"),

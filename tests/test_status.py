@@ -193,7 +193,9 @@ def test_what_diverged_is_told_seed_by_seed(results):
     assert (states(found)["sg 0"], states(found)["sg 1"]) == ("done", "diverged")
     assert "seed 1  encoder_loss at iteration 5" in text(results)
     training.job.record.unlink()  # of evaluations, as in the tables
-    training.output.with_name("metrics.csv").write_text("seed,metric,status,detail\n0,KL,diverged,none in the window\n")
+    training.output.with_name("metrics.csv").write_text(
+        "dataset,seed,metric,status,detail\n8Gaussian,0,KL,diverged,none in the window\n"
+    )
     found = status.look(results)
     assert (states(found)["sg 0"], states(found)["sg 1"]) == ("diverged", "done")
 
@@ -352,7 +354,8 @@ def paper(tmp_path_factory, resolved) -> Path:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
                 Path(path).write_text("s\th:m:s\n1800.0\t0:30:00\n" if path == job.benchmark else "")
         record = {"device": "NVIDIA H100", "options": job.options, "resumed": 0, "outputs": {"x": {"bytes": 1e6}}}
-        record["records"] = [{"seed": int(job.wildcards.get("seed", 0)), "status": "ok", "detail": ""}]
+        named = {"dataset": job.wildcards.get("dataset", ""), "seed": int(job.wildcards.get("seed", 0))}
+        record["records"] = [{**named, "status": "ok", "detail": ""}]
         if job in games[::10]:
             record["records"][0] |= {"status": "diverged", "detail": "encoder_loss at iteration 5"}
         job.record.write_text(json.dumps(record)) if job.outputs else None

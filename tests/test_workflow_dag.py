@@ -153,7 +153,7 @@ def image_jobs(runs: int, warmups: int, datasets: int = 3) -> dict[str, int]:
 
 
 def test_everything_is_planned(fresh):
-    expected = {"search": 4 * (5 * 2 + 1), "select": 4 * 6, "published": 4 * 2, "train": 4 * 8, "evaluate": 4 * 8}
+    expected = {"search": 4 * (5 * 2 + 1), "select": 4 * 6, "published": 4 * 2, "train": 8, "evaluate": 8}
     expected |= image_jobs(runs=297, warmups=45)
     expected |= {"choose_r_entropy": 3, "choose_r_entropy_table2": 3, "encoder_study": 1}
     expected |= {"clipping_study": 2, "clipping_distances": 2, "samples": 3, "search_figure": 1}
@@ -176,19 +176,19 @@ ONE_RUN = dict.fromkeys(("game", "distances", "evaluate_images"), 1)
 @pytest.mark.parametrize(
     ("arguments", "jobs"),
     [
-        (["table1"], {"search": 44, "select": 24, "train": 24, "evaluate": 24, "table1": 1}),
+        (["table1"], {"search": 44, "select": 24, "train": 6, "evaluate": 6, "table1": 1}),
         (["table2"], image_jobs(runs=153, warmups=27) | {"choose_r_entropy_table2": 3, "table2": 1}),
         (["table3"], {"search": 8, "select": 4, "table3": 1}),
         (["figureS3"], {"figureS3": 1}),
         (  # the page alone of some tables and figures
             ["page", "--configfile", "unsearched.yaml", "some.yaml"],
-            {"published": 24, "train": 24, "evaluate": 24}
+            {"published": 24, "train": 6, "evaluate": 6}
             | dict.fromkeys(("table1", "table3", "figureS3", "claims", "page"), 1),
         ),
         (["theory"], {"theory_games": 1, "theory": 1}),
         (["figure2"], IMAGES_ALONE | {"clipping_study": 2, "clipping_distances": 2, "figure2": 1}),
         (["figureS2"], IMAGES_ALONE | {"game": 1, "distances": 1, "encoder_study": 1, "figureS2": 1}),
-        ([CELL, "--configfile", "unsearched.yaml"], {"published": 1, "train": 1, "evaluate": 1}),
+        ([CELL, "--configfile", "unsearched.yaml"], {"published": 4, "train": 1, "evaluate": 1}),
         ([RUN], IMAGES_ALONE | ONE_RUN),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -205,15 +205,15 @@ def test_a_target_needs_its_own_only(fresh, arguments, jobs):
         (
             "demo",
             [],
-            {"search": 0, "train": 20, "evaluate": 20, "warmup": 2, "game": 3, "classifier": 1, "inception": 0},
+            {"search": 0, "train": 5, "evaluate": 5, "warmup": 2, "game": 3, "classifier": 1, "inception": 0},
         ),
         (
             "demo-all",
             [],
-            {"search": 4, "train": 32, "evaluate": 32, "select": 4, "published": 28, "warmup": 5, "game": 17},
+            {"search": 4, "train": 8, "evaluate": 8, "select": 4, "published": 28, "warmup": 5, "game": 17},
         ),
         ("fmnist-small", ["images"], {"warmup": 5, "game": 17, "probe": 17, "table5": 1}),
-        ("preview", ["figure3"], {"published": 12, "train": 12, "evaluate": 12, "figure3": 1, "search": 0}),
+        ("preview", ["figure3"], {"published": 12, "train": 3, "evaluate": 3, "figure3": 1, "search": 0}),
     ],
 )
 def test_the_small_configurations_can_be_planned(fresh, name, targets, jobs):
@@ -234,14 +234,14 @@ def test_halves_and_kinds_can_be_asked_for(fresh):
     assert not {"train", "evaluate", "search"} & set(plan)
     plan, results = shown("density")
     assert results == {"table1", "table3", "table4", "figure3", "search_figure"}
-    assert plan["evaluate"] == 8
+    assert plan["evaluate"] == 4
     assert not {"game", "warmup", "prepare"} & set(plan)
     plan, results = shown("figures")
     assert results == figures | {"figure3", "search_figure"}
     assert "probe" not in plan
     plan, results = shown("tables")
     assert results - {"tables_pdf"} == {f"table{number}" for number in (1, 2, 3, 4, 5)}
-    assert (plan["game"], plan["evaluate"]) == (10, 8)
+    assert (plan["game"], plan["evaluate"]) == (10, 4)
     assert "clipping_study" not in plan
 
 
@@ -257,7 +257,7 @@ LATENTS = {"figure5": 1, "figure6": 1, "samples": 2}
 SHOWN = CHOICES | IMAGE_TABLES | LATENTS
 FIGURES = LATENTS | {f"figure{number}": 1 for number in (2, 3, 4, "S2", "S3")} | {"search_figure": 1}
 SEARCHED = {"search": 4, "select": 2, "table3": 1, "search_figure": 1}
-DENSITY = SEARCHED | {"train": 8, "evaluate": 8, "figure3": 1} | DENSITY_TABLES
+DENSITY = SEARCHED | {"train": 4, "evaluate": 4, "figure3": 1} | DENSITY_TABLES
 STUDIES = {"clipping_study": 2, "encoder_study": 1, "figure2": 1, "figureS2": 1, "clipping_distances": 2, "figure4": 1}
 MEASURED = {"warmup_distances": 4, "distances": 10, "evaluate_images": 10, "probe": 10}
 IMAGES = {"warmup": 4, "game": 10} | MEASURED | STUDIES | SHOWN
@@ -272,12 +272,13 @@ def more(count: int) -> dict[str, int]:
     ("changes", "again"),
     [
         ("device: cpu", {}),
-        ("density: {seeds: [0, 1, 2]}", {"train": 8, "evaluate": 8, "figure3": 1} | DENSITY_TABLES),
+        ("density: {seeds: [0, 1, 2]}", {"train": 4, "evaluate": 4, "figure3": 1} | DENSITY_TABLES),
         (  # of two slices a dataset the one that holds it
             "density: {search: {beta_rec: [0.05, 0.2, 0.3, 0.4, 0.9, 1.0]}}",
-            SEARCHED | DENSITY_TABLES | {"search": 2, "train": 2, "evaluate": 2},
+            SEARCHED | DENSITY_TABLES | {"search": 2, "train": 1, "evaluate": 1},
         ),
-        ("density: {evaluation: {grid: 512}}", {"evaluate": 8, "figure3": 1} | DENSITY_TABLES),
+        ("density: {members_per_job: 1}", {"train": 8, "evaluate": 8, "figure3": 1} | DENSITY_TABLES),
+        ("density: {evaluation: {grid: 512}}", {"evaluate": 4, "figure3": 1} | DENSITY_TABLES),
         ("protocol_overrides: {spread: sem}", DENSITY_TABLES | IMAGE_TABLES),
         ("protocol_overrides: {entropy: pooled}", IMAGE_TABLES),
         ("images: {training: {learning_rate: 0.001}}", IMAGES),
@@ -318,12 +319,12 @@ def of_mixtures(jobs: dict[str, int], runs: int) -> dict[str, int]:
         # The game, of both halves and of each; a family's module in its own cells only.
         ("game/losses.py", DENSITY | IMAGES | {"reference": 2}),
         ("training/density.py", DENSITY),
-        ("game/priors/mixture.py", of_mixtures(IMAGES, 8) | {"train": 2, "evaluate": 2, "figure3": 1, "table1": 1}),
+        ("game/priors/mixture.py", of_mixtures(IMAGES, 8) | {"train": 1, "evaluate": 1, "figure3": 1, "table1": 1}),
         ("game/priors/flow.py", {}),
         # What is measured, chosen, studied.
-        ("metrics/density.py", DENSITY | {"train": 2}),
+        ("metrics/density.py", DENSITY | {"train": 1}),
         ("metrics/probes.py", {"probe": 10} | IMAGE_TABLES),
-        ("evaluation/selection.py", DENSITY | SHOWN | {"search": 0, "train": 2, "evaluate": 2, "figure3": 0}),
+        ("evaluation/selection.py", DENSITY | SHOWN | {"search": 0, "train": 1, "evaluate": 1, "figure3": 0}),
         ("evaluation/encoder_study.py", {"encoder_study": 1, "figureS2": 1}),
         # What is shown.
         ("reporting/figures/figure3.py", {"figure3": 1}),
@@ -388,7 +389,10 @@ def test_the_page_on_adding_a_dataset(fresh):
         ("--config density={sedes:[1]}", "configuration: density: unknown key 'sedes'; did you mean 'seeds'?"),
         ("--config density={datasets:[Ring]}", "density.datasets[0]: unknown dataset 'Ring'; did you mean"),
         ("--config tables={table1:[sg,mog-64]}", "configuration: tables.table1[1]: unknown cell 'mog-64'"),
-        ("results/paper/density/Rnigs/sg/metrics.csv", "results: unknown dataset 'Rnigs'; did you mean 'Rings'?"),
+        (
+            "results/paper/density/Rnigs/sg/search/slice-0.csv",
+            "results: unknown dataset 'Rnigs'; did you mean 'Rings'?",
+        ),
         ("results/paper/density/Rings/sg-lc/metrics.csv", "contradictory cell 'sg-lc'"),
         ("--config images={datasets:[MNITS]}", "images.datasets[0]: unknown image dataset 'MNITS'; did you mean"),
         ("results/paper/images/MNITS/sg/r0/seed0/metrics.csv", "results: unknown image dataset 'MNITS'"),

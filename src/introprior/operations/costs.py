@@ -76,8 +76,8 @@ _SAMPLES = {"samples": 50_000}
 
 COSTS = {
     "search": Cost(5500, 430_000, 8000, per={**_TRAINED, "betas": 105}),
-    "train": Cost(250, 17_000, 3500, 8, per={**_TRAINED, "seeds": 5, "dataset": 1}),
-    "evaluate": Cost(10, 120, 4000, 0.6, per={"grid": 1024, "monte_carlo_samples": 100, "dataset": 1}),
+    "train": Cost(1000, 68_000, 4000, 32, per={**_TRAINED, "seeds": 5, "dataset": 4}),
+    "evaluate": Cost(40, 480, 4000, 2.4, per={"grid": 1024, "monte_carlo_samples": 100, "dataset": 4}),
     "prepare": Cost(60, 60, 4000, 100, images=True),
     "inception": Cost(60, 60, 2000, 96),
     "classifier": Cost(20, 180, 4000, 0.2, per={"epochs": 10}, images=True),
