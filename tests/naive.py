@@ -198,7 +198,7 @@ class Replay:
 
 def listen(streams: Any) -> list[Replay]:
     """Have a Streams of the package keep what it hands out from now on, member by member."""
-    replays = [Replay() for _ in range(streams.members)]
+    replays = [Replay() for _ in range(streams.spread.members)]
 
     def kept(source: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def draw(*shape: int) -> Tensor:

@@ -452,14 +452,14 @@ def test_a_workflow_that_is_interrupted_goes_on_in_the_middle_of_a_training(proj
         printed = process.communicate(timeout=60)[0].decode()
     assert process.returncode != 0, printed[-3000:]
     (state,) = (results / ".state").iterdir()
-    stopped = re.search(r"8Gaussian sg seed 0: stopped at iteration (\d+); saved to (\S+): run the same", printed)
+    stopped = re.search(r"\d datasets sg: stopped at iteration (\d+); saved to (\S+): run the same", printed)
     assert stopped
     assert project.folder / stopped[2] == state
     assert not list(results.rglob("ensemble.pt"))
     code, printed = project.snakemake(*arguments, **ENVIRONMENT)
     assert code == 0, printed[-3000:]
     assert finished(printed) == {"train": 1}
-    assert f"8Gaussian sg seed 0: going on from iteration {stopped[1]} of {stopped[2]}" in log.read_text()
+    assert f" datasets sg: going on from iteration {stopped[1]} of {stopped[2]}" in log.read_text()
     assert (project.folder / target).exists()
     assert not state.exists()
 

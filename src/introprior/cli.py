@@ -76,7 +76,8 @@ def _run(given: argparse.Namespace) -> None:
     with progress.told(written[0]) if provenance.CONFIGURATION in os.environ else nullcontext():
         facts = _command(given)(given)
     if facts is not None:
-        record.write(written, beside=_paths(given, given.writes[:1]), **facts)
+        several = getattr(given, given.writes[0], None)
+        record.write(written, beside=several if isinstance(several, list) else (), **facts)
 
 
 def _command(given: argparse.Namespace) -> Callable[[argparse.Namespace], Any]:
