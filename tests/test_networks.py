@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from introprior.errors import UserError
+from introprior.game import networks
 from introprior.game.model import IntroVAE
-from introprior.game.networks import ConvDecoder, ConvEncoder, Linear, MLPDecoder, MLPEncoder
+from introprior.game.networks import MLP, ConvDecoder, ConvEncoder, Linear, MLPDecoder, MLPEncoder
 from introprior.game.priors import Prior
 
 
@@ -64,6 +65,38 @@ def test_members_of_a_layer_are_those_of_single_layers(members):
         mean, logvar = MLPEncoder(2, 3, 8, 2, generator(e))(x[e])
         torch.testing.assert_close(means[e], mean)
         torch.testing.assert_close(logvars[e], logvar)
+
+
+def through(ensemble, x, learns=True):
+    """What comes out, and the gradients of its sum of cubes in the input and in the parameters."""
+    x = x.clone().requires_grad_()
+    out = ensemble(x)
+    wanted = [x, *ensemble.parameters()] if learns else [x]
+    return [out, *torch.autograd.grad(out.pow(3).sum(), wanted)]
+
+
+@pytest.mark.parametrize("learns", [True, False], ids=["learns", "frozen"])
+def test_members_side_by_side_as_on_a_gpu_are_those_one_by_one(monkeypatch, learns):
+    ensemble = MLP([2, 8, 8, 3], [generator(seed) for seed in range(3)]).requires_grad_(learns)
+    x = torch.randn(3, 5, 2, generator=generator(9))
+    one_by_one = through(ensemble, x, learns)
+    monkeypatch.setattr(networks, "_one_by_one", lambda x: False)
+    for ours, theirs in zip(through(ensemble, x, learns), one_by_one, strict=True):
+        torch.testing.assert_close(ours, theirs)
+        assert ours.is_contiguous()
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_bfloat16_is_a_matter_of_the_products_alone(monkeypatch, together):
+    ensemble = MLP([2, 64, 64, 3], [generator(seed) for seed in range(2)])
+    x = torch.randn(2, 40, 2, generator=generator(9))
+    exact = through(ensemble, x)
+    ensemble.precision = "bf16"
+    monkeypatch.setattr(networks, "_one_by_one", lambda x: not together)
+    for ours, theirs in zip(through(ensemble, x), exact, strict=True):
+        assert ours.dtype == torch.float32
+        error = (ours - theirs).norm() / theirs.norm()
+        assert 1e-4 < error < 3e-2  # of eight bits
 
 
 def test_batches_share_a_pass_only_where_samples_do_not_affect_each_other():

@@ -12,6 +12,7 @@ from runs import a_member, density_run, image_run
 from tape import WAITS, Tape
 from torch import Tensor
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from introprior.data.images import prepare
 from introprior.game.randomness import MemberStreams
@@ -55,6 +56,29 @@ def run_to(training: Training, until: int) -> Training:
     while training.iteration < until:
         training.step()
     return training
+
+
+@pytest.mark.parametrize("cell", ["sg", "mog5-lc-ip"])
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_tf32_reaches_the_networks_products_and_nothing_else(cell, precision):
+    """The KL would lose up to 4 nats by it, and the choice of components its sense."""
+    training, allowed = run_to(in_two_dimensions(cell, precision=precision), 13), set()
+
+    class Watched(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if torch.backends.cuda.matmul.allow_tf32:
+                allowed.add(func._schema.name.removeprefix("aten::"))
+            return func(*args, **(kwargs or {}))
+
+    training.prepare()
+    with Watched():
+        training.play(None)
+    assert not torch.backends.cuda.matmul.allow_tf32
+    chain = {"addmm", "mm", "relu_", "threshold_backward", "sum", "transpose", "t", "select", "unsqueeze", "clone"}
+    if precision == "float32":
+        assert not allowed
+    else:
+        assert {"addmm", "mm"} <= allowed <= chain | {"empty", "empty_like", "new_empty", "detach", "view", "slice"}
 
 
 def recorded(training: Training, x: Tensor | None) -> tuple[Tape, Any]:

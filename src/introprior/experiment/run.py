@@ -91,6 +91,9 @@ class DensityTraining(AnyTraining):
     latent_dim: Annotated[Count, Field(le=10**5)] = option(
         2, "Dimensions of the latent space; 2, since the figures draw it."
     )
+    precision: Precision = option(
+        "float32", "What the networks' matrix products compute in; tf32: where the GPU has it. All else: float32."
+    )
     milestones: Rising[Natural] = option(
         (10_000, 15_000), "Iterations at which the learning rates are divided by 10, where the protocol does so."
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -49,15 +50,18 @@ class Linear(nn.Module):
 class MLP(nn.Sequential):
     """Linear layers with ReLU between them, as Soft-IntroVAE's 2D experiments use.
 
-    On a CPU an ensemble goes through layer by layer and member by member, each with plain matrix products.
+    Attributes:
+        precision: of an ensemble's matrix products, and of nothing else: ``float32``, ``tf32`` (on GPUs that have it)
+            or ``bf16``. What goes in and comes out is float32 all the same, parameters and their gradients, too.
     """
 
     def __init__(self, sizes: Sequence[int], generators: Sequence[torch.Generator] | torch.Generator):
         super().__init__(*(Linear(*pair, generators) for pair in itertools.pairwise(sizes)))
+        self.precision = "float32"
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() == 3 and x.device.type == "cpu":
-            output: Tensor = _Chain.apply(x, *self.parameters())  # type: ignore[no-untyped-call]
+        if x.dim() == 3:
+            output: Tensor = _Chain.apply(self.precision, x, *self.parameters())  # type: ignore[no-untyped-call]
             return output
         *hidden, last = self
         for layer in hidden:
@@ -67,49 +71,74 @@ class MLP(nn.Sequential):
 
 
 class _Chain(torch.autograd.Function):
-    """An ensemble of ReLU networks on a CPU: ``[E, B, in]`` to ``[E, B, out]``, parameters weight, bias, weight, ...
+    """An ensemble of ReLU networks: ``[E, B, in]`` to ``[E, B, out]``, parameters weight, bias, weight, ...
 
-    Per member and layer one matrix product forward and at most two backward, straight into the results' rows; and of
-    the gradients just those that somebody wants: of a frozen network that of its input alone.
+    On a GPU the members go through side by side, on a CPU one by one, each with plain matrix products straight into the
+    results' rows. Of the gradients there are just those that somebody wants, a frozen network's input alone; they lie
+    in memory as their parameters do.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
-        weights, biases = parameters[::2], parameters[1::2]
-        layers = [x, *(x.new_empty(*x.shape[:2], weight.shape[1]) for weight in weights)]
-        for e in range(len(x)):
-            for before, after, weight, bias in zip(layers, layers[1:], weights, biases, strict=False):
-                torch.addmm(bias[e], before[e], weight[e].T, out=after[e])
-                if after is not layers[-1]:
-                    after[e].relu_()
+    def forward(ctx: Any, precision: str, x: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.precision, ctx.given = precision, x.dtype
+        dtype = torch.bfloat16 if precision == "bf16" else x.dtype
+        weights, biases = ([p.to(dtype) for p in some] for some in (parameters[::2], parameters[1::2]))
+        layers = [x.to(dtype), *(x.new_empty(*x.shape[:2], w.shape[1], dtype=dtype) for w in weights)]
+        affine = torch.addmm if _one_by_one(x) else torch.baddbmm
+        with _tf32(precision):
+            for e in range(len(x)) if _one_by_one(x) else [slice(None)]:
+                for before, after, weight, bias in zip(layers, layers[1:], weights, biases, strict=False):
+                    affine(bias[e].unsqueeze(-2), before[e], weight[e].mT, out=after[e])
+                    if after is not layers[-1]:
+                        after[e].relu_()
         ctx.save_for_backward(*layers[:-1], *weights)
-        return layers[-1]
+        return layers[-1].to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         layers, weights = saved[: len(saved) // 2], saved[len(saved) // 2 :]
-        wanted = ctx.needs_input_grad
+        wanted, one_by_one, grad = ctx.needs_input_grad[1:], _one_by_one(grad), grad.to(layers[0].dtype)
         weight_grads = [torch.empty_like(w) if wanted[1 + 2 * i] else None for i, w in enumerate(weights)]
         bias_grads = [w.new_empty(w.shape[:2]) if wanted[2 + 2 * i] else None for i, w in enumerate(weights)]
         input_grad = torch.empty_like(layers[0]) if wanted[0] else None
-        for e in range(len(grad)):
-            g = grad[e]
-            for i in reversed(range(len(weights))):
-                x, weight = layers[i][e], weights[i][e]
-                if (weight_grad := weight_grads[i]) is not None:
-                    # The first layer has few inputs: a product with few rows is far faster than one with few columns.
-                    torch.mm(*((x.T, g) if i == 0 else (g.T, x)), out=weight_grad[e].T if i == 0 else weight_grad[e])
-                if (bias_grad := bias_grads[i]) is not None:
-                    torch.sum(g, 0, out=bias_grad[e])
-                if i > 0:
-                    g = g @ weight
-                    torch.ops.aten.threshold_backward.grad_input(g, x, 0, grad_input=g)
-                elif input_grad is not None:
-                    torch.mm(g, weight.T.contiguous().T, out=input_grad[e])
+        with _tf32(ctx.precision):
+            for e in range(len(grad)) if one_by_one else [slice(None)]:
+                g = grad[e]
+                for i in reversed(range(len(weights))):
+                    x, weight = layers[i][e], weights[i][e]
+                    if (weight_grad := weight_grads[i]) is not None:
+                        # The first layer has few inputs: a CPU's product of few rows is far faster than of few columns.
+                        flat = i == 0 and one_by_one
+                        torch.matmul(
+                            *((x.mT, g) if flat else (g.mT, x)), out=weight_grad[e].mT if flat else weight_grad[e]
+                        )
+                    if (bias_grad := bias_grads[i]) is not None:
+                        torch.sum(g, -2, out=bias_grad[e])
+                    if i > 0:
+                        g = g @ weight
+                        torch.ops.aten.threshold_backward.grad_input(g, x, 0, grad_input=g)
+                    elif input_grad is not None:
+                        torch.matmul(g, weight.mT.contiguous().mT if one_by_one else weight, out=input_grad[e])
         gradients = (gradient for pair in zip(weight_grads, bias_grads, strict=True) for gradient in pair)
-        return input_grad, *gradients
+        return None, *(None if gradient is None else gradient.to(ctx.given) for gradient in (input_grad, *gradients))
+
+
+def _one_by_one(x: Tensor) -> bool:
+    """Whether members are computed one after another."""
+    return x.device.type == "cpu"
+
+
+@contextmanager
+def _tf32(precision: str) -> Iterator[None]:
+    """Matrix products in TF32 while it lasts, if that is the precision; the KL's and the mixture's never are."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 class MLPEncoder(nn.Module):

@@ -27,6 +27,7 @@ def begin(run: DensityRun, device: torch.device) -> Training:
     members = warmups(run)
     generators = [torch.Generator().manual_seed(member.seed) for member in members]
     encoder, decoder = _networks(run, generators)
+    encoder.body.precision = decoder.body.precision = run.training.precision
     start = Start(
         latent_dim=run.training.latent_dim,
         size=run.cell.size,
