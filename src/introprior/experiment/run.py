@@ -161,6 +161,12 @@ class Run(Model):
             raise UserError(f"{name}: the prior has no components that r_entropy could bear on; leave it at 0")
         return self
 
+    @property
+    def converts(self) -> bool:
+        """Whether the prior turns into another before the game; a VAE's never does, and with -ep it need not."""
+        paired = self.cell.prior_encoder and self.protocol.encoder_cooperation == "paired"
+        return self.cell.adversarial and not paired
+
     def stream(self, member: Member) -> int:
         """Seed of the member's random stream."""
         return member.seed
