@@ -69,6 +69,17 @@ def kl_closed_form(mean: Tensor, logvar: Tensor) -> Tensor:
     return sum(0.5 * (m**2 + v.exp() - v - 1) for m, v in zip(mean.unbind(-1), logvar.unbind(-1), strict=True))
 
 
+def cauchy_schwarz(mean: Tensor, logvar: Tensor, mixture: Mixture) -> Tensor:
+    """By the definition, each integral of a product of two Gaussians on its own, posterior by posterior."""
+
+    def integral(p: Sequence[tuple[Tensor, Tensor, Tensor]], q: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+        return sum(a * b * log_gaussian(m, n, (v.exp() + u.exp()).log()).exp() for a, m, v in p for b, n, u in q)
+
+    p = list(zip(mixture.log_weights.exp(), mixture.means, mixture.logvars, strict=True))
+    posteriors, of_p = [[(torch.ones(()), m, v)] for m, v in zip(mean, logvar, strict=True)], integral(p, p)
+    return torch.stack([-(integral(q, p) / (integral(q, q) * of_p).sqrt()).log() for q in posteriors])
+
+
 def draw(mixture: Mixture, noise: Tensor, uniforms: Tensor) -> Tensor:
     """Samples of one mixture by inversion of the cumulative weights, one by one."""
     rows = []
@@ -114,6 +125,7 @@ class Choices(NamedTuple):
     gamma_r: float = 1e-8
     r_entropy: float = 0.0
     closed_form: bool = False
+    cauchy_schwarz: bool = False
     detached_target: bool = False
     """A departure from the procedure, to show that it matters: the target of a reconstruction's own error."""
 
@@ -344,8 +356,10 @@ def _mlp(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
     return x
 
 
-def _divergence(replay: Replay, closed_form: bool) -> Callable[[Tensor, Tensor, Mixture], Tensor]:
-    if closed_form:
+def _divergence(replay: Replay, choices: Choices) -> Callable[[Tensor, Tensor, Mixture], Tensor]:
+    if choices.cauchy_schwarz:
+        return cauchy_schwarz
+    if choices.closed_form:
         return lambda mean, logvar, mixture: kl_closed_form(mean, logvar)
     return lambda mean, logvar, mixture: kl_monte_carlo(mean, logvar, mixture, replay.draws())
 
@@ -356,15 +370,17 @@ def warmup_step(
     """beta_rec rec + beta_kl KL, everything attached."""
     mean, logvar = model.encode(x)
     output = model.decode(mean + (logvar / 2).exp() * replay.normal())
-    kl = _divergence(replay, choices.closed_form)(mean, logvar, model.mixture())
+    kl = _divergence(replay, choices)(mean, logvar, model.mixture())
     return (betas[0] * squared_error(x, output) + betas[1] * kl).mean(), None
 
 
 def encoder_step(
-    model: Model, x: Tensor, replay: Replay, betas: Sequence[float], choices: Choices
+    model: Model, x: Tensor, replay: Replay, betas: Sequence[float], choices: Choices, prior_learns: bool = False
 ) -> tuple[Tensor, Carried]:
-    """L_E, mean over the batch."""
-    mixture = model.mixture()
+    """L_E, mean over the batch; a prior that learns is attached for the real data and nowhere else."""
+    of_real = model.mixture()
+    mixture = of_real.detach()
+    of_real = of_real if prior_learns else mixture
     mean, logvar = model.encode(x)
     z = mean + (logvar / 2).exp() * replay.normal()
     prior_noise = replay.normal(), replay.uniform()
@@ -373,17 +389,19 @@ def encoder_step(
     kinds = [fake, reconstruction] if choices.reconstructions else [fake]
     codes = [model.encode(kind.detach()) for kind in kinds]
     outputs = [model.decode(m + (v / 2).exp() * replay.normal()) for m, v in codes]
-    divergence = _divergence(replay, choices.closed_form)
+    divergence = _divergence(replay, choices)
     fakes = [
         (squared_error(kind.detach() if choices.detached_target else kind, output), divergence(m, v, mixture))
         for kind, output, (m, v) in zip(kinds, outputs, codes, strict=True)
     ]
-    if choices.closed_form:
-        kl, penalty = kl_closed_form(mean, logvar), 0.0
+    penalty: Tensor | float = 0.0
+    if choices.closed_form or (choices.cauchy_schwarz and not choices.r_entropy):
+        kl = divergence(mean, logvar, of_real)
     else:
         noise = replay.draws()
-        kl = kl_monte_carlo(mean, logvar, mixture, noise)
-        shares = mean_responsibilities(mean, logvar, mixture, noise)
+        kl = kl_monte_carlo(mean, logvar, of_real, noise)
+        kl = cauchy_schwarz(mean, logvar, of_real) if choices.cauchy_schwarz else kl
+        shares = mean_responsibilities(mean, logvar, of_real, noise)
         penalty = responsibility_penalty(shares, choices.r_entropy, choices.scale, choices.normalised)
     losses = encoder_loss((squared_error(x, reconstruction), kl), fakes, betas, choices.scale, choices.alpha)
     return losses.mean() + penalty, Carried(mean.detach(), logvar.detach(), z.detach(), kl.detach(), prior_noise)
@@ -413,7 +431,7 @@ def decoder_terms(
     reconstruction = model.decode(carried.z)
     kinds = [fake, reconstruction] if choices.reconstructions else [fake]
     codes = [model.encode(kind) for kind in kinds]
-    divergence = _divergence(replay, choices.closed_form)
+    divergence = _divergence(replay, choices)
     kls = [divergence(m, v, mixture.detach()) for m, v in codes]
     errors = [torch.zeros(len(x)) for _ in kinds]
     if choices.gamma_r_terms:
@@ -453,6 +471,7 @@ class Schedule(NamedTuple):
     milestones: tuple[int, ...] = ()
     learning_rate: float = 2e-4
     intro_prior: bool = False
+    prior_encoder: bool = False
     keep_contributions: bool = False
     isotropic: bool = False
     resets: bool = True
@@ -488,8 +507,8 @@ def train(
         if i < schedule.game:
             update(warmup_step(model, x, replay, betas, choices)[0], "encoder", "decoder", "prior")
         else:
-            loss, carried = encoder_step(model, x, replay, betas, choices)
-            update(loss, "encoder")
+            loss, carried = encoder_step(model, x, replay, betas, choices, schedule.prior_encoder)
+            update(loss, "encoder", *(["prior"] if schedule.prior_encoder else []))
             loss, _ = decoder_step(model, x, carried, replay, betas, choices, schedule.intro_prior)
             update(loss, "decoder", *(["prior"] if schedule.intro_prior else []))
         yield i

@@ -83,7 +83,9 @@ def test_training_goes_on_bit_by_bit(tiny, tmp_path, cell, at):
     assert_identical(ours, undisturbed.state())
 
 
-@pytest.mark.parametrize(("protocol", "cell"), [("text", "mog5-lc-ip"), ("authors", "vae-mog5")])
+@pytest.mark.parametrize(
+    ("protocol", "cell"), [("text", "mog5-lc-ip"), ("authors", "vae-mog5"), ("authors", "mog5-ep")]
+)
 def test_other_priors_and_protocols_go_on_bit_by_bit(tiny, tmp_path, protocol, cell):
     members = MEMBERS if cell != "vae-mog5" else tuple({m.warmup: None for m in MEMBERS})
     undisturbed, first, second = (tiny(cell, *members, protocol=protocol) for _ in range(3))

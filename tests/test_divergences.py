@@ -1,4 +1,4 @@
-"""KL divergences and responsibilities against the three-way broadcast, closed forms, and the paper's derivatives."""
+"""Divergences and responsibilities against the three-way broadcast, closed forms, and the paper's derivatives."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from introprior.game import fused
 from introprior.game.distributions import Gaussian, GaussianMixture, Posterior, Samples
-from introprior.game.divergences import kl_closed_form, kl_monte_carlo, responsibilities, responsibility_entropy
+from introprior.game.divergences import (
+    cauchy_schwarz,
+    kl_closed_form,
+    kl_monte_carlo,
+    responsibilities,
+    responsibility_entropy,
+)
 from introprior.game.randomness import MemberStreams
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
@@ -238,6 +244,56 @@ def test_the_divergence_from_itself_is_zero_for_every_sample():
         torch.testing.assert_close(
             kl_monte_carlo(Posterior(mean, logvar), itself, Samples(torch.randn(9, 1, 3))), torch.zeros(1), **EXACT
         )
+
+
+# Cauchy and Schwarz
+
+
+def by_quadrature(values: dict[str, Tensor]) -> Tensor:
+    """The definition, its three integrals as sums over a grid; densities by torch.distributions."""
+    axis = torch.linspace(-14, 14, 449)
+    dim, cell = values["means"].shape[-1], float(axis[1] - axis[0])
+    z = torch.cartesian_prod(*[axis] * dim).view(-1, dim)
+
+    def density(mean: Tensor, logvar: Tensor) -> Tensor:
+        return Normal(mean, (logvar / 2).exp()).log_prob(z.unsqueeze(-2)).sum(-1).exp()
+
+    q, p = density(values["mean"], values["logvar"]), density(values["means"], values["logvars"])
+    p = (p * torch.softmax(values["logits"], -1)).sum(-1, keepdim=True)
+    overlap, own, prior = ((f * g).sum(0) * cell**dim for f, g in ((q, p), (q, q), (p, p)))
+    return -(overlap / (own * prior).sqrt()).log()
+
+
+def exactly(values: dict[str, Tensor]) -> Tensor:
+    mixture = GaussianMixture(values["means"], values["logvars"], torch.log_softmax(values["logits"], -1))
+    return cauchy_schwarz(Posterior(values["mean"], values["logvar"]), mixture)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("dim", "components"), [(1, 1), (1, 3), (2, 3)])
+def test_the_cauchy_schwarz_divergence_is_that_of_its_integrals(dim, components):
+    values = case(dim=dim, components=components, spread=1.5)
+    (found, gradients), (expected, slopes) = (with_gradients(f, values) for f in (exactly, by_quadrature))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    assert (found > 0).all()
+    for name in INPUTS:
+        torch.testing.assert_close(gradients[name], slopes[name], rtol=1e-8, atol=1e-9, msg=name)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("lead", [(), (2,), (2, 3)])
+def test_the_cauchy_schwarz_divergence_has_the_gradients_of_finite_differences(lead):
+    values = case(*lead, batch=2, components=3, dim=2)
+    inputs = [values[name].requires_grad_() for name in INPUTS]
+    assert exactly(values).shape == (*lead, 2)
+    assert torch.autograd.gradcheck(lambda *parts: exactly(dict(zip(INPUTS, parts, strict=True))), inputs)
+
+
+def test_the_cauchy_schwarz_divergence_of_far_and_narrow_gaussians_is_finite():
+    values = case(spread=1e3) | {"logvar": torch.full((5, 3), -60.0), "logvars": torch.full((7, 3), 60.0)}
+    found, gradients = with_gradients(exactly, values)
+    assert torch.isfinite(found).all()
+    assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
 
 
 # The paper's derivatives, T = 1 and one posterior, components sigma_i^2 I

@@ -146,6 +146,8 @@ def test_a_run_from_a_shared_warmup_is_the_run_that_trains_its_own(tmp_path, wor
     [
         ({"cell": "mog4-ip"}, "prior"),
         ({"cell": "mog5-lc-ip"}, "prior"),
+        ({"cell": "mog4-lc-ep"}, "prior"),
+        ({"cell": "mog4-lc-ip-cs"}, "prior"),
         ({"seeds": [1]}, "members"),
         ({"betas": [1, 0.5, 8]}, "members"),
         ({"training": GAME | {"learning_rate": 0.001}}, "learning_rate"),
@@ -216,9 +218,10 @@ def test_the_history_tells_losses_prior_responsibilities_and_speed_by_epoch(worl
     assert found["prior_logvar_max", 4.0] == pytest.approx(mixture.logvars.max().item())
 
 
-def test_looking_more_often_changes_nothing(world):
+@pytest.mark.parametrize("cell", ["mog4-ip", "mog4-ep"])
+def test_looking_more_often_changes_nothing(world, cell):
     def weights(every: int) -> list[torch.Tensor]:
-        run = image_run("mog4-ip", [a_member(0, 1.0, 1.0, 8.0)], **GAME | {"widths": (2, 4), "r_entropy": 1.0})
+        run = image_run(cell, [a_member(0, 1.0, 1.0, 8.0)], **GAME | {"widths": (2, 4), "r_entropy": 1.0})
         training = images.begin(run, CPU, world / "data")
         training.advance(10, log_every=every)
         return [*training.model.parameters(), *training.model.buffers()]

@@ -228,6 +228,13 @@ def test_columns_are_components_and_ip_and_rows_datasets(write_run: Write) -> No
         assert block.axes[0].get_ylim() == pytest.approx((-0.03, 1.03))
 
 
+def test_who_learns_the_prior_and_by_which_divergence_makes_another_column(write_run: Write) -> None:
+    mixtures = ["mog10-ep", "mog10", "mog10-lc-ip", "mog10-cs", "mog10-lc-ep"]
+    figure = responsibilities([write_run("digits", cell) for cell in mixtures], datasets=["digits"], cells=mixtures)
+    titles = [axis.get_title() for axis in figure.subfigs[0].axes]
+    assert titles == ["MoG(10), EP", "MoG(10), fixed", "MoG(10), fixed, CS", "MoG(10), IP", "", "", "", ""]
+
+
 def test_lines_are_means_and_bands_extremes_over_seeds(write_run: Write) -> None:
     runs = [write_run(seed=0, factor=1), write_run(seed=1, factor=0.5), write_run(r=10, factor=0.2)]
     entropy, distance = responsibilities(runs, r_entropy=[0, 10], seeds=[0, 1]).subfigs[0].axes

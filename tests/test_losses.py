@@ -133,17 +133,18 @@ class Duel:
                 parameter.grad = None
 
     def encoder_step(self, **options: Any) -> tuple[losses.Carried, list]:
-        with losses.learning(self.model.encoder, among=self.model):
-            loss, carried, _ = losses.encoder_loss(self.model, self.x, self.streams, betas(), self.rules)
+        players = (self.model.encoder, self.model.prior) if options.get("prior_learns") else (self.model.encoder,)
+        with losses.learning(*players, among=self.model):
+            loss, carried, _ = losses.encoder_loss(self.model, self.x, self.streams, betas(), self.rules, **options)
             loss.mean(-1).sum().backward()
         results = self.naively(naive.encoder_step, **options)
         self.assert_losses(loss, results)
         return carried, [state for _, state in results]
 
-    def game(self, prior_learns: bool) -> None:
+    def game(self, prior_learns: bool, with_encoder: bool = False) -> None:
         """An encoder's step, its update, a decoder's step; losses and gradients agree all the way."""
-        carried, states = self.encoder_step()
-        self.assert_gradients("encoder")
+        carried, states = self.encoder_step(prior_learns=with_encoder)
+        self.assert_gradients("encoder", *["prior"] * with_encoder)
         self.update_encoders()
         players = ("decoder", "prior") if prior_learns else ("decoder",)
         with losses.learning(*(getattr(self.model, player) for player in players), among=self.model):
@@ -173,6 +174,28 @@ def test_the_warm_up_equals_the_naive_script(prior, protocol):
 def test_the_game_equals_the_naive_script(protocol, prior, prior_learns, r_entropy):
     choices = PROTOCOLS[protocol]._replace(r_entropy=r_entropy)
     Duel(prior, rules(protocol, r_entropy=r_entropy), choices).game(prior_learns)
+
+
+@pytest.mark.parametrize("r_entropy", [0.0, 3.0])
+@pytest.mark.parametrize("prior", ["vamp", "mog", "clipped"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_game_of_a_prior_that_sides_with_the_encoder_equals_the_naive_script(protocol, prior, r_entropy):
+    """Paired with the encoder, as a VampPrior, or free."""
+    choices = PROTOCOLS[protocol]._replace(r_entropy=r_entropy)
+    duel = Duel(prior, rules(protocol, "mog5-lc-ep", r_entropy=r_entropy), choices)
+    duel.game(prior_learns=False, with_encoder=True)
+    assert gradients(duel.model.prior) == [None] * len(list(duel.model.prior.parameters()))  # in the decoder's step
+
+
+@pytest.mark.parametrize(
+    ("prior", "with_decoder", "with_encoder", "r_entropy"),
+    [("mog", False, False, 0.0), ("clipped", True, False, 3.0), ("vamp", False, True, 3.0)],
+)
+def test_the_game_with_the_cauchy_schwarz_divergence_equals_the_naive_script(
+    prior, with_decoder, with_encoder, r_entropy
+):
+    choices = PROTOCOLS["authors"]._replace(cauchy_schwarz=True, r_entropy=r_entropy)
+    Duel(prior, rules("authors", "mog5-cs", r_entropy=r_entropy), choices).game(with_decoder, with_encoder)
 
 
 def test_the_game_in_closed_form_equals_the_naive_script():
@@ -318,6 +341,24 @@ def test_the_prior_is_a_constant_in_the_encoders_step_even_unfrozen(protocol):
     model = build("mog")
     losses.encoder_loss(model, data(), streams(), betas(), rules(protocol, r_entropy=1.0))[0].sum().backward()
     assert gradients(model.prior) == [None] * 3
+
+
+@pytest.mark.parametrize("prior", ["vamp", "mog"])
+def test_with_the_encoder_a_prior_takes_gradients_from_the_real_data_alone(prior):
+    """Whatever the weight of fakes, the prior's gradient is that of the real data's KL."""
+    taken = []
+    for neg in (0.9, 50.0):
+        model = build(prior)
+        weights = betas()._replace(neg=neg)
+        with losses.learning(model.encoder, model.prior, among=model):
+            loss, carried, _ = losses.encoder_loss(model, data(), streams(), weights, rules("authors"), True)
+            loss.sum().backward()
+        assert not any(tensor.requires_grad for tensor in vars(carried.target).values())
+        taken.append(model)
+    for one, other in zip(*(gradients(model.prior) for model in taken), strict=True):
+        torch.testing.assert_close(one, other)
+        assert one.abs().sum() > 0
+    assert not torch.equal(*(gradients(model.encoder)[0] for model in taken))
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -183,7 +183,7 @@ def test_what_a_prior_does_not_know_of_itself_it_leaves_to_the_contract(stages, 
     if first.family != "mog":
         assert second is first
     for prior in stages:
-        told = prior.diagnostics(None, None)
+        told = prior.diagnostics(None, None, None)
         assert (set(told) == {"prior_logvar_max", "prior_logvar_min"}) == isinstance(prior, LearnedMixture)
 
 

@@ -22,8 +22,8 @@ from introprior.training.loop import Training
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 SIZES = {"iterations": 60, "warmup_iterations": 12, "mixture_warmup_iterations": 6, "batch_size": 16}
 MEMBERS = a_member(0, 0.2, 0.3, 0.9), a_member(0, 0.2, 0.3, 1.5), a_member(1, 0.8, 0.5, 1.0)
-CELLS = ("vae-sg", "sg", "sg-dt-closed", "mog5", "mog5-lc", "mog5-ip", "mog5-lc-ip", "flow-ip")
-IMAGE_CELLS = ("sg", "mog5-lc", "mog5-lc-ip")
+CELLS = ("vae-sg", "sg", "sg-dt-closed", "mog5", "mog5-lc", "mog5-ip", "mog5-lc-ip", "mog5-lc-ep", "mog3-cs", "flow-ip")
+IMAGE_CELLS = ("sg", "mog5-lc-ip", "mog5-lc-ep")
 Begin = Callable[..., Training]
 
 

@@ -20,6 +20,7 @@ from introprior.errors import UserError
 from introprior.experiment import cells
 from introprior.experiment.protocol import PRESETS, Overrides, Protocol, resolve
 from introprior.experiment.run import DensityRun, DensityTraining, Member, Run
+from introprior.game import distributions
 from introprior.game.networks import MLPDecoder, MLPEncoder
 from introprior.game.priors.gaussian import StandardGaussian
 from introprior.game.priors.mixture import LearnedMixture, VampPrior
@@ -246,7 +247,7 @@ def test_bounds_are_those_of_the_moment_when_the_game_begins(tiny):
     assert torch.equal(prior.high, bounds[1])
 
 
-@pytest.mark.parametrize("cell", ["sg", "mog5", "mog5-lc", "mog5-ip", "mog5-lc-ip"])
+@pytest.mark.parametrize("cell", ["sg", "mog5", "mog5-lc", "mog5-ip", "mog5-lc-ip", "mog5-lc-ep"])
 @pytest.mark.parametrize("iteration", [0, CONVERSION, GAME, GAME + 1])
 def test_who_trains_when(tiny, cell, iteration):
     parsed = cells.parse(cell)
@@ -255,7 +256,9 @@ def test_who_trains_when(tiny, cell, iteration):
     training.step()
     after = tensors(training)
     changed = {name for name in after if name not in before or not torch.equal(after[name], before[name])}
-    if iteration == CONVERSION and parsed.family.sized:  # new tensors: compare with what they started from
+    if (
+        iteration == CONVERSION and parsed.family.sized and training.run.converts
+    ):  # new tensors: compare with what they started from
         changed -= {name for name in changed if name.startswith("prior.")}
         start = run_to(tiny(cell), CONVERSION)
         mixture = start.model.distribution()
@@ -264,9 +267,11 @@ def test_who_trains_when(tiny, cell, iteration):
             f"prior.{n}" for n in ("means", "logvars") if not torch.equal(getattr(learned, n), getattr(mixture, n))
         }
         changed |= {"prior.logits"} if not torch.equal(learned.logits, mixture.log_weights.exp()) else set()
-    names = {"vamp": {"pseudo_inputs"}, "mog": {"means", "logvars"}}["vamp" if iteration < CONVERSION else "mog"]
+    names = {"vamp": {"pseudo_inputs"}, "mog": {"means", "logvars"}}[
+        "vamp" if iteration < CONVERSION or not training.run.converts else "mog"
+    ]
     names |= {"logits"} if parsed.learnable_contributions else set()
-    if not parsed.family.learns or (iteration >= GAME and not parsed.intro_prior):
+    if not parsed.family.learns or (iteration >= GAME and not (parsed.intro_prior or parsed.prior_encoder)):
         names = set()
     assert {name.removeprefix("prior.") for name in changed if name.startswith("prior.")} - {"low", "high"} == names
     for player in ("encoder", "decoder"):
@@ -282,7 +287,7 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor], **tolerance:
         torch.testing.assert_close(ours[name], theirs[name], **tolerance, msg=lambda m, name=name: f"{name}: {m}")
 
 
-@pytest.mark.parametrize("cell", ["sg", "mog5-lc", "mog5-lc-ip"])
+@pytest.mark.parametrize("cell", ["sg", "mog5-lc", "mog5-lc-ip", "mog5-lc-ep", "mog3-cs"])
 def test_a_member_is_the_same_alone_and_in_company(tiny, cell, exact):
     members = OTHER, ELSEWHERE, ALONE, TWIN
     company = run_to(tiny(cell, *members), END)
@@ -533,6 +538,31 @@ def test_the_loss_scale_in_two_dimensions(protocol, scale):
     assert rules(a_run(protocol=protocol)).scale == scale
 
 
+def test_a_prior_that_sides_with_the_encoder_tells_of_itself_in_the_game(tiny):
+    """Paired or free; a VampPrior has no bounds, a mixture none unless it sides with the decoder."""
+    for option, kind in (("paired", VampPrior), ("converted", LearnedMixture)):
+        training = tiny("mog5-ep", options={"encoder_cooperation": option})
+        training.advance(END, log_every=END - 1)
+        prior, told = training.model.prior, training.history.rows[-1][2]
+        assert type(prior) is kind
+        assert getattr(prior, "low", None) is None
+        assert {"prior_logvar_max", "prior_logvar_min", "responsibility_entropy"} <= set(told)
+        logvars = training._carried.target.logvars
+        assert told["prior_logvar_max"][0] == pytest.approx(float(logvars.max()), abs=0.1)
+
+
+def test_with_the_cauchy_schwarz_divergence_nobody_asks_for_a_kl(tiny, monkeypatch):
+    """Neither by the blocks nor by a GPU's kernels, which know no other divergence."""
+
+    def refuse(*_: Tensor) -> Tensor:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(distributions, "mean_log_mixture", refuse)
+    assert run_to(tiny("mog3-cs"), END).records()[0]["status"] == "ok"
+    with pytest.raises(ZeroDivisionError):
+        run_to(tiny("mog3"), END)
+
+
 def test_only_cells_in_closed_form_go_without_monte_carlo():
     assert rules(a_run()).monte_carlo_samples == 100
     assert rules(a_run("sg-dt-closed")).monte_carlo_samples == 0
@@ -587,6 +617,24 @@ def test_a_cells_name_says_all_about_it(name, attributes, warmup, label):
 
 
 @pytest.mark.parametrize(
+    ("name", "who", "warmup", "label"),
+    [
+        ("mog64-lc-ep", (False, True, False), "mog64-lc-ep", "MoG(64)+LC (EP)"),
+        ("mog3-cs", (False, False, True), "mog3-cs", "MoG(3) (CS)"),
+        ("mog3-ip-dt-cs", (True, False, True), "mog3-cs", "MoG(3)+IP (D&T, CS)"),
+        ("vae-mog3-cs", (False, False, True), "mog3-cs", "VAE MoG(3) (CS)"),
+        ("flow-ep", (False, True, False), "flow-ep", "Flow (EP)"),
+    ],
+)
+def test_cells_that_the_paper_does_not_have(name, who, warmup, label):
+    cell = cells.parse(name)
+    assert (cell.intro_prior, cell.prior_encoder, cell.cauchy_schwarz) == who
+    assert cell.clipped == (cell.intro_prior and cell.family.clipped)
+    assert (cell.warmup, cell.label) == (warmup, label)
+    assert cells.parse(cell.warmup).warmup == warmup
+
+
+@pytest.mark.parametrize(
     ("name", "reason"),
     [
         ("", "unknown cell"),
@@ -605,6 +653,13 @@ def test_a_cells_name_says_all_about_it(name, attributes, warmup, label):
         ("vae-mog64-ip", "no game"),
         ("vae-sg-dt", "hyperparameters"),
         ("mog64-closed", "no closed form"),
+        ("mog64-ip-ep", "sides with the decoder or with the encoder"),
+        ("vae-mog64-ep", "no game"),
+        ("sg-ep", "nothing to learn"),
+        ("mog64-ep-unclipped", "unknown cell"),
+        ("mog64-closed-cs", "unknown cell"),
+        ("flow-cs", "for mixtures"),
+        ("sg-cs", "for mixtures"),
     ],
 )
 def test_contradictory_cells_are_refused(name, reason):

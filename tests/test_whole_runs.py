@@ -54,11 +54,13 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def in_2d(cell: str, protocol: str) -> tuple[Training, list[naive.Model]]:
+def in_2d(cell: str, protocol: str, **options: str) -> tuple[Training, list[naive.Model]]:
     known = cells.parse(cell)
     members = MEMBERS if known.adversarial else tuple(member.warmup for member in MEMBERS)
     sizes = {"batch_size": 16, "hidden_width": 16, "hidden_layers": 2, "milestones": DECAYS}
-    training = density.begin(density_run(cell, members, protocol=protocol, **sizes, **numbers_for(known)), CPU)
+    training = density.begin(
+        density_run(cell, members, protocol=protocol, overrides=options, **sizes, **numbers_for(known)), CPU
+    )
     return training, [naive.Model(training.model, e) for e in range(len(members))]
 
 
@@ -78,22 +80,25 @@ def choices_of(training: Training, protocol: str) -> naive.Choices:
         scale=1 / options.data_elements if protocol == "authors" else 1.0,
         r_entropy=options.r_entropy,
         closed_form=training.run.cell.closed_form_kl,
+        cauchy_schwarz=training.run.cell.cauchy_schwarz,
     )
 
 
 def schedule_of(training: Training, protocol: str) -> naive.Schedule:
     cell, authors = training.run.cell, protocol == "authors"
+    at = CONVERSION if authors else GAME
     return naive.Schedule(
-        conversion=CONVERSION if authors else GAME,
+        conversion=at if training.run.converts else END,
         game=GAME,
         milestones=DECAYS if authors else (),
         learning_rate=NUMBERS["learning_rate"],
         intro_prior=cell.intro_prior,
+        prior_encoder=cell.prior_encoder,
         keep_contributions=not authors,
         isotropic=not authors,
         resets=authors,
         clipping=GAME if cell.intro_prior else None,
-    )._replace(**({} if cell.adversarial else {"conversion": END, "game": END}))
+    )._replace(**({} if cell.adversarial else {"game": END}))
 
 
 def side_by_side(
@@ -141,7 +146,9 @@ def differences(training: Training, copies: list[naive.Model]) -> dict[str, floa
 
 
 @pytest.mark.parametrize("protocol", naive.PROTOCOLS)
-@pytest.mark.parametrize("cell", ["vae-sg", "sg", "sg-dt-closed", "vae-mog5-lc", "mog5", "mog5-lc", "mog5-lc-ip"])
+@pytest.mark.parametrize(
+    "cell", ["vae-sg", "sg", "sg-dt-closed", "vae-mog5-lc", "mog5", "mog5-lc", "mog5-lc-ip", "mog5-lc-ep", "mog3-cs"]
+)
 @pytest.mark.usefixtures("exact")
 def test_in_2d(cell: str, protocol: str) -> None:
     """Two members side by side."""
@@ -150,8 +157,18 @@ def test_in_2d(cell: str, protocol: str) -> None:
         assert max(found.values()) < 1e-10, (i, found)
 
 
+@pytest.mark.usefixtures("exact")
+def test_in_2d_with_a_free_mixture_that_sides_with_the_encoder() -> None:
+    training, copies = in_2d("mog5-lc-ep", "authors", encoder_cooperation="converted")
+    plan = choices_of(training, "authors"), schedule_of(training, "authors")
+    found = [found for _, found in side_by_side(training, copies, *plan)]
+    assert max(max(each.values()) for each in found) < 1e-10
+    assert "prior pseudo_inputs" in found[0]
+    assert "prior means" in found[-1]
+
+
 @pytest.mark.parametrize("protocol", naive.PROTOCOLS)
-@pytest.mark.parametrize("cell", ["sg", "mog5-lc", "mog5-lc-ip"])
+@pytest.mark.parametrize("cell", ["sg", "mog5-lc", "mog5-lc-ip", "mog5-lc-ep"])
 @pytest.mark.usefixtures("exact")
 def test_on_images(cell: str, protocol: str, digits: Path) -> None:
     """Running statistics included: every batch goes through alone, in the same order."""

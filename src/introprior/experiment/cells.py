@@ -1,6 +1,6 @@
 """Cells: the columns of the paper's tables, each named by what distinguishes it.
 
-A name is ``[vae-]<family>[-lc][-ip[-unclipped]][-dt][-closed]``:
+A name is ``[vae-]<family>[-lc][-ip[-unclipped]|-ep][-dt][-closed|-cs]``:
 
 ============== ======================================================================================
 ``vae-``       a VAE throughout, no adversarial game (Table 1, first column)
@@ -9,8 +9,11 @@ A name is ``[vae-]<family>[-lc][-ip[-unclipped]][-dt][-closed]``:
 ``-lc``        learnable contributions (weights of components)
 ``-ip``        the prior goes on learning during the game, in cooperation with the decoder ("Intro-Prior")
 ``-unclipped`` its log-variances are left free instead of soft-clipped (Figure 2); only after ``-ip``
+``-ep``        it goes on learning in cooperation with the encoder instead, as a VampPrior still or as a mixture, see
+               :mod:`introprior.experiment.protocol`; not in the paper's tables
 ``-dt``        hyperparameters of Daniel and Tamar (2021) instead of searched ones (Table 4, "reproduced")
 ``-closed``    the KL divergence in closed form instead of Monte Carlo (Table 4, "c"); where there is one
+``-cs``        the Cauchy-Schwarz divergence in place of the KL (Yu et al. 2023); for priors with components
 ============== ======================================================================================
 """
 
@@ -24,7 +27,7 @@ from introprior.experiment.families import FAMILIES, Family
 
 _NAME = re.compile(
     r"(?P<vae>vae-)?(?P<family>[a-z]+)(?P<size>[1-9][0-9]{0,5})?"
-    r"(?P<lc>-lc)?(?P<ip>-ip(?P<free>-unclipped)?)?(?P<dt>-dt)?(?P<closed>-closed)?"
+    r"(?P<lc>-lc)?(?P<ip>-ip(?P<free>-unclipped)?)?(?P<ep>-ep)?(?P<dt>-dt)?((?P<closed>-closed)|(?P<cs>-cs))?"
 )
 
 TABLE1_CELLS = ("vae-sg", "sg", "mog64", "mog64-ip", "mog64-lc", "mog64-lc-ip")
@@ -46,9 +49,11 @@ class Cell:
         adversarial: whether the game is played after the warm-up (False: a VAE throughout).
         size: the number behind the family's name, such as the number M of mixture components; 1 where it has none.
         learnable_contributions: LC, the weights of the components are parameters.
-        intro_prior: IP, the prior learns during the game.
+        intro_prior: IP, the prior learns during the game, in the decoder's step.
+        prior_encoder: EP, it learns in the encoder's step.
         published_betas: use Daniel and Tamar's hyperparameters, never searched ones.
         closed_form_kl: closed-form instead of Monte Carlo KL.
+        cauchy_schwarz: the Cauchy-Schwarz divergence instead of the KL.
         clipped: what of the learning prior might explode is clipped (Eq. 10); without IP nothing ever is.
     """
 
@@ -58,20 +63,27 @@ class Cell:
     size: int
     learnable_contributions: bool
     intro_prior: bool
+    prior_encoder: bool
     published_betas: bool
     closed_form_kl: bool
+    cauchy_schwarz: bool
     clipped: bool
 
     @property
     def warmup(self) -> str:
-        """Name of what a warm-up depends on, family, size and LC: cells that share it share their warm-ups."""
-        return self.family.name + (str(self.size) * self.family.sized) + "-lc" * self.learnable_contributions
+        """Name of what a warm-up depends on: cells that share it share their warm-ups.
+
+        Family, size and LC; EP, whose prior need not turn into a mixture; the divergence.
+        """
+        family = self.family.name + (str(self.size) * self.family.sized) + "-lc" * self.learnable_contributions
+        return family + "-ep" * self.prior_encoder + "-cs" * self.cauchy_schwarz
 
     @property
     def notes(self) -> list[str]:
         """What else distinguishes it, for captions and headings."""
         unclipped = self.family.clipped and self.intro_prior and not self.clipped
-        notes = {"unclipped": unclipped, "D&T": self.published_betas, "closed KL": self.closed_form_kl}
+        notes = {"EP": self.prior_encoder, "unclipped": unclipped, "D&T": self.published_betas}
+        notes |= {"closed KL": self.closed_form_kl, "CS": self.cauchy_schwarz}
         return [note for note, on in notes.items() if on]
 
     @property
@@ -99,21 +111,26 @@ def parse(name: str, where: str = "cells") -> Cell:
         families = "|".join(known.name + "<M>" * known.sized for known in FAMILIES.values())
         raise UserError(
             f"{where}: unknown cell {cut(repr(str(name)))}; a cell is "
-            f"[vae-]({families})[-lc][-ip[-unclipped]][-dt][-closed], with M from 1 to 999999, "
+            f"[vae-]({families})[-lc][-ip[-unclipped]|-ep][-dt][-closed|-cs], with M from 1 to 999999, "
             f"for example {', '.join(TABLE1_CELLS)}"
         )
-    size, lc, ip = int(match["size"] or 1), bool(match["lc"]), bool(match["ip"])
+    size, lc, ip, ep = int(match["size"] or 1), bool(match["lc"]), bool(match["ip"]), bool(match["ep"])
     problems = {
-        f"the prior {family.name} has nothing to learn: drop -lc and -ip, or take another prior": (
-            (lc or ip) and not family.learns
+        "the prior sides with the decoder or with the encoder: drop -ip or -ep": ip and ep,
+        f"the prior {family.name} has nothing to learn: drop -lc, -ip and -ep, or take another prior": (
+            (lc or ip or ep) and not family.learns
         ),
         f"the prior {family.name} has no contributions: drop -lc": lc and not family.contributions,
         "the contribution of a single component is always 1: -lc needs at least 2": lc and size == 1,
-        "a VAE plays no game in which the prior could take part: drop vae- or -ip": match["vae"] and ip,
+        "a VAE plays no game in which the prior could take part: drop vae-, or -ip and -ep": match["vae"]
+        and (ip or ep),
         "Daniel and Tamar's hyperparameters are those of S-IntroVAE: drop vae- or -dt": match["vae"] and match["dt"],
         f"nothing of the prior {family.name} is ever clipped: drop -unclipped": match["free"] and not family.clipped,
         f"the KL to the prior {family.name} has no closed form: drop -closed": (
             match["closed"] and not family.closed_form
+        ),
+        f"the Cauchy-Schwarz divergence is for mixtures, and the prior {family.name} has no components: drop -cs": (
+            match["cs"] and not family.components
         ),
     }
     for problem in (problem for problem, there in problems.items() if there):
@@ -125,7 +142,9 @@ def parse(name: str, where: str = "cells") -> Cell:
         size=size,
         learnable_contributions=lc,
         intro_prior=ip,
+        prior_encoder=ep,
         published_betas=bool(match["dt"]),
         closed_form_kl=bool(match["closed"]),
+        cauchy_schwarz=bool(match["cs"]),
         clipped=family.clipped and ip and not match["free"],
     )

@@ -30,9 +30,10 @@ class Family:
         prior: the class that a run begins with, ``module:Class``.
         label: in tables and figures; ``{size}`` stands for the number behind the name.
         sized: a number follows the name, as in ``mog64``.
-        learns: it has parameters: cells may have ``-ip``.
+        learns: it has parameters: cells may have ``-ip`` or ``-ep``.
         contributions: it has weights that may be learned, which need two components: cells may have ``-lc``.
-        components: it has components, hence responsibilities: r_entropy may be above 0.
+        components: it is a mixture of Gaussians, hence has responsibilities: r_entropy may be above 0, and cells may
+            have ``-cs``.
         clipped: in the game, with ``-ip``, something of it is soft-clipped: cells may have ``-unclipped``.
         closed_form: the KL to it has a closed form: cells may have ``-closed``.
     """

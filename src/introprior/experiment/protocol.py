@@ -24,6 +24,9 @@ class TrainingProtocol(Model):
         "probabilities", "What the logits of the contributions become when the VampPrior turns into a mixture."
     )
     conversion_resets_optimizers: bool = option(True, "Whether that conversion starts all Adam states afresh.")
+    encoder_cooperation: Literal["paired", "converted"] = option(
+        "paired", "What the prior of a cell with -ep is in the game, the VampPrior still or the free mixture."
+    )
     learning_rate_decay: bool = option(
         True, "Whether the learning rates are divided by 10 at the milestones.", half="density"
     )

@@ -195,6 +195,12 @@ class Run(Model):
         """The run of the members of one dataset, which trains them as this one does."""
         return self.model_copy(update={"members": tuple(self.members[row] for row in self.rows(dataset))})
 
+    @property
+    def converts(self) -> bool:
+        """Whether the prior turns into another before the game; a VAE's never does, and with -ep it need not."""
+        paired = self.cell.prior_encoder and self.protocol.encoder_cooperation == "paired"
+        return self.cell.adversarial and not paired
+
     def stream(self, member: Member) -> int:
         """Seed of the member's random stream."""
         return member.seed

@@ -1,4 +1,4 @@
-"""KL divergences of Gaussian posteriors from the prior, and the responsibilities of the prior's components."""
+"""Divergences of Gaussian posteriors from the prior, and the responsibilities of the prior's components."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from introprior.game.distributions import Distribution, GaussianMixture, Noise, Posterior
+from introprior.game.fused import LOG_2PI
 
 
 def kl_monte_carlo(posterior: Posterior, prior: Distribution, noise: Noise) -> Tensor:
@@ -37,6 +38,32 @@ def kl_closed_form(posterior: Posterior) -> Tensor:
     """
     mean, logvar = posterior
     return 0.5 * (mean * mean + logvar.exp() - 1 - logvar).sum(-1)
+
+
+def cauchy_schwarz(posterior: Posterior, mixture: GaussianMixture) -> Tensor:
+    """Cauchy-Schwarz divergence of each posterior q and a mixture p, in nats, zero where they are equal: ``[..., B]``.
+
+        -log int q p + log(int q^2) / 2 + log(int p^2) / 2
+
+    Exact, since the integral of a product of two Gaussians is a Gaussian's density (Kampa et al. 2011). Everything is
+    attached. Holds posteriors x components x dimensions.
+
+    >>> p = GaussianMixture(torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1))
+    >>> cauchy_schwarz(Posterior(torch.tensor([[0.0, 0.0], [2.0, 0.0]]), torch.zeros(2, 2)), p)
+    tensor([0., 1.])
+    """
+    alone = -0.5 * (posterior.logvar + math.log(2) + LOG_2PI).sum(-1)
+    components = Posterior(mixture.means, mixture.logvars)
+    prior = torch.logsumexp(mixture.log_weights + _log_overlap(components, mixture), -1, keepdim=True)
+    return 0.5 * (alone + prior) - _log_overlap(posterior, mixture)
+
+
+def _log_overlap(gaussians: Posterior, mixture: GaussianMixture) -> Tensor:
+    """log of the integral of each Gaussian times the mixture: ``[..., B, D]`` to ``[..., B]``."""
+    offset = gaussians.mean.unsqueeze(-2) - mixture.means.unsqueeze(-3)
+    logvar = torch.logaddexp(gaussians.logvar.unsqueeze(-2), mixture.logvars.unsqueeze(-3))  # of the convolution
+    log_density = -0.5 * (offset * offset * torch.exp(-logvar) + logvar + LOG_2PI).sum(-1)
+    return torch.logsumexp(mixture.log_weights.unsqueeze(-2) + log_density, -1)
 
 
 def responsibilities(posterior: Posterior, mixture: GaussianMixture, noise: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ Each says its formula, what is attached and what detached; which player learns i
 others (:func:`learning`), so that no gradient is computed that nobody uses.
 
 Notation: ``rec`` is the reconstruction error, the sum of squared errors over a sample's elements (without the 1/2 of a
-Gaussian log-density), ``kl`` the divergence of its posterior from the prior. Fakes are what the decoder makes: decoded
+Gaussian log-density), ``kl`` the divergence of its posterior from the prior (another than the KL where the rules say
+so). Fakes are what the decoder makes: decoded
 prior samples and, in the authors' protocol, reconstructions too; a fake term is the mean over these kinds. Losses are
 unreduced, ``[E, B]`` for E members and batches of B; betas are ``[E, 1]``.
 """
@@ -19,8 +20,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from introprior.game.distributions import Distribution, Posterior, Samples
+from introprior.game.distributions import Distribution, Noise, Posterior, Samples
 from introprior.game.divergences import (
+    cauchy_schwarz,
     kl_closed_form,
     kl_monte_carlo,
     largest_entropy,
@@ -41,6 +43,7 @@ class Rules:
         alpha, gamma, gamma_r: of Eq. 6 and 98.
         r_entropy: weight of the responsibilities' entropy.
         monte_carlo_samples: T of Eq. 99; 0 for the closed form (standard Gaussian only).
+        cauchy_schwarz: the divergence is that of Cauchy and Schwarz, exact, instead of the KL (mixtures only).
         reconstructions_are_fakes: reconstructions are repelled and pulled like decoded prior samples.
         fresh_noise: the decoder's step draws new prior samples instead of decoding those of the encoder's.
         gamma_r_terms: whether the terms of L_D that gamma_r = 1e-8 weighs are computed at all.
@@ -53,6 +56,7 @@ class Rules:
     gamma_r: float = 1e-8
     r_entropy: float = 0.0
     monte_carlo_samples: int = 100
+    cauchy_schwarz: bool = False
     reconstructions_are_fakes: bool = True
     fresh_noise: bool = True
     gamma_r_terms: bool = False
@@ -76,8 +80,9 @@ class Terms(NamedTuple):
 
 @dataclass
 class Carried:
-    """What the decoder's step takes over from the encoder's, all of it constant by then."""
+    """What the decoder's step and the history take over from the encoder's step, all of it constant by then."""
 
+    target: Distribution
     posterior: Posterior
     z: Tensor
     real_kl: Tensor
@@ -125,23 +130,27 @@ def warmup_loss(model: IntroVAE, x: Tensor, streams: MemberStreams, betas: Betas
 
 
 def encoder_loss(
-    model: IntroVAE, x: Tensor, streams: MemberStreams, betas: Betas, rules: Rules
+    model: IntroVAE, x: Tensor, streams: MemberStreams, betas: Betas, rules: Rules, prior_learns: bool = False
 ) -> tuple[Tensor, Carried, Told]:
-    """L_E of Eq. 98; the encoder learns, decoder and prior are to be frozen.
+    """L_E of Eq. 98; the encoder learns, and with EP the prior; the decoder is to be frozen, the prior without EP.
 
         scale (beta_rec rec(x) + beta_kl kl(x))
         + mean over kinds of fakes of exp(-alpha scale (beta_rec rec(fake) + beta_neg kl(fake))) / alpha
         - scale r_entropy H(C) / log M
 
-    The prior is a constant target. Fakes are constants; a reconstruction is one as the encoder's input, but as the
-    target of its own reconstruction error it stays attached to the encoder through z, as in the authors' code (and
-    Soft-IntroVAE's). The responsibilities C are those of the samples that the KL of real data is taken from; with the
-    paper's text their entropy has neither factor. Gradients flow through both.
+    The prior is a constant target. With EP that of the real data, of their KL and their responsibilities, is attached:
+    there it learns, and a VampPrior's gradients go on to the encoder, which makes its components. Fakes are constants;
+    a reconstruction is one as the encoder's input, but as the target of its own reconstruction error it stays attached
+    to the encoder through z, as in the authors' code (and Soft-IntroVAE's). The responsibilities C are those of the
+    samples that the KL of real data is taken from; with the paper's text their entropy has neither factor. Gradients
+    flow through both.
 
     Returns:
         the loss, what the decoder's step needs, and means for the history.
     """
-    target = model.distribution().detach()
+    prior = model.distribution()
+    target = prior.detach()
+    prior = prior if prior_learns else target
     posterior = model.encode(x)
     size = posterior.mean.shape[-2:]
     z = posterior.sample(streams.normal(*size))
@@ -156,14 +165,15 @@ def encoder_loss(
         Terms(reconstruction_error(kind, output, model.event_dims), divergence(q, target, streams, rules))
         for kind, output, q in zip(kinds, outputs, posteriors, strict=True)
     ]
-    noise = None if rules.monte_carlo_samples == 0 else target.draw(streams, rules.monte_carlo_samples, *size)
-    kl = kl_closed_form(posterior) if noise is None else kl_monte_carlo(posterior, target, noise)
+    sampled = rules.monte_carlo_samples > 0 and (not rules.cauchy_schwarz or rules.r_entropy > 0)
+    noise = prior.draw(streams, rules.monte_carlo_samples, *size) if sampled else None
+    kl = divergence(posterior, prior, streams, rules, noise)
     real = Terms(reconstruction_error(x, reconstruction, model.event_dims), kl)
     loss = encoder_objective(real, fakes, betas, rules)
     told = _means(encoder_loss=loss, real_rec=real.rec, real_kl=real.kl, fake_rec=fakes[0].rec, fake_kl=fakes[0].kl)
-    if rules.r_entropy and isinstance(noise, Samples) and (mixture := target.components()):
+    if rules.r_entropy and isinstance(noise, Samples) and (mixture := prior.components()):
         loss = loss + responsibility_penalty(responsibilities(posterior, mixture, noise.noise), rules).unsqueeze(-1)
-    return loss, Carried(posterior.detach(), z.detach(), real.kl.detach(), prior_noise), told
+    return loss, Carried(target, posterior.detach(), z.detach(), real.kl.detach(), prior_noise), told
 
 
 def encoder_objective(real: Terms, fakes: Sequence[Terms], betas: Betas, rules: Rules) -> Tensor:
@@ -237,11 +247,19 @@ def reconstruction_error(target: Tensor, output: Tensor, event_dims: int = 1) ->
     return (output - target).square().sum(tuple(range(-event_dims, 0)))
 
 
-def divergence(posterior: Posterior, prior: Distribution, streams: MemberStreams, rules: Rules) -> Tensor:
-    """KL of each posterior from the prior, ``[..., B]``, with noise of its own (Monte Carlo for every prior)."""
+def divergence(
+    posterior: Posterior, prior: Distribution, streams: MemberStreams, rules: Rules, noise: Noise | None = None
+) -> Tensor:
+    """KL of each posterior from the prior, ``[..., B]``, or what the rules have in its place.
+
+    Monte Carlo, for every prior, is with noise of its own unless some is given.
+    """
+    if rules.cauchy_schwarz and (mixture := prior.components()):
+        return cauchy_schwarz(posterior, mixture)
     if rules.monte_carlo_samples == 0:
         return kl_closed_form(posterior)
-    noise = prior.draw(streams, rules.monte_carlo_samples, *posterior.mean.shape[-2:])
+    if noise is None:
+        noise = prior.draw(streams, rules.monte_carlo_samples, *posterior.mean.shape[-2:])
     return kl_monte_carlo(posterior, prior, noise)
 
 

@@ -18,8 +18,7 @@ from tqdm import tqdm
 from introprior.errors import UserError
 from introprior.experiment.run import Member, Run
 from introprior.game import losses
-from introprior.game.distributions import Posterior
-from introprior.game.losses import Betas, Rules
+from introprior.game.losses import Betas, Carried, Rules
 from introprior.game.model import IntroVAE
 from introprior.game.priors import Conversion
 from introprior.game.randomness import MemberStreams, streams_of
@@ -106,7 +105,7 @@ class Training:
         self.batch_by_host = batch_by_host
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.replay = Replay(self.stream) if self.stream is not None and not model.prior.waits else None
-        self._posterior: Posterior | None = None
+        self._carried: Carried | None = None
         self._rate = math.nan
         self.streams = streams_of(self._seeds(), device, self.clock, self._datasets())
         self.handovers: list[dict[str, Any]] = []
@@ -123,8 +122,8 @@ class Training:
 
     @property
     def conversion(self) -> int:
-        """The iteration at whose start the prior turns into that of the game. A VAE keeps the one it began with."""
-        early = self.run.protocol.conversion == "during-warmup" and self.run.cell.adversarial
+        """The iteration at whose start the prior turns into that of the game, if it does."""
+        early = self.run.protocol.conversion == "during-warmup" and self.run.converts
         return self.game_start - (self.run.training.mixture_warmup_iterations if early else 0)
 
     def learning_rate(self, iteration: int) -> float:
@@ -138,9 +137,9 @@ class Training:
             self.prepare()
             x = self.batch(self.iteration, self.streams) if self.batch_by_host else None
             if self.replay is None:
-                values, self._posterior = self.play(x)
+                values, self._carried = self.play(x)
             else:
-                values, self._posterior = self.replay(self.play, x, self.streams.generators)
+                values, self._carried = self.replay(self.play, x, self.streams.generators)
         self.iteration += 1
         return values
 
@@ -151,7 +150,7 @@ class Training:
 
     def prepare(self) -> None:
         """The host's part of an iteration: what happens once, and what may put other tensors in a tensor's place."""
-        if self.iteration == self.conversion and self.run.cell.adversarial:
+        if self.iteration == self.conversion and self.run.converts:
             self._convert()
         if self.iteration == self.game_start:
             self._begin_game()
@@ -162,14 +161,14 @@ class Training:
             self._rate = rate
         self.streams.begin()
 
-    def play(self, x: Tensor | None) -> tuple[losses.Told, Posterior | None]:
+    def play(self, x: Tensor | None) -> tuple[losses.Told, Carried | None]:
         """The device's part: the same operations on the same memory in every iteration of a phase.
 
         Args:
             x: the batch, where the host makes it; else None.
 
         Returns:
-            the history's values and, in the game, the posteriors of the batch.
+            the history's values and, in the game, what the encoder's step left.
         """
         x = self.batch(self.iteration, self.streams) if x is None else x
         played = self._warmup_step(x) if self.iteration < self.game_start else self._game_step(x)
@@ -181,16 +180,22 @@ class Training:
         self._update(loss, "vae_loss", PLAYERS)
         return history, None
 
-    def _game_step(self, x: Tensor) -> tuple[losses.Told, Posterior]:
-        model, learns = self.model, self.run.cell.intro_prior
-        with losses.learning(model.encoder, among=model):
-            loss, carried, history = losses.encoder_loss(model, x, self.streams, self.betas, self.rules)
-            self._update(loss, "encoder_loss", ("encoder",))
-        players = ("decoder", "prior") if learns else ("decoder",)
-        with losses.learning(*(getattr(model, player) for player in players), among=model):
-            loss, more = losses.decoder_prior_loss(model, x, carried, self.streams, self.betas, self.rules, learns)
+    def _game_step(self, x: Tensor) -> tuple[losses.Told, Carried]:
+        model, cell, game = self.model, self.run.cell, (self.streams, self.betas, self.rules)
+        with self._learning("encoder", cell.prior_encoder) as players:
+            loss, carried, history = losses.encoder_loss(model, x, *game, cell.prior_encoder)
+            self._update(loss, "encoder_loss", players)
+        with self._learning("decoder", cell.intro_prior) as players:
+            loss, more = losses.decoder_prior_loss(model, x, carried, *game, cell.intro_prior)
             self._update(loss, "decoder_loss", players)
-        return history | more, carried.posterior
+        return history | more, carried
+
+    @contextmanager
+    def _learning(self, player: str, and_prior: bool) -> Iterator[Sequence[str]]:
+        """Let only a player learn, and maybe the prior."""
+        players = (player, *["prior"] * and_prior)
+        with losses.learning(*(getattr(self.model, name) for name in players), among=self.model):
+            yield players
 
     def _update(self, loss: Tensor, stage: str, players: Sequence[str]) -> None:
         per_member = loss.mean(-1)
@@ -327,13 +332,14 @@ class Training:
 
     def _diagnostics(self) -> dict[str, Tensor]:
         """What the history tells of the prior, from no stream of the training's: looking changes nothing."""
-        posterior, noise = self._posterior, None
+        target = posterior = noise = None
         with torch.no_grad():
-            if posterior is not None:
+            if self._carried is not None:
+                target, posterior = self._carried.target, self._carried.posterior
                 size = (self.run.training.monte_carlo_samples, *posterior.mean.shape[-2:])
                 generator = torch.Generator(self.device).manual_seed(self.iteration)
                 noise = torch.randn(size, generator=generator, device=self.device)
-            return self.model.prior.diagnostics(posterior, noise)
+            return self.model.prior.diagnostics(target, posterior, noise)
 
     def numbers(self) -> list[int]:
         """Which members of the run are in training; of those that share a warm-up, the first."""
@@ -420,6 +426,7 @@ def rules(run: Run) -> Rules:
         gamma_r=training.gamma_r,
         r_entropy=training.r_entropy,
         monte_carlo_samples=0 if run.cell.closed_form_kl else training.monte_carlo_samples,
+        cauchy_schwarz=run.cell.cauchy_schwarz,
         reconstructions_are_fakes=protocol.fake_terms == "generated-and-reconstructed",
         fresh_noise=protocol.decoder_noise == "fresh",
         gamma_r_terms=protocol.gamma_r_terms == "compute",

@@ -88,10 +88,13 @@ class Prior(nn.Module):
         """Names of parameters and buffers that have no member axis."""
         return ()
 
-    def diagnostics(self, posterior: Posterior | None, noise: Tensor | None) -> dict[str, Tensor]:
+    def diagnostics(
+        self, target: Distribution | None, posterior: Posterior | None, noise: Tensor | None
+    ) -> dict[str, Tensor]:
         """What the history tells of it, ``[E]`` each.
 
         Args:
+            target: what it was in the last encoder's step, in the game; None before.
             posterior: of a batch of real data, in the game; None before.
             noise: ``[T, B, D]`` for samples of it, the same for all members.
         """

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from introprior.game.distributions import GaussianMixture, Posterior
+from introprior.game.distributions import Distribution, GaussianMixture, Posterior
 from introprior.game.divergences import largest_entropy, responsibilities, responsibility_entropy
 from introprior.game.priors import Conversion, Encode, Prior, Start
 
@@ -76,6 +76,12 @@ class VampPrior(_Contributions):
             learnable_contributions=self.learnable_contributions, steepness=conversion.steepness,
         )  # fmt: skip
 
+    def diagnostics(
+        self, target: Distribution | None, posterior: Posterior | None, noise: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Of its mixture, in the game; the encoder is not asked anew, since its running statistics would tell."""
+        return {} if target is None else _diagnostics(target.components(), posterior, noise)
+
     def plain(self) -> dict[str, Any]:
         return {"learnable_contributions": self.learnable_contributions, "bounds": self.bounds}
 
@@ -122,19 +128,27 @@ class LearnedMixture(_Contributions):
             logvars = soft_clip(logvars, self.low, self.high, self.steepness)
         return GaussianMixture(self.means, logvars.expand_as(self.means), self.log_weights())
 
-    def diagnostics(self, posterior: Posterior | None, noise: Tensor | None) -> dict[str, Tensor]:
-        """Extremes of the log-variances, clipped, over components and latent dimensions (Figure 2), and in the game the
-        entropy of the responsibilities over log M (Eq. 11, Figure 4)."""
-        mixture = self(None)
-        logvars = mixture.logvars
-        values = {"prior_logvar_max": logvars.amax((-2, -1)), "prior_logvar_min": logvars.amin((-2, -1))}
-        if posterior is not None and noise is not None:
-            entropy = responsibility_entropy(responsibilities(posterior, mixture, noise))
-            values["responsibility_entropy"] = entropy / largest_entropy(logvars.shape[-2])
-        return values
+    def diagnostics(
+        self, target: Distribution | None, posterior: Posterior | None, noise: Tensor | None
+    ) -> dict[str, Tensor]:
+        return _diagnostics(self(None), posterior, noise)
 
     def plain(self) -> dict[str, Any]:
         return {"learnable_contributions": self.learnable_contributions, "steepness": self.steepness}
+
+
+def _diagnostics(
+    mixture: GaussianMixture | None, posterior: Posterior | None, noise: Tensor | None
+) -> dict[str, Tensor]:
+    """Extremes of the log-variances, clipped, over components and latent dimensions (Figure 2), and in the game the
+    entropy of the responsibilities over log M (Eq. 11, Figure 4)."""
+    assert mixture is not None
+    logvars = mixture.logvars
+    values = {"prior_logvar_max": logvars.amax((-2, -1)), "prior_logvar_min": logvars.amin((-2, -1))}
+    if posterior is not None and noise is not None:
+        entropy = responsibility_entropy(responsibilities(posterior, mixture, noise))
+        values["responsibility_entropy"] = entropy / largest_entropy(logvars.shape[-2])
+    return values
 
 
 def soft_clip(x: Tensor, low: Tensor | float, high: Tensor | float, steepness: float = 10.0) -> Tensor:

@@ -31,11 +31,11 @@ def draw(
 ) -> Figure:
     """The figure: lines are means over the seeds that got so far, bands their range, a cross where a seed diverged.
 
-    Datasets are rows; the columns are the mixtures among the cells, by number of components and whether they are fixed
-    or learn (IP). A panel without a run says so.
+    Datasets are rows; the columns are the mixtures among the cells, by number of components, whether they are fixed
+    or learn (IP), and what else they are noted for. A panel without a run says so.
     """
     mixtures = [cell for cell in map(naming.parse, cells) if cell.family.components]
-    columns = sorted({(cell.size, cell.intro_prior) for cell in mixtures})
+    columns = sorted(set(map(_kind, mixtures)))
     further = itertools.cycle(CYCLE)
     palette = {r: DATA if r == 0 else next(further) for r in r_entropy}
     learnable = {cell.name: cell.learnable_contributions for cell in mixtures}
@@ -46,13 +46,13 @@ def draw(
     figure = Figure(figsize=(TEXT_WIDTH, 2.1 * len(datasets) + 0.5), layout="constrained")
     for dataset, block in blocks(figure, datasets, fontsize=7.5, x=0.01):
         panels = block.subplots(2, len(columns), sharex=True, sharey="row", squeeze=False)
-        for column, (components, intro_prior) in zip(panels.T, columns, strict=True):
-            group = [c.name for c in mixtures if (c.size, c.intro_prior) == (components, intro_prior)]
+        for column, kind in zip(panels.T, columns, strict=True):
+            group = [cell.name for cell in mixtures if _kind(cell) == kind]
             there, points = (part[(part["dataset"] == dataset) & part["cell"].isin(group)] for part in (runs, values))
             for panel, axis in enumerate(column):
                 shown, dashes = points[points["panel"] == panel], {lc: line[1] for lc, line in LINES.items()}
                 draw_curves(axis, there, shown, "r_entropy", palette, style="learnable", dashes=dashes, lw=1, ms=2)
-            column[0].set_title(f"MoG({components}), {'IP' if intro_prior else 'fixed'}")
+            column[0].set_title(kind[-1])
             column[1].set_xlabel("epoch")
         panels[0, 0].set(ylim=(-0.03, 1.03), ylabel="normalised\nentropy")
         panels[1, 0].set_ylabel(METRICS[metric].label().replace(" (", "\n("))
@@ -65,3 +65,9 @@ def draw(
     across = len(handles) if len(handles) <= 7 else math.ceil(len(handles) / 2)
     legend(figure, handles, ncols=across, columnspacing=1.3, handletextpad=0.5)
     return figure
+
+
+def _kind(cell: naming.Cell) -> tuple[int, bool, str]:
+    """What the mixtures of a column share, in the columns' order, its title last."""
+    learns = "IP" if cell.intro_prior else "" if cell.prior_encoder else "fixed"
+    return cell.size, cell.intro_prior, ", ".join(filter(None, [f"MoG({cell.size})", learns, *cell.notes]))
