@@ -168,7 +168,7 @@ def test_wheel_holds_the_published_numbers_and_the_command(tmp_path: Path) -> No
         data |= {f"introprior/reporting/page/page.{kind}" for kind in ("html", "css", "js")}
         assert files | data <= names
         (entry_points,) = (name for name in names if name.endswith("entry_points.txt"))
-        assert "introprior = introprior.cli:main" in archive.read(entry_points).decode()
+        assert "introprior = introprior.__main__:main" in archive.read(entry_points).decode()
 
 
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -161,7 +161,7 @@ def _outcomes(job: Job) -> dict[int, str]:
         if job.rule in ("train", "game"):
             rows = files.read_json(job.record).get("records", ())
         elif job.rule in ("evaluate", "evaluate_images"):
-            with open(job.outputs[0], newline="") as stream:
+            with open(job.outputs[0], newline="", encoding="utf-8") as stream:
                 rows = list(csv.DictReader(stream))
         return {int(row["seed"]): row["detail"] for row in rows if row["status"] != "ok"}
     except (OSError, UserError, ValueError, KeyError, TypeError, AttributeError):
