@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from pydantic import ValidationError
 
 from introprior import paper
 from introprior.data.catalogue import DATASETS
@@ -151,6 +152,27 @@ def test_a_mistake_is_told_in_one_line(path, value, said):
         ": ".join(filter(None, ("configuration", place))) + (said[:3] if said[0] == "[" else ": ")
     )
     assert said in message
+
+
+OPTIONS = {
+    "density.training.": lambda options: jobs.Train(dataset="8Gaussian", cell="sg", training=options),
+    "density.search.halving.": lambda options: jobs.Search(
+        dataset="8Gaussian", cell="sg", betas=[[1, 1, 1]], halving=options
+    ),
+    "density.evaluation.": lambda options: jobs.Evaluate(**options),
+}
+"""Sections that commands are told of, too, and what reads them there."""
+
+
+@pytest.mark.parametrize("section", OPTIONS)
+def test_commands_refuse_what_the_configuration_refuses(section):
+    """But for what depends on the dataset, which they check with the dataset."""
+    told = {path: cases for path, cases in CASES["configuration"].items() if path.startswith(section)}
+    values = [(path, value) for path, cases in told.items() for value, said in cases if "; try" not in said]
+    assert values
+    for path, value in values:
+        with pytest.raises(ValidationError):
+            OPTIONS[section]({path.removeprefix(section): value})
 
 
 WRONG = [

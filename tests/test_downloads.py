@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torchvision.datasets
 from pytorch_fid import inception as upstream
 
 from introprior.data import images
@@ -44,6 +45,11 @@ class Answer(BaseHTTPRequestHandler):
         self.server.asked.append(name)
         if fault == "silent":
             self.server.closing.wait()
+        elif fault == "dripping":
+            self.send_response(200)
+            self.end_headers()
+            while not self.server.closing.wait(0.05):
+                self.wfile.write(b"!")
         elif fault == "missing" or name not in self.server.files:
             self.send_error(404)
         elif fault.startswith("redirect"):
@@ -66,6 +72,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(downloads, "TIMEOUT", 0.5)
+    monkeypatch.setattr(downloads, "PATIENCE", 0.4)
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
@@ -110,6 +117,7 @@ FAULTS = {
     "junk": "",
     "cut": "",
     "silent": "timed out",
+    "dripping": "the server sends next to nothing",
     "redirect ": "infinite loop",
     "redirect file:///etc/hostname": "not allowed",
     "redirect http://[nonsense": "",
@@ -174,6 +182,18 @@ def test_the_next_attempt_keeps_whole_files_and_nothing_else(
     images.prepare("MNIST", tmp_path)
     assert set(server.asked) == {last}
     assert len(load(tmp_path, "train").images) == 20
+
+
+def test_a_mirror_that_sends_junk_and_breaks_off_leaves_the_next_ones_file_alone(
+    publish: Callable[[str], Tiny], server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = publish("MNIST")
+    server.files |= {f"bad/{name}": b"junk" for name in server.files}
+    reader = torchvision.datasets.MNIST
+    monkeypatch.setattr(reader, "mirrors", [f"{server.address}bad/", f"{server.address}none/", server.address])
+    images.prepare("MNIST", tmp_path)
+    assert {path.partition("/")[0] for path in server.asked if "/" in path} == {"bad", "none"}
+    assert np.array_equal(load(tmp_path, "train").images, tiny.arrays["train"][0])
 
 
 def test_weights_go_where_pytorch_fid_looks_for_them(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -63,6 +64,19 @@ def test_lock_pins_and_hashes_every_package() -> None:
         assert [s.operator for s in requirement.specifier] == ["=="], requirement
         assert hashes, f"{requirement} has no hash"
         assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", h) for h in hashes), requirement
+
+
+def test_files_and_programs_are_read_and_written_as_utf_8() -> None:
+    """Whatever the locale is; ``text=True`` and files that are opened without an encoding go by it."""
+    for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "workflow").rglob("*.py")]:
+        for call in (node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Call)):
+            name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+            of = getattr(getattr(call.func, "value", None), "id", "")
+            given = {word.arg for word in call.keywords}
+            binary = any(isinstance(part, ast.Constant) and "b" in str(part.value) for part in call.args)
+            ours = of == "files" or (name == "write_text" and isinstance(call.func, ast.Name))
+            text = name in ("read_text", "write_text", "open") and not (ours or binary or of in ("os", "gzip"))
+            assert not (text or "text" in given) or "encoding" in given, f"{path}:{call.lineno}"
 
 
 def test_lock_names_no_registry() -> None:

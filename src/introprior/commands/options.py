@@ -19,7 +19,7 @@ from introprior.operations import files
 
 Options = TypeVar("Options", bound=Model)
 
-Seconds = Annotated[float, Field(gt=0, le=10**6)]
+Seconds = Annotated[float, Field(gt=0, le=10**6, allow_inf_nan=False)]
 
 
 class Flags(Model):

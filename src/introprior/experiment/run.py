@@ -93,6 +93,12 @@ class DensityTraining(AnyTraining):
         (10_000, 15_000), "Iterations at which the learning rates are divided by 10, where the protocol does so."
     )
 
+    @model_validator(mode="after")
+    def _plane(self) -> Self:
+        if self.latent_dim != 2:
+            raise wrong("latent_dim", f"must be 2, is {self.latent_dim}")
+        return self
+
     @property
     def data_elements(self) -> int:
         return 2

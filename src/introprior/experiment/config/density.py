@@ -138,8 +138,6 @@ class Density(Model):
         for i, name in enumerate(self.datasets):
             with blamed(f"datasets[{i}]"):
                 catalogue.dataset(name)
-        if self.training.latent_dim != 2:
-            raise wrong("training.latent_dim", f"must be 2, is {self.training.latent_dim}")
         for path, size in (
             ("training.batch_size", self.training.batch_size),
             ("search.samples", self.search.samples),
