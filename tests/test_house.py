@@ -219,6 +219,40 @@ def test_make_env_without_python_says_what_to_install(tmp_path: Path) -> None:
 
 
 @needs_make
+def test_an_environment_that_was_moved_or_copied_is_made_anew(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "a new place"
+    (old / ".venv/bin").mkdir(parents=True)
+    for name in ("requirements.lock", "pyproject.toml", ".venv/bin/python", ".venv/.stamp"):
+        (old / name).touch()
+    for place in ("", f"{old}/.venv\n"):  # as before 0.2, and as now
+        (old / ".venv/.stamp").write_text(place)
+        assert "is ready" in make(old, "env").stdout
+    shutil.copytree(old, new)
+    done = make(new, "env", "PYTHON=no-such-python")
+    assert "found no Python" in done.stderr
+    assert not list((new / ".venv").iterdir())
+    assert (old / ".venv/bin/python").exists()
+
+
+@needs_make
+def test_make_takes_no_settings_of_other_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    for name in ("requirements.lock", "pyproject.toml"):
+        (tmp_path / name).touch()
+    for name, value in {"PIP_USER": "1", "PYTHONPATH": "/modules", "HOME": "/proc/none"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    python = tmp_path / ".venv/bin/python"
+    python.write_text(f"#!/bin/sh\nenv > {tmp_path}/seen\nexit 1\n")
+    python.chmod(0o755)
+    make(tmp_path, "env", "PYTHON=no-such-python")
+    seen = dict(line.partition("=")[::2] for line in (tmp_path / "seen").read_text().splitlines())
+    assert (seen["PIP_USER"], seen["PYTHONNOUSERSITE"]) == ("0", "1")
+    assert "PYTHONPATH" not in seen
+    assert seen["XDG_CACHE_HOME"] == f"{tmp_path}/.snakemake/cache"
+
+
+@needs_make
 def test_make_clean_keeps_what_was_computed(tmp_path: Path) -> None:
     kept = ["results/paper/table.csv", "results/reference/table.csv", ".venv/lib/__pycache__/kept.pyc"]
     kept += [".snakemake/metadata/record"]
