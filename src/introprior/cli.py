@@ -61,16 +61,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{name}: interrupted; run the same command again", file=sys.stderr)
         return 128 + int((interruption.args or (signal.SIGINT,))[0])
     except Exception as error:
-        if out_of_memory(error):
-            said = plain(cut(one_line(error), 200))
-            print(f"{name}: out of memory ({said}); take smaller numbers, or fewer at a time", file=sys.stderr)
-            return 2
-        number = getattr(error, "signal_number", None)
-        if number is None:
+        said, code = _foreseen(error)
+        if not code:
             raise
-        print(f"{name}: {plain(str(error))}", file=sys.stderr)
-        return 128 + number
+        print(f"{name}: {plain(said)}", file=sys.stderr)
+        return code
     return 0
+
+
+def _foreseen(error: Exception) -> tuple[str, int]:
+    """What is said of errors that the program did not look for but the user can mend, and the exit code; else 0."""
+    if out_of_memory(error):
+        return f"out of memory ({cut(one_line(error), 200)}); take smaller numbers, or fewer at a time", 2
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{cut(str(error.filename), 500)}: cannot be used ({error.strerror}); correct the path", 2
+    number = getattr(error, "signal_number", None)
+    return str(error), 128 + number if number else 0
 
 
 def _run(given: argparse.Namespace) -> None:

