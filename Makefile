@@ -34,7 +34,7 @@ export XDG_CACHE_HOME ?= $(CURDIR)/.snakemake/cache
 export MPLCONFIGDIR ?= $(CURDIR)/.snakemake/cache/matplotlib
 endif
 # An environment's programs name the folder that it was made in: one that was moved or copied is made anew.
-$(shell [ ! -s $(STAMP) ] || [ "$$(cat $(STAMP))" = "$$(cd $(VENV) && pwd -P)" ] || rm -rf $(STAMP) $(BIN))
+MOVED := $(shell [ ! -s $(STAMP) ] || [ "$$(cat $(STAMP))" = "$$(cd $(VENV) && pwd -P)" ] || echo MOVED)
 
 .PHONY: help env demo demo-all test quick kernel rehearse slurm soak fuzz lint config bench lock clean distclean
 
@@ -99,7 +99,10 @@ clean: ## remove the demo's results and every cache; keep other results and .ven
 distclean: clean ## clean, and remove .venv too
 	rm -rf .venv*
 
-$(STAMP): requirements.lock pyproject.toml
+MOVED: ;
+
+$(STAMP): requirements.lock pyproject.toml $(MOVED)
+	@$(if $(MOVED),rm -rf $(BIN))
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
 	  export PATH="$(SYSTEM_PATH)"; \
 	  for python in $(PYTHON); do \

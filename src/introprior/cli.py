@@ -74,7 +74,8 @@ def _foreseen(error: Exception) -> tuple[str, int]:
     if out_of_memory(error):
         return f"out of memory ({cut(one_line(error), 200)}); take smaller numbers, or fewer at a time", 2
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{cut(str(error.filename), 500)}: cannot be used ({error.strerror}); correct the path", 2
+        said = f"{cut(str(error.filename), 500)}: cannot be used ({error.strerror})"
+        return f"{said}; correct the path, or make it accessible", 2
     number = getattr(error, "signal_number", None)
     return str(error), 128 + number if number else 0
 
