@@ -24,8 +24,19 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export UV_HTTP_TIMEOUT ?= 300
 # Without bytecode every process compiles torch afresh, which takes longer than many a job.
 unexport PYTHONDONTWRITEBYTECODE
+# What `module load` or a user has set for other environments would break this one.
+export PIP_USER := 0
+export PYTHONNOUSERSITE := 1
+unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX
+# Where nothing can be written at home, caches go below this folder.
+ifneq ($(shell [ -w "$${HOME:-}" ] && echo yes),yes)
+export XDG_CACHE_HOME ?= $(CURDIR)/.snakemake/cache
+export MPLCONFIGDIR ?= $(CURDIR)/.snakemake/cache/matplotlib
+endif
+# An environment's programs name the folder that it was made in: one that was moved or copied is made anew.
+MOVED := $(shell [ ! -s $(STAMP) ] || [ "$$(cat $(STAMP))" = "$$(cd $(VENV) && pwd -P)" ] || echo MOVED)
 
-.PHONY: help env demo demo-all test quick kernel rehearse slurm soak lint config bench lock clean distclean
+.PHONY: help env demo demo-all test quick kernel rehearse slurm soak fuzz lint config bench lock clean distclean
 
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -61,6 +72,9 @@ slurm: $(STAMP) ## run the workflow on a real Slurm, started for that (Debian, r
 soak: $(STAMP) ## run the demo while its jobs are killed at random; the tables must come out the same
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/soak $(ARGS)
 
+fuzz: $(STAMP) ## try thousands of wrong configurations and command lines; each must be told in one line (minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz $(ARGS)
+
 lint: $(STAMP) ## check style, types and the workflow's rules
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -85,7 +99,10 @@ clean: ## remove the demo's results and every cache; keep other results and .ven
 distclean: clean ## clean, and remove .venv too
 	rm -rf .venv*
 
-$(STAMP): requirements.lock pyproject.toml
+MOVED: ;
+
+$(STAMP): requirements.lock pyproject.toml $(MOVED)
+	@$(if $(MOVED),rm -rf $(BIN))
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
 	  export PATH="$(SYSTEM_PATH)"; \
 	  for python in $(PYTHON); do \
@@ -99,4 +116,4 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(VENV)/first.txt
 	$(BIN)/uv pip install --python $(BIN)/python --no-build-isolation --require-hashes --requirements requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --no-build-isolation --no-deps --editable .
-	@touch $@
+	@cd $(VENV) && pwd -P > .stamp

@@ -43,7 +43,7 @@ def compared(before: Path, after: Path) -> Iterator[str]:
 
 
 def _columns(path: Path) -> dict[str, list[str]]:
-    with path.open(newline="") as stream:
+    with path.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
         rows = [row for row in reader if row.get("quantity") != TIMED]
         return {name: [row[name] for row in rows] for name in reader.fieldnames or ()}

@@ -142,11 +142,11 @@ class Campaign:
     def tests(self) -> dict[str, Any]:
         command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
         command += [f"tests/test_{name}.py" for name in ("kernels", "counters", "replay")]
-        with (self.out / "tests.log").open("w") as log:
+        with (self.out / "tests.log").open("w", encoding="utf-8") as log:
             code = subprocess.run(
                 command, stdout=log, stderr=log, timeout=max(10.0, self.left() / 4), check=False
             ).returncode
-        last = (self.out / "tests.log").read_text().strip().splitlines()[-1:]
+        last = (self.out / "tests.log").read_text(encoding="utf-8").strip().splitlines()[-1:]
         if code not in (0, 5):
             raise RuntimeError(f"pytest: exit code {code}: {last}")
         return {"pytest": last}

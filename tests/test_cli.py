@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import io
 import json
 import math
 import os
@@ -24,6 +25,7 @@ import yaml
 from torch import Tensor
 
 import introprior as package
+from introprior import __main__ as started
 from introprior import cli
 from introprior.errors import UserError
 from introprior.evaluation import density, search, selection
@@ -256,6 +258,60 @@ def test_the_environment_chooses_the_device(tmp_path, introprior, monkeypatch):
     assert_refused(introprior(*command), "device: unknown 'gpu'")
 
 
+def test_one_thread_computes_unless_more_are_asked_for(tmp_path, introprior, monkeypatch):
+    """By hand; Snakemake sets OMP_NUM_THREADS to what a rule or profile gives."""
+    for library in ("OMP", "OPENBLAS", "MKL"):
+        monkeypatch.setenv(f"{library}_NUM_THREADS", "5")
+    before, command = torch.get_num_threads(), [*training(tmp_path), "--set", "training.iterations=5"]
+    try:
+        for given, flags, count in (("", [], 1), ("2", [], 2), ("3,1", [], 3), ("2", ["--threads", "4"], 4)):
+            monkeypatch.setenv("OMP_NUM_THREADS", given)
+            assert introprior(*command, *flags) == (0, [])
+            assert (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]) == (count, str(count))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_memory_cannot_hold_is_told_in_one_line(tmp_path, introprior):
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    command = training(tmp_path, training=TRAINING | {"hidden_width": 100_000})
+    resource.setrlimit(resource.RLIMIT_AS, (used + 4 * 10**9, before[1]))
+    try:
+        assert_refused(introprior(*command), "out of memory (", "; take smaller numbers, or fewer at a time")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert below(tmp_path) == set()
+
+
+def test_an_interruption_is_one_from_the_first_moment(introprior, monkeypatch, capsys):
+    interrupted = (130, ["introprior: interrupted; run the same command again"])
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "_parser", lambda: signal.raise_signal(signal.SIGINT))
+        assert introprior("train") == interrupted
+
+    class Interrupting:
+        """What imports modules, when the user presses Ctrl-C."""
+
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            if name == "introprior.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "meta_path", [Interrupting, *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "introprior.cli")
+    assert (started.main(), lines(capsys.readouterr().err)) == interrupted
+
+
+def test_a_terminal_without_greek_letters_is_no_fault(monkeypatch):
+    """As with LC_ALL=en_US.ISO-8859-1."""
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="iso-8859-1")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert cli.main(["claims"]) == 0
+    terminal.seek(0)
+    assert terminal.read()
+
+
 # ---- Damaged files ----
 
 
@@ -385,7 +441,7 @@ def test_a_signal_while_results_are_written_leaves_nothing_half_written(
     monkeypatch.setattr(torch, "save", half)
     monkeypatch.setattr(np, "savez_compressed", half)
     write_text = Path.write_text
-    monkeypatch.setattr(Path, "write_text", lambda path, text: half(path) if text else write_text(path, text))
+    monkeypatch.setattr(Path, "write_text", lambda path, text, **k: half(path) if text else write_text(path, text, **k))
     handler = signal.getsignal(signal.SIGTERM)
     there = {"model": tmp_path / "model.pt"} if what == "evaluate" else {}
     outcome = introprior(*MAKERS[what](tmp_path, **there))

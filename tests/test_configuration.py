@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from pydantic import ValidationError
 
 from introprior import paper
 from introprior.data.catalogue import DATASETS
@@ -153,6 +154,27 @@ def test_a_mistake_is_told_in_one_line(path, value, said):
     assert said in message
 
 
+OPTIONS = {
+    "density.training.": lambda options: jobs.Train(dataset="8Gaussian", cell="sg", training=options),
+    "density.search.halving.": lambda options: jobs.Search(
+        dataset="8Gaussian", cell="sg", betas=[[1, 1, 1]], halving=options
+    ),
+    "density.evaluation.": lambda options: jobs.Evaluate(**options),
+}
+"""Sections that commands are told of, too, and what reads them there."""
+
+
+@pytest.mark.parametrize("section", OPTIONS)
+def test_commands_refuse_what_the_configuration_refuses(section):
+    """But for what depends on the dataset, which they check with the dataset."""
+    told = {path: cases for path, cases in CASES["configuration"].items() if path.startswith(section)}
+    values = [(path, value) for path, cases in told.items() for value, said in cases if "; try" not in said]
+    assert values
+    for path, value in values:
+        with pytest.raises(ValidationError):
+            OPTIONS[section]({path.removeprefix(section): value})
+
+
 WRONG = [
     *(None, True, -1, 2.5, math.nan, math.inf, 10**30, 10**400, "", "x", "1e-8", "٣", "x" * 10**5, "\n", "\ud800"),
     *([], [[]], [None], [{}], [True], ["x", "x"], [1, 1], [math.nan], [10**400], {}, {"a": 1}, {"x" * 10**5: 1}),
@@ -198,7 +220,18 @@ def test_every_wrong_kind_of_value_at_every_key_is_told_in_one_line():
         ("a: " + "[" * 500, "not valid YAML (maximum recursion"),
         ("- 1", "must hold the keys of a configuration, see config/README.md"),
         ("", "must hold the keys of a configuration"),
-        (b"\xff\xfe\xfa", "not valid YAML"),
+        ("[" * 10**5, "not valid YAML"),
+        ("images: {source: /données}".encode("latin-1"), "not UTF-8 (at byte 22); save it in that encoding"),
+        ("density: {}".encode("utf-16"), "not UTF-8 (at byte 0)"),
+        ("figure3: &it {cells: *it}", "not valid YAML (found unconstructable recursive node"),
+        ("priors: &it [*it]", "not valid YAML (found unconstructable recursive node"),
+        (
+            "device: cpu\npriors: []\ndevice: auto",
+            "the key 'device' is there twice, in lines 1 and 3; keep one of them",
+        ),
+        ("density:\n  seeds: [0]\n  seeds: [1]", "the key 'seeds' is there twice, in lines 2 and 3"),
+        ('{"a": 1, "b": {"a": 1, "a": 2}}', "the key 'a' is there twice; keep one of them"),
+        ('{"a": 1, ' + '"[": ' * 3, "not valid YAML"),
         (None, "cannot read (No such file or directory)"),
     ],
 )
@@ -210,6 +243,33 @@ def test_files_that_are_no_configuration(tmp_path, text, said):
         read_yaml([path])
     assert str(caught.value).startswith(f"{path}: {said}")
     assert "\n" not in str(caught.value)
+
+
+def test_a_configuration_may_be_json_and_yaml_may_merge(tmp_path):
+    """As for Snakemake; in YAML a number needs a point before its exponent, in JSON not."""
+    (tmp_path / "a.json").write_text('\ufeff{"density": {"training": {"learning_rate": 1e-3}}}', encoding="utf-8")
+    assert load(read_yaml([tmp_path / "a.json"])).density.training.learning_rate == 1e-3
+    (tmp_path / "c.yaml").write_text("images: {training: &it {epochs: 99}}\nfigure2: {<<: *it, every: 9, epochs: 100}")
+    assert read_yaml([tmp_path / "c.yaml"])["figure2"] == {"epochs": 100, "every": 9}
+
+
+def test_paths_may_name_home_and_variables(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setenv("DATA", "/data")
+    monkeypatch.delenv("NOTHING", raising=False)
+    for path, meant in (
+        ("~/sets", "/home/ada/sets"),
+        ("$DATA/a", "/data/a"),
+        ("${DATA}", "/data"),
+        ("$NOTHING", "$NOTHING"),
+    ):
+        assert changed("images.source", path).images.source == meant
+        assert changed("images.evaluation.weights", path).images.evaluation.weights == meant
+    assert "/home/ada/my_prior.py" in refused({"priors": ["~/my_prior"]})
+    monkeypatch.setenv("DATA", "")
+    assert "images.source: is an empty path, since '$DATA' is; give the variable a value" in refused(
+        nested("images.source", "$DATA")
+    )
 
 
 def test_only_the_datasets_in_use_constrain_the_numbers():
@@ -346,6 +406,26 @@ def test_devices_that_are_not_there(device, asked, present, shared, said):
     else:
         with pytest.raises(UserError, match=re.escape(said)):
             gpus.check(device, asked, present, shared)
+
+
+def test_gpus_that_the_driver_does_not_list_are_asked_for(tmp_path, monkeypatch):
+    """On WSL2 there is no /proc/driver/nvidia/gpus."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("INTROPRIOR_SIMULATED_GPUS", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(gpus, "DRIVER", tmp_path / "gpus")
+    monkeypatch.setattr(gpus, "WSL", tmp_path / "wsl/nvidia-smi")
+    assert gpus.present() == 0
+    for place in (gpus.WSL, tmp_path / "nvidia-smi"):
+        place.parent.mkdir(exist_ok=True)
+        place.write_text("#!/bin/sh\necho 'GPU 0: A (UUID: GPU-1)'; echo '  MIG 1g'; echo 'GPU 1: A (UUID: GPU-2)'")
+        place.chmod(0o755)
+        assert gpus.present() == 2
+        place.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9")
+        assert gpus.present() == 0
+    gpus.DRIVER.mkdir()
+    (gpus.DRIVER / "0000:01:00.0").mkdir()
+    assert gpus.present() == 1
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torchvision.datasets
 from pytorch_fid import inception as upstream
 
 from introprior.data import images
@@ -44,6 +45,11 @@ class Answer(BaseHTTPRequestHandler):
         self.server.asked.append(name)
         if fault == "silent":
             self.server.closing.wait()
+        elif fault == "dripping":
+            self.send_response(200)
+            self.end_headers()
+            while not self.server.closing.wait(0.05):
+                self.wfile.write(b"!")
         elif fault == "missing" or name not in self.server.files:
             self.send_error(404)
         elif fault.startswith("redirect"):
@@ -110,6 +116,7 @@ FAULTS = {
     "junk": "",
     "cut": "",
     "silent": "timed out",
+    "dripping": "the server sends next to nothing",
     "redirect ": "infinite loop",
     "redirect file:///etc/hostname": "not allowed",
     "redirect http://[nonsense": "",
@@ -119,11 +126,13 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_whatever_a_server_does_is_one_line_and_leaves_nothing_that_is_trusted(
-    fetch: Callable[[], object], server: Server, tmp_path: Path, fault: str
+    fetch: Callable[[], object], server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     server.fault = fault
-    with pytest.raises(UserError, match=r"^\S+: cannot download \(.*" + FAULTS[fault]) as raised:
-        fetch()
+    with monkeypatch.context() as patch:
+        patch.setattr(downloads, "PATIENCE", 0.4 if fault == "dripping" else 60)
+        with pytest.raises(UserError, match=r"^\S+: cannot download \(.*" + FAULTS[fault]) as raised:
+            fetch()
     assert "\n" not in str(raised.value)
     assert server.asked
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= set(server.files)
@@ -174,6 +183,18 @@ def test_the_next_attempt_keeps_whole_files_and_nothing_else(
     images.prepare("MNIST", tmp_path)
     assert set(server.asked) == {last}
     assert len(load(tmp_path, "train").images) == 20
+
+
+def test_a_mirror_that_sends_junk_and_breaks_off_leaves_the_next_ones_file_alone(
+    publish: Callable[[str], Tiny], server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = publish("MNIST")
+    server.files |= {f"bad/{name}": b"junk" for name in server.files}
+    reader = torchvision.datasets.MNIST
+    monkeypatch.setattr(reader, "mirrors", [f"{server.address}bad/", f"{server.address}none/", server.address])
+    images.prepare("MNIST", tmp_path)
+    assert {path.partition("/")[0] for path in server.asked if "/" in path} == {"bad", "none"}
+    assert np.array_equal(load(tmp_path, "train").images, tiny.arrays["train"][0])
 
 
 def test_weights_go_where_pytorch_fid_looks_for_them(

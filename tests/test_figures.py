@@ -156,6 +156,7 @@ def test_neither_a_notebook_nor_a_users_settings_change_a_figure(tmp_path: Path,
     paths, choice = write_search(tmp_path, "Rings")
     search = {"slices": [*map(str, paths)], "hyperparameters": [str(choice)]}
     script = f"""
+import introprior.reporting.page.pictures
 from introprior.reporting.figures import draw
 from introprior.reporting.figures.style import save
 save(draw("search", {search}, datasets=["Rings"], cell="sg"), ["search.pdf", "search.png"], dpi=40)

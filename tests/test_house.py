@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -63,6 +64,19 @@ def test_lock_pins_and_hashes_every_package() -> None:
         assert [s.operator for s in requirement.specifier] == ["=="], requirement
         assert hashes, f"{requirement} has no hash"
         assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", h) for h in hashes), requirement
+
+
+def test_files_and_programs_are_read_and_written_as_utf_8() -> None:
+    """Whatever the locale is; ``text=True`` and files that are opened without an encoding go by it."""
+    for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "workflow").rglob("*.py")]:
+        for call in (node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Call)):
+            name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+            of = getattr(getattr(call.func, "value", None), "id", "")
+            given = {word.arg for word in call.keywords}
+            binary = any(isinstance(part, ast.Constant) and "b" in str(part.value) for part in call.args)
+            ours = of == "files" or (name == "write_text" and isinstance(call.func, ast.Name))
+            text = name in ("read_text", "write_text", "open") and not (ours or binary or of in ("os", "gzip"))
+            assert not (text or "text" in given) or "encoding" in given, f"{path}:{call.lineno}"
 
 
 def test_lock_names_no_registry() -> None:
@@ -168,7 +182,7 @@ def test_wheel_holds_the_published_numbers_and_the_command(tmp_path: Path) -> No
         data |= {f"introprior/reporting/page/page.{kind}" for kind in ("html", "css", "js")}
         assert files | data <= names
         (entry_points,) = (name for name in names if name.endswith("entry_points.txt"))
-        assert "introprior = introprior.cli:main" in archive.read(entry_points).decode()
+        assert "introprior = introprior.__main__:main" in archive.read(entry_points).decode()
 
 
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -202,6 +216,40 @@ def test_make_env_without_python_says_what_to_install(tmp_path: Path) -> None:
     assert len(said) == 1
     assert "apt-get install python3-venv" in said[0]
     assert not (tmp_path / ".venv").exists()
+
+
+@needs_make
+def test_an_environment_that_was_moved_or_copied_is_made_anew(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "a new place"
+    (old / ".venv/bin").mkdir(parents=True)
+    for name in ("requirements.lock", "pyproject.toml", ".venv/bin/python", ".venv/.stamp"):
+        (old / name).touch()
+    for place in ("", f"{old}/.venv\n"):  # as before 0.2, and as now
+        (old / ".venv/.stamp").write_text(place)
+        assert "is ready" in make(old, "env").stdout
+    shutil.copytree(old, new)
+    done = make(new, "env", "PYTHON=no-such-python")
+    assert "found no Python" in done.stderr
+    assert not (new / ".venv/bin").exists()
+    assert (old / ".venv/bin/python").exists()
+
+
+@needs_make
+def test_make_takes_no_settings_of_other_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    for name in ("requirements.lock", "pyproject.toml"):
+        (tmp_path / name).touch()
+    for name, value in {"PIP_USER": "1", "PYTHONPATH": "/modules", "HOME": "/proc/none"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    python = tmp_path / ".venv/bin/python"
+    python.write_text(f"#!/bin/sh\nenv > {tmp_path}/seen\nexit 1\n")
+    python.chmod(0o755)
+    make(tmp_path, "env", "PYTHON=no-such-python")
+    seen = dict(line.partition("=")[::2] for line in (tmp_path / "seen").read_text().splitlines())
+    assert (seen["PIP_USER"], seen["PYTHONNOUSERSITE"]) == ("0", "1")
+    assert "PYTHONPATH" not in seen
+    assert seen["XDG_CACHE_HOME"] == f"{tmp_path}/.snakemake/cache"
 
 
 @needs_make

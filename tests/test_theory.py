@@ -476,7 +476,7 @@ def test_the_command_and_the_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     output, play = tmp_path / "theory.csv", tmp_path / "play.csv"
     files = ["--output", str(output), "--play", str(play)]
     assert cli.main(["theory", "--games", "0", *files]) == 2
-    assert "--games: 0 is no number of games" in capsys.readouterr().err
+    assert "--games: must be at least 1, is 0" in capsys.readouterr().err
     assert cli.main(["theory", "--games", "5", *files]) == 0
     rows = pd.read_csv(output)
     assert len(rows) == 3 * 6

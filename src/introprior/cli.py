@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from typing import Any, NoReturn
 
 from introprior import __version__
 from introprior.commands import options as told
-from introprior.errors import UserError
+from introprior.errors import UserError, cut, one_line, out_of_memory, plain
 from introprior.experiment import cells, jobs
 from introprior.experiment.fields import Model
 from introprior.experiment.protocol import PRESETS
@@ -45,27 +46,45 @@ where it stopped when it is started again with the same options and --state.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for what the user can mend, 128 + n after signal n."""
-    options = _parser().parse_args(arguments)
+    name = "introprior"
     try:
         with _terminable():
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                sys.stdout.reconfigure(errors="backslashreplace")  # β, on a terminal that has none
+            options = _parser().parse_args(arguments)
+            name = f"introprior {options.name}"
             _run(options)
     except UserError as error:
-        print(f"introprior {options.name}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interruption:
-        print(f"introprior {options.name}: interrupted; run the same command again", file=sys.stderr)
+        print(f"{name}: interrupted; run the same command again", file=sys.stderr)
         return 128 + int((interruption.args or (signal.SIGINT,))[0])
     except Exception as error:
-        number = getattr(error, "signal_number", None)
-        if number is None:
+        said, code = _foreseen(error)
+        if not code:
             raise
-        print(f"introprior {options.name}: {error}", file=sys.stderr)
-        return 128 + number
+        print(f"{name}: {plain(said)}", file=sys.stderr)
+        return code
     return 0
+
+
+def _foreseen(error: Exception) -> tuple[str, int]:
+    """What is said of errors that the program did not look for but the user can mend, and the exit code; else 0."""
+    if out_of_memory(error):
+        return f"out of memory ({cut(one_line(error), 200)}); take smaller numbers, or fewer at a time", 2
+    if isinstance(error, OSError) and error.filename is not None:
+        said = f"{cut(str(error.filename), 500)}: cannot be used ({error.strerror})"
+        return f"{said}; correct the path, or make it accessible", 2
+    number = getattr(error, "signal_number", None)
+    return str(error), 128 + number if number else 0
 
 
 def _run(given: argparse.Namespace) -> None:
     """Run a command, and record what it made of what."""
+    told.check_flags(given)
+    if hasattr(given, "threads"):
+        _limit_threads(given.threads)
     if not given.writes:
         _command(given)(given)
         return
@@ -89,6 +108,17 @@ def _command(given: argparse.Namespace) -> Callable[[argparse.Namespace], Any]:
         named = name == "train" and str(given.stated.get("dataset")) in DATASETS
         room = "images" if named or given.data is not None else "density"
     return getattr(import_module(f"introprior.commands.{room}"), name)
+
+
+def _limit_threads(count: int) -> None:
+    """Let libraries compute with so many threads, those that are not loaded yet by what they look for when they are.
+
+    By themselves they take all cores, and the small tensors of a run are the slower for it, the more others compute.
+    """
+    for library in ("OMP", "OPENBLAS", "MKL"):
+        os.environ[f"{library}_NUM_THREADS"] = str(count)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(count)
 
 
 def _paths(given: argparse.Namespace, names: Sequence[str]) -> list[Path]:
@@ -128,7 +158,7 @@ class _Parser(argparse.ArgumentParser):
     """One that says what is wrong in one line; by default it recites all options first."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {plain(message)}; see {self.prog} --help\n")
 
 
 Row = tuple[str, Sequence[type[Model]], Sequence[str], str]
@@ -158,11 +188,11 @@ find or download the Inception weights of FID, and check them
 --output!  where to put them"""),
     "classifier": ("images.classifier", [jobs.Classifier], ["output"], """\
 train the small classifier behind fd_classifier
---data! --options --device
+--data! --options --device --threads
 --output!  checkpoint of the classifier"""),
     "reference": ("images.reference", [jobs.Reference], ["output"], """\
 take the feature statistics of a training set, once
---data! --options --device --weights --classifier
+--data! --options --device --threads --weights --classifier
 --output!  NPZ of mean and covariance"""),
     "warmup": ("images.warmup", [jobs.TrainImages], ["output"], """\
 train the warm-up on images that runs of one prior family share
@@ -183,12 +213,12 @@ images: --data
     "distances": ("images.distances", [jobs.Distances], ["output"], """\
 measure what an image run generates at each snapshot
 --model!  what `introprior warmup` or `train` wrote
---data! --options --device --reference! --weights --classifier
+--data! --options --device --threads --reference! --weights --classifier
 --earlier  CSV with the distances of the warm-up's snapshots, taken over
 --output!  CSV with one row per epoch and metric"""),
     "evaluate": ("evaluate", [jobs.Evaluate, jobs.EvaluateImages], ["metrics", "panels", "codes"], """\
 measure trained ensembles or an image run, and draw what figures show of them
---model! --options --device
+--model! --options --device --threads
 --metrics!  tidy CSV, one row per seed and metric; a file for each model
 --panels!  NPZ with the arrays that figures show; a file for each model
 images: --data --reference --weights --classifier
@@ -209,7 +239,7 @@ choose each cell's r_entropy by the mean of a metric over seeds
 overfit the encoder of a trained image run (Figure S2)
 --model!
 --distances!  of the run; they choose the snapshot
---data! --options --device
+--data! --options --device --threads
 --output!  NPZ with curves and images"""),
     "theory": ("theory.theory", [], ["output", "play"], """\
 try out the theory on random small games, and play one (docs/theory.md)
@@ -254,6 +284,7 @@ SHARED = """\
 --classifier  what `introprior classifier` wrote, for fd_classifier
 --model  what `introprior train` wrote
 --device  auto, cpu, cuda or cuda:N (default: the environment's INTROPRIOR_DEVICE, else auto)
+--threads  CPU cores to compute on (default: the environment's OMP_NUM_THREADS, else 1)
 --dataset  8Gaussian, 2Spirals, Checkerboard, Rings; MNIST, FMNIST, CIFAR-10, digits, digits16, photos
 --protocol  what the options' protocol changes single options of (default: authors)
 --set  one option, e.g. training.iterations=3000; repeatable
@@ -261,7 +292,7 @@ SHARED = """\
 --checkpoint-seconds  how often it is written (default: the environment's INTROPRIOR_CHECKPOINT_SECONDS, else 300)"""
 SHARED_HELP = dict(line.split("  ") for line in SHARED.splitlines())
 SHARED_HELP["--cell"] = f"for example {', '.join(cells.TABLE1_CELLS)}"
-RUN = "--device --dataset --cell --protocol --set --state --checkpoint-seconds"
+RUN = "--device --threads --dataset --cell --protocol --set --state --checkpoint-seconds"
 
 FILES, INTEGER, YES = {"type": Path, "nargs": "+"}, {"type": int, "metavar": "N"}, {"action": "store_true"}
 TEXT: dict[str, Any] = {}
@@ -277,7 +308,7 @@ KINDS: dict[str, dict[str, Any]] = {
     **{name: {"type": Path, "nargs": "?"} for name in ("status results", "claims results")},
     "--configfile": FILES | {"default": [], "metavar": "FILE"},
     "--watch": {"type": float, "metavar": "SECONDS"},
-    **dict.fromkeys(("--gpus", "--cores", "--games"), INTEGER),
+    **dict.fromkeys(("--gpus", "--cores", "--games", "--threads"), INTEGER),
     **dict.fromkeys(("--dataset", "--cell", "--metric", "--device"), TEXT),
     **dict.fromkeys(("--slices", "--reference", "choose --metrics"), FILES),
     **dict.fromkeys(("train --output", "train --history", "train --hyperparameters"), FILES),
@@ -292,8 +323,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="introprior", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"introprior {__version__}")
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
-    environment = {"--device": os.environ.get("INTROPRIOR_DEVICE", "auto")}
-    environment["--checkpoint-seconds"] = os.environ.get(CHECKPOINT_SECONDS, "300")
+    environment = {
+        "--device": os.environ.get("INTROPRIOR_DEVICE", "auto"),
+        "--checkpoint-seconds": os.environ.get(CHECKPOINT_SECONDS, "300"),
+        "--threads": os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or "1",  # a list: of nested ones
+    }
     for name, (function, models, writes, described) in COMMANDS.items():
         text, *lines = described.replace("RUN", RUN).splitlines()
         part = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")

@@ -9,11 +9,25 @@ from collections.abc import Iterable
 class UserError(Exception):
     """Something that the person at the keyboard can mend; commands print it as one line and exit with 2."""
 
+    def __init__(self, said: str):
+        super().__init__(plain(said))
+
+
+def plain(text: str) -> str:
+    """A text as it can be printed: in one line, without what a terminal would obey (names of files may hold it)."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
 
 def one_line(error: BaseException | str) -> str:
     """A text, or what an error of a library says, in one line as users want it."""
     said = getattr(error, "strerror", None) or str(error)
     return " ".join(said.split()).strip(" :") or type(error).__name__
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that there is no memory left, of the machine or of a GPU: torch has no one kind for it."""
+    said = "can't allocate memory" in str(error)
+    return said or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def cut(text: str, most: int = 80) -> str:

@@ -14,7 +14,7 @@ from introprior.errors import UserError
 from introprior.experiment import cells as naming
 from introprior.experiment import jobs
 from introprior.experiment.cells import TABLE4_SETTINGS
-from introprior.experiment.config import TABLE3_CELL, Configuration, load, text
+from introprior.experiment.config import TABLE3_CELL, Configuration, load, read_yaml, text
 from introprior.experiment.paths import NAMED, Paths
 from introprior.experiment.sources import closure
 from introprior.operations import costs, dag, gpus
@@ -32,6 +32,8 @@ def checked(function, *arguments, **named):
         sys.exit(1)
 
 
+if workflow.is_main_process:
+    checked(read_yaml, workflow.configfiles)  # Snakemake has read them, but not noticed a key that stands twice
 CONFIG = checked(load, config, workflow.configfiles)
 config.update(CONFIG.model_dump(mode="json"))  # with the defaults, for the captions of the report
 

@@ -6,16 +6,42 @@ import argparse
 import json
 import re
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field
 
 from introprior.errors import UserError, one_line
 from introprior.experiment import cells
-from introprior.experiment.fields import Model, shown
+from introprior.experiment.fields import Count, Model, Weight, shown
 from introprior.experiment.protocol import PRESETS
 from introprior.experiment.run import Member
 from introprior.operations import files
 
 Options = TypeVar("Options", bound=Model)
+
+Seconds = Annotated[float, Field(gt=0, le=10**6, allow_inf_nan=False)]
+
+
+class Flags(Model):
+    """The numbers among the flags that stand for no option."""
+
+    checkpoint_seconds: Weight = 0
+    watch: Seconds = 1
+    threads: Annotated[Count, Field(le=4096)] = 1
+    gpus: Annotated[int, Field(ge=0, le=10_000)] = 0
+    cores: Annotated[Count, Field(le=100_000)] = 1
+    games: Annotated[Count, Field(le=10**7)] = 1
+
+
+def check_flags(given: argparse.Namespace) -> None:
+    """Refuse numbers that no command can do with."""
+    said = {name: value for name in Flags.model_fields if (value := getattr(given, name, None)) is not None}
+    try:
+        Flags.read(said, "")
+    except UserError as error:
+        name, _, problem = str(error).partition(":")
+        raise UserError(f"--{name.replace('_', '-')}:{problem}") from None
+
 
 FLAGS = ("dataset", "cell", "seeds", "betas")
 """Flags that stand for options of the same name."""

@@ -31,9 +31,6 @@ def plan(given: argparse.Namespace) -> None:
     config = _configuration(given.configfile)
     gpus = given.gpus if given.gpus is not None else int(config.device != "cpu")
     cores = given.cores if given.cores is not None else os.cpu_count() or 1
-    for flag, value, least in (("--gpus", gpus, 0), ("--cores", cores, 1)):
-        if value < least:
-            raise UserError(f"{flag}: must be at least {least}, is {value}")
     targets = given.targets or ["all"]
     found = _planned(_jobs(config, given.configfile, targets), gpus, cores)
     if given.json:
@@ -59,7 +56,7 @@ def _jobs(config: Configuration, paths: Sequence[Path], targets: Sequence[str]) 
         # Where it is planned need not be where it will run, with a GPU.
         options = ["--dry-run", "--quiet", "progress", "rules", "--nolock", "--cores", "1", "--config", "device=auto"]
         command = [sys.executable, "-m", "snakemake", *options, *["--configfile", *map(str, paths)] * bool(paths)]
-        done = subprocess.run([*command, "--", *targets], capture_output=True, text=True)
+        done = subprocess.run([*command, "--", *targets], capture_output=True, encoding="utf-8", errors="replace")
         known = dag.fitting(config, targets)
         if done.returncode or known is None:
             said = one_line((done.stderr + done.stdout).rpartition("Building DAG of jobs...")[2])
@@ -158,8 +155,6 @@ def _times(found: Mapping[str, Any]) -> list[str]:
 
 def status_(given: argparse.Namespace) -> None:
     """Tell how far a run is."""
-    if given.watch is not None and not given.watch > 0:
-        raise UserError(f"--watch: must be above 0 seconds, is {given.watch:g}")
     results = given.results if given.results is not None else status.latest(Path("results"))
     while True:
         found = status.look(results)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from introprior.errors import UserError
 from introprior.evaluation import theory as trying
 from introprior.operations import files
 
@@ -12,8 +11,6 @@ from introprior.operations import files
 def theory(given: argparse.Namespace) -> dict[str, str]:
     """Measure what there is to gain in random games, and play a small one."""
     games = 2000 if given.games is None else given.games
-    if games < 1:
-        raise UserError(f"--games: {games} is no number of games; give 1 or more")
     files.check_writable(given.output, given.play)
     for path, rows in (
         (given.output, list(trying.conjecture(games))),

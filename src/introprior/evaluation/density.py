@@ -52,7 +52,7 @@ class Ensemble:
         run = Run.from_dict(content["run"])
         assert isinstance(run, DensityRun)
         model = checkpoints.restored(networks(run), content["model"], device)
-        return cls(model.eval().requires_grad_(False), run, content["records"])
+        return cls(model.requires_grad_(False), run, content["records"])
 
 
 def streams_for(members: Sequence[Member], shift: int, device: torch.device) -> MemberStreams:

@@ -71,7 +71,7 @@ class Snapshots:
         return cls(run, content["records"][0], content["snapshots"])
 
     def model(self, epoch: int, device: torch.device | str) -> IntroVAE:
-        """The model after ``epoch`` epochs, in training mode, its parameters frozen.
+        """The model after ``epoch`` epochs, in evaluation mode, its parameters frozen.
 
         Raises:
             UserError: there is no such snapshot.

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from introprior.evaluation.density import histogram_metrics, streams_for
-from introprior.experiment.jobs import Halving
+from introprior.experiment.config.density import Cuts
 from introprior.experiment.run import Member
 from introprior.training.loop import Training
 
 COLUMNS = ("beta_rec", "beta_kl", "beta_neg", "seed", "KL", "JSD", "status", "detail")
 
 
-def rungs(halving: Halving | None, iterations: int, game_start: int) -> list[int]:
+def rungs(halving: Cuts | None, iterations: int, game_start: int) -> list[int]:
     """Iterations, in rising order, at which successive halving drops settings: those within the game."""
     if halving is None:
         return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -80,6 +81,10 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(abs)]  # no -0.0, which has another text
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Epochs = Annotated[Count, Field(le=10_000)]
+Size = Annotated[Count, Field(le=10**6)]
+Width = Annotated[Count, Field(le=10**5)]
+Grid = Annotated[int, Field(ge=2, le=20_000)]
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """Of a folder."""
@@ -87,9 +92,11 @@ Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,4})?)$")]
 
 
 def _different(values: tuple[Value, ...]) -> tuple[Value, ...]:
-    for i, value in enumerate(values):
-        if value in values[:i]:
+    seen: set[Value] = set()
+    for value in values:
+        if value in seen:
             raise wrong("", f"{shown(value)} is there more than once; keep it once")
+        seen.add(value)
     return values
 
 
@@ -99,12 +106,27 @@ def _rising(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def expanded(path: str) -> str:
+    """A path with ``~`` and variables such as ``$HOME`` replaced, those that there are."""
+    return os.path.expanduser(os.path.expandvars(path))
+
+
+def _path_text(text: str) -> str:
+    path = expanded(text)
+    if not path.isprintable():
+        raise wrong("", f"has characters that no path should have, is {shown(path)}")
+    if not path:
+        raise wrong("", f"is an empty path, since {shown(text)} is; give the variable a value")
+    return path
+
+
 def _cell(name: str) -> str:
     with blamed():
         cells.parse(name, "")
     return name
 
 
+PathText = Annotated[str, Field(min_length=1), AfterValidator(_path_text)]
 _LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 Listed = Annotated[tuple[Value, ...], _LIST]
 OneOrMore = Annotated[tuple[Value, ...], Field(min_length=1), _LIST]

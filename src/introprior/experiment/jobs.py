@@ -16,28 +16,30 @@ from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator
 
 from introprior.data import catalogue
 from introprior.data.images import catalogue as image_catalogue
 from introprior.errors import UserError
 from introprior.experiment import cells
 from introprior.experiment.config import Configuration, image_cell
-from introprior.experiment.config.density import DensityEvaluation, Fraction, beta_neg
+from introprior.experiment.config.density import Cuts, DensityEvaluation, beta_neg
 from introprior.experiment.config.images import OfDataset, text
 from introprior.experiment.fields import (
     AllOrCount,
     Cell,
     Count,
+    Epochs,
     FewAndMany,
+    Grid,
     Listed,
     Model,
     Natural,
     OneOrMore,
     Positive,
     Seed,
+    Size,
     Some,
-    SomeRising,
     shown,
     wrong,
 )
@@ -64,13 +66,6 @@ Betas = Annotated[Listed[Positive | None], AfterValidator(_betas)]
 # ---- The options of each command; defaults are as in the paper ----
 
 
-class Halving(Model):
-    """Successive halving."""
-
-    keep: Fraction
-    at: SomeRising[Fraction]
-
-
 Datasets = Annotated[Some[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 """One by its name, or a list."""
 
@@ -88,7 +83,7 @@ class Search(_OfCell):
     seed: Seed = PAPER.density.search.seed
     betas: OneOrMore[Betas]
     samples: Count = PAPER.density.search.samples
-    halving: Halving | None = None
+    halving: Cuts | None = None
 
 
 class Train(_OfCell):
@@ -105,8 +100,8 @@ class Evaluate(DensityEvaluation):
 
     dataset: Datasets | None = None
     cell: str | None = None
-    panel_grid: Annotated[Count, Field(ge=2)] = PAPER.figure3.grid
-    panel_points: Count = PAPER.figure3.points
+    panel_grid: Grid = PAPER.figure3.grid
+    panel_points: Size = PAPER.figure3.points
     panel_seed: Seed | None = None
 
 
@@ -124,7 +119,7 @@ class TrainImages(_OfCell):
 class Classifier(Model):
     """Options of ``introprior classifier``."""
 
-    epochs: Count = PAPER.images.evaluation.classifier_epochs
+    epochs: Epochs = PAPER.images.evaluation.classifier_epochs
     seed: Seed = 0
 
 
@@ -232,7 +227,7 @@ def search(config: Configuration, dataset: str, cell: str, slice: int | str) -> 
     chosen, jobs = config.density.search, slices(config, cell)
     if int(slice) >= len(jobs):
         raise UserError(f"results: the grid of {cell} has no slice {slice}, its last is {len(jobs) - 1}")
-    halving = _picked(Halving, chosen.halving) if chosen.halving.enabled else None
+    halving = _picked(Cuts, chosen.halving) if chosen.halving.enabled else None
     run = _density_run(config, dataset, cell)
     return {**run, "seed": chosen.seed, "betas": jobs[int(slice)], "samples": chosen.samples, "halving": halving}
 

@@ -20,8 +20,10 @@ from introprior.experiment.fields import (
     Positive,
     Rising,
     Seed,
+    Size,
     Three,
     Weight,
+    Width,
     option,
     wrong,
 )
@@ -54,8 +56,8 @@ class AnyTraining(GameNumbers):
     iterations: Count
     warmup_iterations: Natural
     mixture_warmup_iterations: Natural
-    batch_size: Annotated[Count, Field(le=10**6)]
-    latent_dim: Annotated[Count, Field(le=10**5)]
+    batch_size: Size
+    latent_dim: Width
     milestones: Rising[Natural]
     r_entropy: Weight = option(0.0, "Weight of the responsibility entropy.", stage="game")
 
@@ -83,20 +85,22 @@ class DensityTraining(AnyTraining):
     mixture_warmup_iterations: Natural = option(
         100, "Last iterations of the warm-up, in which the prior is a free mixture already."
     )
-    batch_size: Annotated[Count, Field(le=10**6)] = option(
-        512, "Data points per iteration; a multiple of 4 for Rings, of 2 for 2Spirals."
-    )
-    hidden_width: Annotated[Count, Field(le=10**5)] = option(256, "Units in each hidden layer of encoder and decoder.")
+    batch_size: Size = option(512, "Data points per iteration; a multiple of 4 for Rings, of 2 for 2Spirals.")
+    hidden_width: Width = option(256, "Units in each hidden layer of encoder and decoder.")
     hidden_layers: Annotated[Count, Field(le=1000)] = option(4, "Hidden layers of encoder and decoder.")
-    latent_dim: Annotated[Count, Field(le=10**5)] = option(
-        2, "Dimensions of the latent space; 2, since the figures draw it."
-    )
+    latent_dim: Width = option(2, "Dimensions of the latent space; 2, since the figures draw it.")
     precision: Precision = option(
         "float32", "What the networks' matrix products compute in; tf32: where the GPU has it. All else: float32."
     )
     milestones: Rising[Natural] = option(
         (10_000, 15_000), "Iterations at which the learning rates are divided by 10, where the protocol does so."
     )
+
+    @model_validator(mode="after")
+    def _plane(self) -> Self:
+        if self.latent_dim != 2:
+            raise wrong("latent_dim", f"must be 2, is {self.latent_dim}")
+        return self
 
     @property
     def data_elements(self) -> int:
@@ -112,11 +116,11 @@ class ImageTraining(AnyTraining):
     iterations: Count = option(EPOCHS * FMNIST_BATCHES, "Iterations in all, warm-up included.", stage="game")
     warmup_iterations: Natural = WARMUP_EPOCHS * FMNIST_BATCHES
     mixture_warmup_iterations: Natural = MIXTURE_WARMUP_EPOCHS * FMNIST_BATCHES
-    batch_size: Annotated[Count, Field(le=10**6)] = 128
-    latent_dim: Annotated[Count, Field(le=10**5)] = 32
+    batch_size: Size = 128
+    latent_dim: Width = 32
     milestones: Rising[Natural] = ()
     shape: Three = (1, 28, 28)
-    widths: OneOrMore[Count] = (64, 128)
+    widths: OneOrMore[Width] = (64, 128)
     precision: Precision = "tf32"
 
     @property
@@ -162,8 +166,12 @@ class Run(Model):
         if isinstance(values, Mapping) and "dataset" in values:
             values = dict(values)
             dataset = values.pop("dataset")
-            plain = [member.dump() if isinstance(member, Member) else member for member in values.get("members", ())]
-            values["members"] = [{**member, "dataset": member.get("dataset") or dataset} for member in plain]
+            if isinstance(members := values.get("members"), list | tuple):
+                plain = [member.dump() if isinstance(member, Member) else member for member in members]
+                values["members"] = [
+                    {**member, "dataset": member.get("dataset") or dataset} if isinstance(member, Mapping) else member
+                    for member in plain
+                ]
         return values
 
     @model_validator(mode="after")

@@ -39,7 +39,7 @@ def _file(name: str) -> Path | None:
     base = PACKAGE / name.replace(".", "/")
     for path in (base.with_suffix(".py"), base / "__init__.py"):
         if path.is_file():
-            return path if path.name != "__init__.py" or "import" in path.read_text() else None
+            return path if path.name != "__init__.py" or "import" in path.read_text(encoding="utf-8") else None
     return None
 
 
@@ -47,7 +47,7 @@ def _file(name: str) -> Path | None:
 def _imported(path: Path) -> frozenset[str]:
     """Modules of the package that a file imports, wherever in it."""
     names = set()
-    for package, imported, module in _IMPORT.findall(path.read_text()):
+    for package, imported, module in _IMPORT.findall(path.read_text(encoding="utf-8")):
         package = (module or package).lstrip(".")
         names.add(package)
         for name in re.findall(r"(\w+)(?: as \w+)?", re.sub(r"#.*", "", imported)):

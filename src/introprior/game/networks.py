@@ -279,8 +279,9 @@ def _channels_last(x: Tensor) -> Tensor:
 def _coarsest(shape: tuple[int, int, int], widths: Sequence[int]) -> tuple[int, int, int]:
     """Channels, height and width of the last convolution's output, e.g. 128x7x7."""
     factor = 2 ** len(widths)
-    if shape[1] % factor or shape[2] % factor:
+    if shape[1] % factor or shape[2] % factor or shape[1:] == (factor, factor):
         raise UserError(
-            f"networks: {shape[1]}x{shape[2]} images cannot be halved {len(widths)} times; use fewer widths"
+            f"networks: {shape[1]}x{shape[2]} images cannot be halved {len(widths)} times, with some pixels left for "
+            "BatchNorm; use fewer widths"
         )
     return widths[-1], shape[1] // factor, shape[2] // factor

@@ -164,7 +164,7 @@ def weights(path: str | os.PathLike[str] | None = None) -> Path:
             f"download {FID_WEIGHTS_URL} where there is a network, and put it at {cached} or give its path in the "
             "configuration; or use fd_classifier, which needs no weights"
         )
-        with downloading(WEIGHTS, remedy):
+        with downloading(WEIGHTS, cached.parent, remedy):
             cached.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(FID_WEIGHTS_URL, str(cached), hash_prefix=SHA256)
     return cached

@@ -160,7 +160,7 @@ def _write(path: Path, found: Dag, begun: bool) -> None:
     latest = {job.outputs or job.rule: job for job in jobs}
     ordered = [vars(job) for job in _in_order(latest.values())]
     text = json.dumps({"format": FORMAT, **vars(found), "jobs": ordered}, separators=(",", ":"))
-    if begun or not path.exists() or path.read_text() != text:
+    if begun or not path.exists() or path.read_text(encoding="utf-8") != text:
         files.write_text(path, text)
 
 

@@ -93,7 +93,7 @@ def checksum(path: str | os.PathLike[str]) -> str:
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write ``text`` to ``path`` as a whole or not at all."""
     with written(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -113,8 +113,8 @@ def write_csv(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]], c
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read JSON; a missing, truncated or foreign file is one clear line."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot read ({error.strerror})") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also of numbers with too many digits
         raise UserError(f"{path}: not valid JSON ({error}); delete it and run again to make it anew") from error

@@ -73,8 +73,8 @@ class Rates:
 def _measured(job: Job) -> tuple[str, float, float] | None:
     """Of a job that has run the device, how many times as long it took as its rule's default says, and the bytes."""
     try:
-        record = json.loads(job.record.read_text())
-        with open(job.benchmark or "", newline="") as stream:
+        record = json.loads(job.record.read_text(encoding="utf-8"))
+        with open(job.benchmark or "", newline="", encoding="utf-8") as stream:
             taken = float(next(csv.DictReader(stream, delimiter="\t"))["s"])
         told, records, device = record["options"], record.get("records", []), record["device"]
         if record.get("resumed", 0) or (records and all(one["status"] != "ok" for one in records)):

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 from introprior.errors import UserError
+
+DRIVER, WSL = Path("/proc/driver/nvidia/gpus"), Path("/usr/lib/wsl/lib/nvidia-smi")
+"""Where the driver lists its GPUs, and the program that lists them on Windows' Linux (WSL2), where it does not."""
 
 
 def present() -> int:
@@ -14,10 +19,22 @@ def present() -> int:
     if visible is None and simulated:
         return int(simulated) if simulated.isdecimal() else 0
     if visible is None:
-        return sum(1 for _ in Path("/proc/driver/nvidia/gpus").glob("*"))
+        return sum(1 for _ in DRIVER.glob("*")) or _listed()
     names = [name.strip() for name in visible.split(",")]
     hidden = (i for i, name in enumerate(names) if name in ("", "-1", "NoDevFiles"))  # CUDA stops at the first such
     return next(hidden, len(names))
+
+
+def _listed() -> int:
+    """Number of GPUs that ``nvidia-smi`` lists, where it is installed."""
+    program = shutil.which("nvidia-smi") or shutil.which(WSL)
+    if program is None:
+        return 0
+    try:
+        done = subprocess.run([program, "--list-gpus"], capture_output=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return sum(line.startswith(b"GPU ") for line in done.stdout.splitlines())
 
 
 def check(device: str, asked: int | None, count: int, jobs_per_gpu: int = 1) -> None:

@@ -29,7 +29,7 @@ def path_of(output: str | os.PathLike[str]) -> Path:
 def read(output: str | os.PathLike[str]) -> dict[str, Any] | None:
     """What is told of the job that will write ``output``; None if nothing is, or it vanishes or is half-copied."""
     try:
-        content = json.loads(path_of(output).read_text())
+        content = json.loads(path_of(output).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) and content.keys() >= {"state", "updated", "host", "pid"} else None

@@ -50,7 +50,8 @@ def commit() -> str | None:
 
     def git(*words: str) -> str:
         command = ["git", "--no-optional-locks", "-C", str(PACKAGE), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+        done = subprocess.run(command, capture_output=True, check=True, timeout=30)
+        return done.stdout.decode(errors="replace").strip()
 
     try:
         git("ls-files", "--error-unmatch", "__init__.py")

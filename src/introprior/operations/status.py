@@ -163,7 +163,7 @@ def _outcomes(job: Job) -> dict[tuple[str, int], str]:
         elif job.rule in ("evaluate", "evaluate_images"):
             for path in job.outputs:
                 if path.endswith(".csv"):
-                    with open(path, newline="") as stream:
+                    with open(path, newline="", encoding="utf-8") as stream:
                         rows += csv.DictReader(stream)
         return {(row["dataset"], int(row["seed"])): row["detail"] for row in rows if row["status"] != "ok"}
     except (OSError, UserError, ValueError, KeyError, TypeError, AttributeError):

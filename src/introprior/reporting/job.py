@@ -37,7 +37,11 @@ def logged(path: str) -> Iterator[None]:
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     terminal = sys.stderr
-    with open(path, "w") as log, redirect_stdout(log), redirect_stderr(log):
+    with (
+        open(path, "w", encoding="utf-8", errors="backslashreplace") as log,
+        redirect_stdout(log),
+        redirect_stderr(log),
+    ):
         try:
             yield
         except UserError as error:

@@ -125,7 +125,7 @@ def _records(
     """Place and content of every row of some CSV files; they end in a newline, and have rows unless ``empty``."""
     for path in _listed(paths, "CSV files"):
         try:
-            text = Path(path).read_text()
+            text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: cannot read ({getattr(error, 'strerror', None) or error}); {_REMEDY}") from error
         reader = csv.DictReader(text.splitlines())

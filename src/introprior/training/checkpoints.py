@@ -154,7 +154,7 @@ def restore(model: IntroVAE, state: dict[str, Any], device: torch.device | str) 
 
 
 def restored(networks: tuple[nn.Module, nn.Module], state: dict[str, Any], device: torch.device | str) -> IntroVAE:
-    """The model of a state, for which there are networks of its shapes."""
+    """The model of a state, for which there are networks of its shapes, in evaluation mode."""
     model = IntroVAE(*networks, Prior())
     restore(model, state, device)
-    return model
+    return model.eval()

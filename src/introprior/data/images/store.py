@@ -125,7 +125,7 @@ def _published(
     elif offline:
         raise UserError(f"{entry.name}: nothing may be downloaded (offline); {_advice(entry)}")
     else:
-        with downloading(entry.name, _advice(entry)):
+        with downloading(entry.name, root, _advice(entry)):
             for name in entry.files:  # unpacked by a process that was killed, perhaps in part: they would be trusted
                 (place / name).unlink(missing_ok=True)
             reader = _reader(entry).__new__(_reader(entry))  # its constructor would read what is not checked yet

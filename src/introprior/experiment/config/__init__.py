@@ -29,9 +29,10 @@ from introprior.experiment.fields import (
     Model,
     Name,
     Natural,
-    Text,
+    PathText,
     Weight,
     blamed,
+    expanded,
     option,
     shown,
     wrong,
@@ -52,7 +53,7 @@ class Configuration(Model):
     """Every key that config/config.yaml and the files laid over it may have; others are refused."""
 
     experiment: Name = option("paper", "Name of the folder under results/ that everything is written to.")
-    priors: Listed[Text] = option(
+    priors: Listed[PathText] = option(
         (), "Python files, beside the configuration, that add families of priors; see docs/add-a-prior.md."
     )
     protocol: Literal["authors", "text"] = option(
@@ -225,12 +226,14 @@ def load(values: Mapping[str, Any], files: Iterable[str | Path] = ()) -> Configu
     named = values.get("priors")
     if isinstance(named, list | tuple) and all(isinstance(name, str) for name in named):
         folders = [Path(file).parent for file in reversed([*files])]
-        families.add(named, "configuration: priors", folders or ["."])
+        families.add(map(expanded, named), "configuration: priors", folders or ["."])
     return Configuration.read(dict(values), "configuration")
 
 
 def read_yaml(paths: Iterable[str | Path]) -> dict[str, Any]:
     """Configuration files laid over one another as Snakemake does: sections key by key, all else as a whole.
+
+    As for Snakemake, a file is JSON if it can be, else YAML. A key that stands twice is refused: the later would count.
 
     Raises:
         UserError: a file that is absent or no configuration.
@@ -240,15 +243,51 @@ def read_yaml(paths: Iterable[str | Path]) -> dict[str, Any]:
     config: dict[str, Any] = {}
     for path in map(Path, paths):
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = _parsed(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise UserError(f"{path}: cannot read ({error.strerror})") from error
-        except (yaml.YAMLError, ValueError, RecursionError) as error:  # the latter: of dates, or of what is too long
-            raise UserError(f"{path}: not valid YAML ({one_line(error)})") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 (at byte {error.start}); save it in that encoding") from error
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # the latter: of dates, or too long
+            raise UserError(f"{path}: not valid YAML ({cut(one_line(error), 300)})") from error
         if not isinstance(content, dict):
             raise UserError(f"{path}: must hold the keys of a configuration, see config/README.md")
         _lay_over(config, content)
     return config
+
+
+def _parsed(text: str) -> Any:
+    """JSON if it can be, else YAML."""
+    import yaml
+
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except (ValueError, RecursionError):
+        pass
+
+    def section(loader: Any, node: Any) -> Any:
+        _once((key.value, key) for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        return loader.construct_mapping(node, deep=True)
+
+    # PyYAML's own begin with an empty section or list and fill it later: so it could be made to hold itself.
+    Loader: Any = type("Loader", (yaml.SafeLoader,), {})
+    Loader.add_constructor("tag:yaml.org,2002:map", section)
+    Loader.add_constructor("tag:yaml.org,2002:seq", lambda loader, node: loader.construct_sequence(node, deep=True))
+    return yaml.load(text, Loader)
+
+
+def _once(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A section of its keys; a `UserError` where one stands there twice."""
+    section: dict[Any, Any] = {}
+    for key, value in pairs:
+        if key in section:
+            lines = [each.start_mark.line + 1 for each in (section[key], value) if hasattr(each, "start_mark")]
+            where = ", in lines {} and {}".format(*lines) if lines else ""
+            raise UserError(f"the key {shown(key)} is there twice{where}; keep one of them")
+        section[key] = value
+    return section
 
 
 def _lay_over(config: dict[str, Any], changes: Mapping[str, Any]) -> None:

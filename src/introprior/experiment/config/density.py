@@ -15,9 +15,9 @@ from introprior.experiment.fields import (
     Count,
     Model,
     Positive,
-    Rising,
     Seed,
     Some,
+    SomeRising,
     ThreeWeights,
     blamed,
     option,
@@ -38,12 +38,17 @@ class VaeGrid(Model):
     beta_kl: Some[Positive] = option(VAE_WEIGHTS, "Weights of the KL divergence to try.")
 
 
-class Halving(Model):
+class Cuts(Model):
+    """Successive halving."""
+
+    keep: Fraction = option(0.5, "The part of the settings that goes on after each cut.")
+    at: SomeRising[Fraction] = option((0.25, 0.5), "When to cut, as rising fractions of the iterations.")
+
+
+class Halving(Cuts):
     """Successive halving of the settings, an economy that the paper does not make."""
 
     enabled: bool = option(False, "Whether to drop the worse settings of a job on the way.")
-    keep: Fraction = option(0.5, "The part of the settings that goes on after each cut.")
-    at: Rising[Fraction] = option((0.25, 0.5), "When to cut, as rising fractions of the iterations.")
 
 
 def beta_neg(beta_kl: float, multiple: float) -> float:
@@ -143,8 +148,6 @@ class Density(Model):
         for i, name in enumerate(self.datasets):
             with blamed(f"datasets[{i}]"):
                 catalogue.dataset(name)
-        if self.training.latent_dim != 2:
-            raise wrong("training.latent_dim", f"must be 2, is {self.training.latent_dim}")
         for path, size in (
             ("training.batch_size", self.training.batch_size),
             ("search.samples", self.search.samples),

@@ -11,16 +11,19 @@ from introprior.data.images.catalogue import DATASETS, dataset
 from introprior.experiment.fields import (
     AllOrCount,
     Count,
+    Epochs,
     FewAndMany,
     Model,
     Natural,
     OneOrMore,
+    PathText,
     Positive,
     Seed,
+    Size,
     Some,
     SomeRising,
-    Text,
     Weight,
+    Width,
     blamed,
     option,
     wrong,
@@ -43,7 +46,7 @@ _USUAL = ImageTraining()
 class ImageSchedule(GameNumbers):
     """How each run is trained."""
 
-    epochs: Count = option(EPOCHS, "Epochs in all, warm-up included.")
+    epochs: Epochs = option(EPOCHS, "Epochs in all, warm-up included.")
     warmup_epochs: Natural = option(WARMUP_EPOCHS, "Epochs as a plain VAE before the adversarial game.")
     mixture_warmup_epochs: Natural = option(
         MIXTURE_WARMUP_EPOCHS, "Last epochs of the warm-up, in which the prior is a free mixture already."
@@ -70,13 +73,9 @@ class OfDataset(Model):
 
     model_config = ConfigDict(json_schema_extra=lambda schema: schema.pop("required"))  # files hold what differs
 
-    batch_size: Annotated[Count, Field(le=10**6)] = Field(
-        description="Images per iteration; the last batch of an epoch may have fewer."
-    )
-    latent_dim: Annotated[Count, Field(le=10**5)] = Field(description="Dimensions of the latent space.")
-    widths: OneOrMore[Annotated[Count, Field(le=10**5)]] = Field(
-        description="Channels after each halving of height and width."
-    )
+    batch_size: Size = Field(description="Images per iteration; the last batch of an epoch may have fewer.")
+    latent_dim: Width = Field(description="Dimensions of the latent space.")
+    widths: OneOrMore[Width] = Field(description="Channels after each halving of height and width.")
     beta_neg: Positive = Field(description="Weight of the fakes' KL divergence in the encoder's loss.")
 
 
@@ -111,10 +110,10 @@ class ImageEvaluation(Model):
     features: Literal["inception", "classifier"] = option(
         "inception", "What distances compare, Inception's features (FID) or those of a small classifier."
     )
-    weights: Text | None = option(
+    weights: PathText | None = option(
         None, "File of Inception's weights, as pytorch-fid has them; null, they are downloaded."
     )
-    classifier_epochs: Count = option(10, "Epochs that the small classifier is trained for.")
+    classifier_epochs: Epochs = option(10, "Epochs that the small classifier is trained for.")
     samples: Count = option(50_000, "Images on each side of a distance.")
     allow_few: bool = option(
         False, "Whether to take fewer images than features have dimensions (2,048; the classifier's 64)."
@@ -152,7 +151,7 @@ class Images(Model):
         (0.0, 1.0, 10.0, 100.0),
         "Weights of the responsibility entropy tried for every mixture; the best by FID enters the tables.",
     )
-    source: Text | None = option(
+    source: PathText | None = option(
         None, "torchvision's root, a folder that holds the datasets' files or is to; null, one beside the results."
     )
     verify: bool = option(True, "Whether to refuse files that are not the published ones.")
@@ -185,9 +184,12 @@ class Images(Model):
     def _check_dataset(self, name: str) -> None:
         facts, section, evaluation = DATASETS[name], self.by_dataset[name], self.evaluation
         halvings = len(section.widths)
+        size = f"{facts.shape[1]}x{facts.shape[2]}"
         if any(side % 2**halvings for side in facts.shape[1:]):
-            size = f"{facts.shape[1]}x{facts.shape[2]}"
             problem = f"{halvings} widths halve {size} images more often than they can be; use fewer"
+            raise wrong(f"by_dataset.{name}.widths", problem)
+        if facts.shape[1:] == (2**halvings, 2**halvings):
+            problem = f"{halvings} widths leave one pixel of {size} images, of which BatchNorm needs two; use fewer"
             raise wrong(f"by_dataset.{name}.widths", problem)
         asked = self.probes.train_images
         codes = facts.train if asked == "all" else asked

@@ -7,7 +7,19 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from introprior.errors import unknown
-from introprior.experiment.fields import Cell, Count, Listed, Model, Seed, Some, Weight, option, wrong
+from introprior.experiment.fields import (
+    Cell,
+    Count,
+    Epochs,
+    Listed,
+    Model,
+    Seed,
+    Size,
+    Some,
+    Weight,
+    option,
+    wrong,
+)
 
 IMAGE_CELLS = (
     "sg", "mog10", "mog10-ip", "mog10-lc", "mog10-lc-ip", "mog100", "mog100-ip", "mog100-lc", "mog100-lc-ip",
@@ -48,8 +60,8 @@ class Figure2(Model):
     cell: Cell = option("mog100-lc-ip", "A cell with -ip; the other run is its -unclipped.")
     r_entropy: Weight = option(0.0, "Weight of the responsibility entropy.")
     seed: Seed = option(0, "Seed of both runs.")
-    epochs: Count = option(120, "Epochs in all, warm-up included.")
-    every: Count = option(20, "Epochs from one measured distance to the next.")
+    epochs: Epochs = option(120, "Epochs in all, warm-up included.")
+    every: Epochs = option(20, "Epochs from one measured distance to the next.")
 
 
 class Figure3(Model):
@@ -59,7 +71,7 @@ class Figure3(Model):
         ("sg", "mog64-lc", "mog64-lc-ip"), "Cells of Figure 3, from left to right: columns 2, 5 and 6 of Table 1."
     )
     seed: Seed = option(0, "The run that is shown, one of density.seeds.")
-    points: Annotated[Count, Field(le=10**6)] = option(2000, "Points of data, samples and latent codes.")
+    points: Size = option(2000, "Points of data, samples and latent codes.")
     grid: Annotated[Count, Field(ge=2, le=20_000)] = option(200, "Points along each side of the density maps.")
 
 

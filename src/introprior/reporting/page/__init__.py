@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -11,6 +12,8 @@ from typing import Any
 from introprior.experiment.cells import TABLE4_SETTINGS
 from introprior.experiment.config import Configuration
 from introprior.experiment.paths import Paths
+
+os.environ["MPLBACKEND"] = "agg"  # as for the figures, before anything imports Matplotlib
 
 
 @dataclass(frozen=True)

@@ -111,12 +111,16 @@ def compile_tables(paths: Iterable[str | Path], output: str | Path) -> None:
     pages = []
     for path in map(Path, paths):
         number = path.stem.removeprefix("table").replace("_vs_paper", ", beside the paper")
-        pages.append(f"\\renewcommand{{\\thetable}}{{{escape(number)}}}\n{path.read_text()}\\clearpage\n")
+        pages.append(
+            f"\\renewcommand{{\\thetable}}{{{escape(number)}}}\n{path.read_text(encoding='utf-8')}\\clearpage\n"
+        )
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "tables.tex"]
     environment = {**os.environ, "SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1"}
     with tempfile.TemporaryDirectory() as folder, written(output) as temporary:
-        Path(folder, "tables.tex").write_text(_PREAMBLE + "\n".join(pages) + "\\end{document}\n")
-        run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace")
+        Path(folder, "tables.tex").write_text(_PREAMBLE + "\n".join(pages) + "\\end{document}\n", encoding="utf-8")
+        run = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", errors="replace"
+        )
         if run.returncode:
             said = re.search(r"^! (.*)", run.stdout, re.MULTILINE)
             complaint = said[1] if said else f"exit status {run.returncode}"
