@@ -146,7 +146,7 @@ def test_a_whole_run_leaves_all_results_and_nothing_else(made):
     assert recorded == wanted - {"jobs.json"}
     assert "introprior" not in "".join(path.read_text() for path in made.glob("logs/density/*/*/evaluate.log"))
     data = {f"{split}-{kind}.npy" for split in ("train", "test") for kind in ("images", "labels")}
-    data |= {"manifest.json", "manifest.provenance.json"}
+    data |= {"manifest.json", "manifest.json.provenance.json"}
     assert {path.name for path in (made.parent / "data/digits").iterdir()} == data
 
 
@@ -173,7 +173,7 @@ def test_a_results_tree_and_a_copy_of_it_are_verified(made, tmp_path):
     assert all(record["started"] and record["seconds"] >= 0 and record["libraries"] for record in records)
 
 
-TABLE1, RECORD = "tables/table1.csv", "tables/table1.provenance.json"
+TABLE1, RECORD = "tables/table1.csv", "tables/table1.csv.provenance.json"
 RUN_CSV, SLICE = "images/digits/sg/r0/seed0/metrics.csv", "density/8Gaussian/sg/search/slice-0.csv"
 
 
@@ -186,7 +186,7 @@ def flip(path: Path) -> None:
 def remake(path: Path) -> None:
     """As if its job had run again, with another outcome."""
     path.write_text(path.read_text() + "\n")
-    record = path.with_suffix(".provenance.json")
+    record = Path(f"{path}.provenance.json")
     content = json.loads(record.read_text())
     new = path.read_bytes()
     content["outputs"][path.name] = {"sha256": hashlib.sha256(new).hexdigest(), "bytes": len(new)}
@@ -194,7 +194,7 @@ def remake(path: Path) -> None:
 
 
 def without_record(path: Path) -> None:
-    path.with_suffix(".provenance.json").unlink()
+    Path(f"{path}.provenance.json").unlink()
 
 
 def reconfigure(path: Path) -> None:
@@ -424,7 +424,7 @@ def test_a_truncated_result_is_told_of_and_made_again_with_what_depends_on_it(pr
     assert finished(printed) == ran
     assert path.read_bytes() == content  # the same numbers
     changed = {path for path in before if path.stat().st_mtime_ns != before[path]}
-    expected = {path, *map(path.with_name, ("metrics.provenance.json", "panels.npz")), made / "jobs.json"}
+    expected = {path, *map(path.with_name, ("metrics.csv.provenance.json", "panels.npz")), made / "jobs.json"}
     expected |= {*made.glob("tables/table1*"), *made.glob("tables/tables.*"), *made.glob("index.*")}
     expected |= {path for folder in ("claims", "page") for path in (made / folder).rglob("*") if path.is_file()}
     assert {path for path in changed if path.relative_to(made).parts[0] not in ("logs", "benchmarks")} == expected

@@ -18,7 +18,7 @@ from introprior.errors import UserError
 from introprior.experiment import cells, jobs
 from introprior.experiment.fields import Model
 from introprior.experiment.protocol import PRESETS
-from introprior.operations import progress, provenance
+from introprior.operations import files, progress, provenance
 
 CHECKPOINT_SECONDS = "INTROPRIOR_CHECKPOINT_SECONDS"
 
@@ -71,8 +71,10 @@ def _run(given: argparse.Namespace) -> None:
         return
     if hasattr(given, "options"):
         given.stated = told.stated(given)
-    record = provenance.Record(given.name, told.recorded(given), _paths(given, given.reads))
-    written = _paths(given, given.writes)
+    read, written = _paths(given, given.reads), _paths(given, given.writes)
+    files.check_apart([*written, provenance.path_of(written[0])], read)
+    given.seen = {path: files.seen(path) for path in written}
+    record = provenance.Record(given.name, told.recorded(given), read)
     with progress.told(written[0]) if provenance.CONFIGURATION in os.environ else nullcontext():
         facts = _command(given)(given)
     if facts is not None:

@@ -26,14 +26,15 @@ from introprior.training.density import begin
 from introprior.training.loop import Training
 
 
-def search(given: argparse.Namespace) -> Facts:
+def search(given: argparse.Namespace) -> Facts | None:
     """Train the settings of a slice of the grid, and score each."""
     options = told.read(given, jobs.Search)
     files.check_writable(given.output)
     run = run_of(options, told.members(options.cell, [options.seed], options.betas))
     check_size(run.dataset, options.samples, "--options: samples")
     with running.session(given, run, partial(begin, run), given.output) as session:
-        assert session is not None
+        if session is None:
+            return None
         training, last = session.training, run.training.iterations
         for end in [*searching.rungs(options.halving, last, training.game_start), last]:
             # At `end` itself a rung is still to be judged: that is where a signal may have stopped the run.

@@ -110,6 +110,15 @@ def _claimed(handle: int, name: str) -> bool:
     return os.path.exists(name)
 
 
+def seen(path: str | os.PathLike[str]) -> tuple[int, ...] | None:
+    """What is another whenever a file has been written anew; None where there is no regular file."""
+    with suppress(OSError):
+        found = os.stat(path)
+        if stat.S_ISREG(found.st_mode):
+            return found.st_ino, found.st_mtime_ns, found.st_size
+    return None
+
+
 def check_writable(*paths: str | os.PathLike[str]) -> None:
     """Find out before long work, not after it, that its results could not be written: then, too, a `UserError`."""
     for path in paths:

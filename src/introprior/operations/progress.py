@@ -81,5 +81,6 @@ class Progress:
 
 def _write(output: str | os.PathLike[str], **what: Any) -> None:
     who = {"host": socket.gethostname(), "pid": os.getpid(), "updated": time.time()}
-    with suppress(UserError):  # telling is no reason to fail
-        files.write_json(path_of(output), what | who)
+    with suppress(UserError):  # telling is no reason to fail; of a device or a pipe there is nothing to tell
+        if files.is_regular(output):
+            files.write_json(path_of(output), what | who)

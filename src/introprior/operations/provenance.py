@@ -32,7 +32,7 @@ PACKAGE = Path(introprior.__file__).parent
 
 def path_of(output: str | os.PathLike[str]) -> Path:
     """Where the record of a job lies whose first output is ``output``."""
-    return Path(output).with_suffix(SUFFIX)
+    return Path(f"{os.fspath(output)}{SUFFIX}")
 
 
 @cache
@@ -49,7 +49,8 @@ def commit() -> str | None:
     """The git commit that the package is of, with ``-dirty`` where files differ; None where it is not of a checkout."""
 
     def git(*words: str) -> str:
-        command = ["git", "--no-optional-locks", "-C", str(PACKAGE), *words]
+        # A checkout may be another user's: what git would protect us from, their code, is running already.
+        command = ["git", "-c", "safe.directory=*", "--no-optional-locks", "-C", str(PACKAGE), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
     try:
@@ -57,6 +58,11 @@ def commit() -> str | None:
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def version() -> dict[str, str | None]:
+    """Code and commit."""
+    return {"code": code(), "commit": commit()}
 
 
 @cache
@@ -70,11 +76,13 @@ def libraries() -> dict[str, str]:
 
 
 def origin(device: str, started: float) -> dict[str, Any]:
-    """What made a result, which is complete by now, on a device (``cpu`` or the name of a GPU) since a time (Unix)."""
+    """What made a result, which is complete by now, on a device (``cpu`` or the name of a GPU) since a time (Unix).
+
+    A :class:`Record` was begun before, so that code and commit are those that were there then.
+    """
     return {
         "introprior": introprior.__version__,
-        "code": code(),
-        "commit": commit(),
+        **version(),
         "configuration": os.environ.get(CONFIGURATION),
         "libraries": libraries(),
         "device": device,
@@ -91,9 +99,16 @@ class Record:
         self.command, self.options = command, options
         self.inputs = {Path(path): _known_checksum(Path(path)) for path in inputs if Path(path).is_file()}
         self.started = time.time()
+        version()  # now: the code may change while the job is at work
 
     def write(self, outputs: Sequence[str | os.PathLike[str]], device: str = "cpu", **facts: Any) -> None:
-        """Write the record, with what facts there are, beside the first of the outputs, which are complete by now."""
+        """Write the record, with what facts there are, beside the first of the outputs, which are complete by now.
+
+        Devices and pipes keep nothing that one could look at later; where no output is a file, there is no record.
+        """
+        outputs = [path for path in outputs if files.is_regular(path)]
+        if not outputs:
+            return
         target = path_of(outputs[0])
         made = {_from(target, path): {"sha256": checksum(path), "bytes": os.path.getsize(path)} for path in outputs}
         content = {
