@@ -58,6 +58,8 @@ def train(given: argparse.Namespace) -> Facts | None:
     if given.hyperparameters is not None:
         content = files.read_json(given.hyperparameters)
         chosen = Hyperparameters.read(content, str(given.hyperparameters))
+        ours = {"dataset": options.dataset, "cell": options.cell}
+        running.belongs(given.hyperparameters, "--hyperparameters", content, ours)
         betas = chosen.beta_rec, chosen.beta_kl, chosen.beta_neg
     elif options.betas is not None:
         betas = options.betas
@@ -88,11 +90,8 @@ def evaluate(given: argparse.Namespace) -> Facts:
     with borrowed(given.device) as device:
         ensemble = evaluation.Ensemble.read(given.model, device)
         run = ensemble.run
-        for key, trained in (("dataset", run.dataset), ("cell", run.cell.name)):
-            if getattr(options, key) not in (None, trained):
-                raise UserError(
-                    f"{given.model}: trained for the {key} {trained}, not {getattr(options, key)}; give another --model"
-                )
+        theirs = {"dataset": run.dataset, "cell": run.cell.name}
+        running.belongs(given.model, "--model", theirs, {key: getattr(options, key) for key in theirs})
         for key in ("samples", "data_points", "panel_points"):
             check_size(run.dataset, getattr(options, key), f"--options: {key}")
         panels = evaluation.panels(ensemble, options, device)

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,13 @@ def _finished_meanwhile(given: argparse.Namespace, run: Run, outputs: tuple[Path
     if done:
         print(f"{label(run)}: the other process has finished it", file=sys.stderr)
     return done
+
+
+def belongs(path: Path, flag: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """A `UserError` where a file says that it is of another run; what one of them doesn't say fits."""
+    for key, wanted in ours.items():
+        if (found := theirs.get(key)) != wanted and None not in (found, wanted):
+            raise UserError(f"{path}: of the {key} {found}, not {wanted}; give another {flag}")
 
 
 def label(run: Run) -> str:

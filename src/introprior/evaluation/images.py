@@ -81,11 +81,16 @@ class Snapshots:
         model = checkpoints.restored(networks(self.run), self.states[epoch], device)
         return model.requires_grad_(False)
 
+    @property
+    def named(self) -> dict[str, Any]:
+        """What names the run: dataset, cell, r_entropy, seed."""
+        run = self.run
+        named = {"dataset": run.dataset, "cell": run.cell.name, "r_entropy": run.training.r_entropy}
+        return {**named, "seed": run.members[0].seed}
+
     def describe(self) -> dict[str, Any]:
         """The columns that name the run in result files."""
-        run = self.run
-        named = {"dataset": run.dataset, "cell": run.cell.name, "r_entropy": f"{run.training.r_entropy:g}"}
-        return {**named, "seed": run.members[0].seed}
+        return self.named | {"r_entropy": f"{self.run.training.r_entropy:g}"}
 
 
 # Features
@@ -327,6 +332,7 @@ def evaluate(
     chosen = slice(None if options.train_images == "all" else options.train_images)
     status = {name: snapshots.record[name] for name in ("status", "detail")}
     codes = {
+        **snapshots.named,
         "train": _sampled(posteriors(model, train.images[chosen], device), noise),
         "train_labels": train.labels[chosen].numpy(),
         "test": _sampled(coded, noise),
@@ -336,8 +342,7 @@ def evaluate(
     real = test.images[: options.grid_images // 2]
     (reconstructions,) = reconstructed(model, [real], noise)
     panels = {
-        **snapshots.describe(),
-        "r_entropy": run.training.r_entropy,
+        **snapshots.named,
         "title": train.manifest["title"],
         "epoch": epoch,
         "samples": _bytes(samples),

@@ -201,8 +201,9 @@ def choices(paths: Paths) -> Choices:
 
 
 def codes(path: str | Path) -> dict[str, Any]:
-    """Codes of a run: train and test ``[N, D]``, train_labels and test_labels ``[N]``; status, detail."""
-    return arrays(path, ("train", "train_labels", "test", "test_labels"), ("status", "detail"))
+    """Codes of a run: train and test ``[N, D]``, train_labels and test_labels ``[N]``; which run, status, detail."""
+    scalars = ("dataset", "cell", "r_entropy", "seed", "status", "detail")
+    return arrays(path, ("train", "train_labels", "test", "test_labels"), scalars)
 
 
 def density_panels(path: str | Path) -> dict[str, Any]:
