@@ -521,7 +521,7 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(world, tmp_path, ca
         (["overfit", "--model", model, "--distances", world / "warmup-distances.csv", "--data", data, *p],
          "warmup-distances.csv: of the cell mog4-lc, not mog4-lc-ip; give another --distances"),
         ([*without(looking("distances", world, model), "--data"), "--data", others, *d],
-         "others: of the dataset digits16, not digits; give another --data"),
+         "others0: of the dataset digits16, not digits; give another --data"),
         ([*without(looking("distances", world, model), "--classifier"), "--classifier", others / "classifier.pt", *d],
          "classifier.pt: of the dataset digits16, not digits; give another --classifier"),
         ([*without(looking("distances", world, model), "--reference"), "--reference", others / "fd_classifier.npz", *d],

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from introprior import __version__
 from introprior.commands import options as told
-from introprior.errors import UserError
+from introprior.errors import UserError, printable
 from introprior.experiment import cells, jobs
 from introprior.experiment.fields import Model
 from introprior.experiment.protocol import PRESETS
@@ -49,9 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _terminable():
             _run(options)
+            sys.stdout.flush()
     except UserError as error:
-        print(f"introprior {options.name}: {error}", file=sys.stderr)
+        print(printable(f"introprior {options.name}: {error}"), file=sys.stderr)
         return 2
+    except BrokenPipeError:  # who reads has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python tries again as it ends, and complains
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt as interruption:
         print(f"introprior {options.name}: interrupted; run the same command again", file=sys.stderr)
         return 128 + int((interruption.args or (signal.SIGINT,))[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -14,6 +15,11 @@ def one_line(error: BaseException | str) -> str:
     """A text, or what an error of a library says, in one line as users want it."""
     said = getattr(error, "strerror", None) or str(error)
     return " ".join(said.split()).strip(" :") or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """A line from somewhere else as it may go to a terminal, without what would steer that."""
+    return "".join(c for c in re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", text) if c.isprintable())
 
 
 def cut(text: str, most: int = 80) -> str:

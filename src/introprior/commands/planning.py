@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from introprior.errors import UserError, one_line
+from introprior.errors import UserError, one_line, printable
 from introprior.experiment.config import Configuration, load, read_yaml
 from introprior.operations import costs, dag, forecast, status, verification
 from introprior.operations.dag import Job
@@ -163,7 +163,11 @@ def status_(given: argparse.Namespace) -> None:
     results = given.results if given.results is not None else status.latest(Path("results"))
     while True:
         found = status.look(results)
-        text = json.dumps(found, indent=2) if given.json else "\n".join(status.shown(found, every=given.all))
+        text = (
+            json.dumps(found, indent=2)
+            if given.json
+            else "\n".join(map(printable, status.shown(found, every=given.all)))
+        )
         if given.watch is None:
             print(text)
             return
@@ -181,9 +185,9 @@ def verify(given: argparse.Namespace) -> None:
         print(json.dumps({"ok": not found["problems"], **found}, indent=2))
     else:
         for path, what in found["problems"]:
-            print(f"{given.results / path}: {what}")
+            print(printable(f"{given.results / path}: {what}"))
         for note in found["notes"]:
-            print(f"note: {note}")
+            print(printable(f"note: {note}"))
     if found["problems"]:
         raise UserError(f"{given.results}: {len(found['problems'])} problem(s), see above")
     if not given.json:

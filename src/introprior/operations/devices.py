@@ -147,7 +147,9 @@ def _ahead(own: _Ticket | None) -> list[list[str]]:
     for _, path in _tickets():
         if own is not None and path == own.path:
             break
-        with contextlib.suppress(OSError):  # given back by now; or left by a process of another user, which is no matter
+        with contextlib.suppress(
+            OSError
+        ):  # given back by now; or left by a process of another user, which is no matter
             if locks.is_held(path):
                 waiting.append(path.read_text(errors="replace").split())
             else:

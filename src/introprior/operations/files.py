@@ -178,4 +178,6 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     except OSError as error:
         raise UserError(f"{path}: cannot read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:  # also of numbers with too many digits, and lists in lists in lists
-        raise UserError(f"{path}: not valid JSON ({one_line(error)}); delete it and run again to make it anew") from error
+        raise UserError(
+            f"{path}: not valid JSON ({one_line(error)}); delete it and run again to make it anew"
+        ) from error

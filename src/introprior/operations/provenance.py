@@ -14,10 +14,13 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
 
 import introprior
 from introprior.errors import UserError
+from introprior.experiment.fields import Model
 from introprior.operations import files
 from introprior.operations.files import checksum
 
@@ -92,6 +95,44 @@ def origin(device: str, started: float) -> dict[str, Any]:
     }
 
 
+class _Part(Model):
+    model_config = ConfigDict(extra="ignore")
+
+
+class Made(_Part):
+    """What a record holds of an output."""
+
+    sha256: str
+    bytes: Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Trained(_Part):
+    """What a record holds of a member of a training."""
+
+    seed: int
+    status: str
+    detail: str
+
+
+class Content(_Part):
+    """What a record holds that readers look at."""
+
+    introprior: str
+    code: str
+    commit: str | None
+    configuration: str | None
+    libraries: dict[str, str]
+    device: str
+    started: str
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    options: dict[str, Any]
+    inputs: dict[str, str]
+    outputs: Annotated[dict[str, Made], Field(min_length=1)]
+    seeds: list[int] = []
+    records: list[Trained] = []
+    resumed: int = 0
+
+
 class Record:
     """The record of one job, begun before its work; inputs that are not there are left out: the job will complain."""
 
@@ -124,12 +165,12 @@ class Record:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A record; a `UserError` if it is damaged, or of another version of the format."""
+    """A record; a `UserError` if it is damaged, none, or of another version of the format."""
     content = files.read_json(path)
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise UserError(f"{path}: format {found}, this version reads {FORMAT}; make the result anew")
-    return content
+    return content | Content.read(content, str(path)).model_dump()
 
 
 def _known_checksum(path: Path) -> str:
