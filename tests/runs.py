@@ -21,11 +21,11 @@ def statistics(batches: Iterable[Tensor]) -> Statistics:
     return gathering.statistics()
 
 
-def a_record(outputs: Iterable[Any], size: int = 500_000, **facts: Any) -> dict[str, Any]:
+def a_record(files: Iterable[Any], size: int = 500_000, **facts: Any) -> dict[str, Any]:
     """The record of a job that has written some files."""
     origin = {"introprior": "0", "code": "c", "commit": None, "configuration": None, "libraries": {}, "device": "cpu"}
     job = {"started": "2025-01-01T00:00:00+00:00", "seconds": 1.0, "options": {}, "inputs": {}}
-    made = {str(name): {"sha256": "", "bytes": size} for name in outputs}
+    made = {str(name): {"sha256": "", "bytes": size} for name in files}
     return {"format": provenance.FORMAT, **origin, **job, "outputs": made} | facts
 
 

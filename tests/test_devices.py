@@ -350,7 +350,7 @@ def test_another_folder_for_temporary_files_is_no_other_place_for_the_locks(tmp_
 
 
 def test_a_place_that_is_not_for_everybody_is_passed_over(tmp_path, gpus, monkeypatch):
-    """0755, as /run/lock is on some systems, a file, or nothing; a folder that anybody could empty is no place, either."""
+    """0755, as /run/lock is on some systems, a file, or nothing; nor is one that anybody could empty a place."""
     gpus(1)
     for name in ("private", "fit"):
         (tmp_path / name).mkdir()

@@ -498,7 +498,7 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(world, tmp_path, ca
         ([*reference, "--classifier", foreign, "--options", FEW], "samples: 241 are more than the 240 images"),
         ([*looking("distances", world, model, features=["fid"]), *d], "features: fid(_authors)? needs --weights"),
         ([*looking("distances", world, model, features=["fd"]), *d], r"features\[0\]: must be 'fid_authors', "),
-        ([*looking("distances", world, model, batch_size=128), *d], "of the batch_size 96, not 128; give another --model"),
+        ([*looking("distances", world, model, batch_size=128), *d], "of the batch_size 96, not 128; give another"),
         ([*looking("distances", world, model, samples=20), *d], "20 samples are too few for features of 64 dimensions"),
         ([*looking("distances", world, foreign), *d], "holds no snapshots"),
         ([*looking("distances", world, model), "--earlier", world / "probes.csv", *d], "probes.csv: no column 'epoch'"),
@@ -528,7 +528,7 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(world, tmp_path, ca
          "fd_classifier.npz: of the dataset digits16, not digits; give another --reference"),
         (["probe", "--codes", world / "codes.npz", *p, "--options", '{"cell": "sg"}'],
          "codes.npz: of the cell mog4-lc-ip, not sg; give another --codes"),
-        (["train", "--dataset", "MNIST", "--cell", "sg", "--data", data, "--output", out / "s.pt", "--history", out / "h"],
+        (playing(out, data, "sg", "--dataset", "MNIST"),
          "data: of the dataset digits, not MNIST; give another --data"),
     ]  # fmt: skip
     for arguments, message in cases:

@@ -147,7 +147,7 @@ def test_a_run_goes_on_where_its_jobs_cannot_be_told(project, monkeypatch):
     path.mkdir(parents=True)
     printed = snakemake(project, "--dry-run", "figureS3", "--config", "experiment=closed")
     (line,) = (line for line in printed.splitlines() if "introprior: " in line)
-    assert f"status and verify will not know the jobs of this run (results/closed/{dag.PLANNED}: cannot write" in line
+    assert f"status and verify will not know the jobs of this run (results/closed/{dag.PLANNED}: is a folder" in line
     assert "Traceback" not in printed
 
 

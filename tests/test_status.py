@@ -411,7 +411,7 @@ def test_the_last_run_is_the_default(paper, results, monkeypatch, capsys):
         ('{"format": 0}', "format 0, this version reads 1"),
         (
             '{"format": 1, "experiment": "x", "jobs": [{}]}',
-            "damaged, or changed by hand; start snakemake, or a dry run",
+            "damaged, or changed by hand; start snakemake",
         ),
     ],
 )

@@ -135,7 +135,7 @@ def _train(given: argparse.Namespace, shared: Path | None) -> Facts | None:
         epochs = _snapshot_epochs(options.snapshots, session.end // per_epoch)
         if shared is not None and session.training.iteration == 0:
             content = checkpoints.load(shared, session.training.device)
-            if "state" not in content:
+            if not content.keys() >= {"state", "snapshots"}:
                 raise UserError(f"{shared}: not a warm-up; give what `introprior warmup` wrote")
             session.training.adopt(content["state"], shared)
             session.training.notes["snapshots"] = content["snapshots"]

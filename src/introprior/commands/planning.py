@@ -163,11 +163,8 @@ def status_(given: argparse.Namespace) -> None:
     results = given.results if given.results is not None else status.latest(Path("results"))
     while True:
         found = status.look(results)
-        text = (
-            json.dumps(found, indent=2)
-            if given.json
-            else "\n".join(map(printable, status.shown(found, every=given.all)))
-        )
+        lines = [json.dumps(found, indent=2)] if given.json else map(printable, status.shown(found, every=given.all))
+        text = "\n".join(lines)
         if given.watch is None:
             print(text)
             return

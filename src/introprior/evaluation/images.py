@@ -66,9 +66,12 @@ class Snapshots:
         content = checkpoints.load(path, device)
         if "snapshots" not in content:
             raise UserError(f"{path}: holds no snapshots; give what `introprior warmup` or `train` wrote for images")
-        run = Run.from_dict(content["run"])
-        assert isinstance(run, ImageRun)
-        return cls(run, content["records"][0], content["snapshots"])
+        with checkpoints.understood(path, "snapshots of a run on images"):
+            run = Run.from_dict(content["run"])
+            record = {name: str(content["records"][0][name]) for name in ("status", "detail")}
+            if not isinstance(run, ImageRun) or not all(isinstance(epoch, int) for epoch in content["snapshots"]):
+                raise ValueError("of another run than it says")
+            return cls(run, record, content["snapshots"])
 
     def model(self, epoch: int, device: torch.device | str) -> IntroVAE:
         """The model after ``epoch`` epochs, in training mode, its parameters frozen.
@@ -78,8 +81,8 @@ class Snapshots:
         """
         if epoch not in self.states:
             raise UserError(f"{self.run.dataset}/{self.run.cell.name}: no snapshot after {epoch} epochs; train anew")
-        model = checkpoints.restored(networks(self.run), self.states[epoch], device)
-        return model.requires_grad_(False)
+        with checkpoints.understood(Path(f"{self.run.dataset}/{self.run.cell.name}"), f"a model after {epoch} epochs"):
+            return checkpoints.restored(networks(self.run), self.states[epoch], device).requires_grad_(False)
 
     @property
     def named(self) -> dict[str, Any]:

@@ -132,7 +132,7 @@ class Reference(Model):
 
 
 class Distances(Model):
-    """Options of ``introprior distances``; the run that is named, and ``batch_size``, are only compared with the model."""
+    """Options of ``introprior distances``; a named run and ``batch_size`` are only compared with the model."""
 
     dataset: str | None = None
     cell: str | None = None

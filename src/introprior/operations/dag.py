@@ -159,7 +159,7 @@ def _write(path: Path, found: Dag, begun: bool) -> None:
 
 
 def sealed(content: Mapping[str, Any]) -> str:
-    """The text of the file: nothing in it can change without its checksum telling, so that readers can trust the rest."""
+    """The text of the file; nothing in it changes without its checksum telling, so that readers can trust the rest."""
     return json.dumps({"format": FORMAT, "sha256": _seal(content), **content}, separators=(",", ":"))
 
 

@@ -26,7 +26,7 @@ MEMORY_SECONDS = 2.0
 """How often one that waits for a GPU's memory does: `nvidia-smi` takes its time."""
 
 PLACES = (Path("/run/lock"), Path("/tmp"))
-"""Where the locks may be, whatever TMPDIR says: all users of the machine are to see the same. Nobody tidies the first."""
+"""Where the locks may be, whatever TMPDIR says: all users are to see the same. Nobody tidies the first."""
 
 PREFIX, _TICKET = "introprior-gpu-", "introprior-gpu-waiting-"
 _UNMAPPED = 65534  # the owner of what is root's, as it is seen in a container without root
@@ -147,9 +147,7 @@ def _ahead(own: _Ticket | None) -> list[list[str]]:
     for _, path in _tickets():
         if own is not None and path == own.path:
             break
-        with contextlib.suppress(
-            OSError
-        ):  # given back by now; or left by a process of another user, which is no matter
+        with contextlib.suppress(OSError):  # given back by now; or left by another user's process, which is no matter
             if locks.is_held(path):
                 waiting.append(path.read_text(errors="replace").split())
             else:

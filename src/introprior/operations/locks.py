@@ -29,8 +29,8 @@ def taken(path: Path, wait: bool = False) -> int | None: ...
 def taken(path: Path, wait: bool = False) -> int | None:
     """A handle that holds the lock, until it is closed; None where somebody else does, unless it is to wait.
 
-    Whoever comes first makes the file, for all users: others are to lock it, too, and to say when they did. One that was
-    removed or replaced before it was locked is no lock any more.
+    Whoever comes first makes the file, for all users: others are to lock it, too, and to say when they did. One that
+    was removed or replaced before it was locked is no lock any more.
 
     Raises:
         Unsupported: the file system has no locks.

@@ -20,7 +20,7 @@ from pydantic import ConfigDict, Field
 
 import introprior
 from introprior.errors import UserError
-from introprior.experiment.fields import Model
+from introprior.experiment.fields import Listed, Model
 from introprior.operations import files
 from introprior.operations.files import checksum
 
@@ -128,8 +128,8 @@ class Content(_Part):
     options: dict[str, Any]
     inputs: dict[str, str]
     outputs: Annotated[dict[str, Made], Field(min_length=1)]
-    seeds: list[int] = []
-    records: list[Trained] = []
+    seeds: Listed[int] = ()
+    records: Listed[Trained] = ()
     resumed: int = 0
 
 

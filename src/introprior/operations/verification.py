@@ -81,13 +81,10 @@ def _altered(path: Path, record: Mapping[str, Any], sums: _Checksums) -> Iterato
             yield file, found
         elif found != made["sha256"]:
             size = os.path.getsize(file) if file.exists() else 0
-            cut = f"half-copied: {size:,} of {made['bytes']:,} bytes; copy it again"
-            yield (
-                file,
-                cut
-                if size < made["bytes"]
-                else "altered since it was made; copy it again, or delete it and make it anew",
-            )
+            if size < made["bytes"]:
+                yield file, f"half-copied: {size:,} of {made['bytes']:,} bytes; copy it again"
+            else:
+                yield file, "altered since it was made; copy it again, or delete it and make it anew"
 
 
 def _elsewhere(results: Path, records: Mapping[Path, Mapping[str, Any]]) -> set[Path]:
@@ -148,7 +145,7 @@ def _origins(known: Dag, records: Mapping[Path, Mapping[str, Any]]) -> Iterator[
     kinds = {"code": "versions of the code", "device": "devices", "libraries": "sets of libraries"}
     changed = sum("versions" in record for record in records.values())
     if changed:
-        yield f"{changed} trainings went on with another version of the code than they began with (versions, in their records)"
+        yield f"{changed} trainings went on with another code than they began with (versions, in their records)"
     for key, what in kinds.items():
         count = len({str(record[key]) for record in records.values()})
         shown = {"code": "commit", "libraries": "introprior"}.get(key, key)

@@ -366,9 +366,10 @@ class Training:
         Raises:
             UserError: the state is of another run.
         """
-        if state["run"] != self.run.as_dict():
+        if state.get("run") != self.run.as_dict():
             raise UserError(f"{where}: this state belongs to another run; delete it, or choose another --state folder")
-        self._take_over(state)
+        with checkpoints.understood(where, "the state of a training"):
+            self._take_over(state)
 
     def adopt(self, state: dict[str, Any], where: Path) -> None:
         """Begin with a warm-up that was trained before, maybe for other runs too.
@@ -376,15 +377,17 @@ class Training:
         Raises:
             UserError: the state is not that of this run's warm-up at its end.
         """
-        theirs = Run.from_dict(state["run"])
-        different = [name for name, value in self.run.warmup.items() if theirs.warmup[name] != value]
+        with checkpoints.understood(where, "a warm-up"):
+            theirs, there = Run.from_dict(state["run"]).warmup, int(state["iteration"])
+        different = [name for name, value in self.run.warmup.items() if theirs.get(name) != value]
         if different:
             names = ", ".join(different)
             raise UserError(f"{where}: the warm-up of another run (it differs in {names}); give this run's own")
-        if (there := state["iteration"]) > self.game_start:
+        if there > self.game_start:
             raise UserError(f"{where}: went beyond the warm-up, to iteration {there}; give a warm-up's end")
         members = [member.dump() for member in warmups(self.run)]
-        self._take_over({**state, "members": members, "versions": self.versions})  # its own record tells of the warm-up
+        with checkpoints.understood(where, "a warm-up"):  # of which its own record tells
+            self._take_over({**state, "members": members, "versions": self.versions})
 
     def _take_over(self, state: dict[str, Any]) -> None:
         checkpoints.restore(self.model, state["model"], self.device)
