@@ -21,8 +21,8 @@ from introprior.training.loop import Training
 TINY = {"iterations": 40, "warmup_iterations": 6, "mixture_warmup_iterations": 2, "batch_size": 16}
 TINY |= {"monte_carlo_samples": 5, "hidden_width": 16, "hidden_layers": 2, "milestones": (9, 12)}
 
-APART = [Path(__file__).parent / name for name in ("kernel", "slurm", "soak")]
-"""What takes minutes, or a machine of its own: `make kernel`, `make slurm`, `make soak`."""
+APART = [Path(__file__).parent / name for name in ("fuzz", "kernel", "slurm", "soak")]
+"""What takes minutes, or a machine of its own: `make fuzz`, `make kernel`, `make slurm`, `make soak`."""
 
 PROGRAMS = {"add_a_prior", "cli", "docs", "end_to_end", "faults", "house", "image_commands", "kubernetes", "planning"}
 PROGRAMS |= {"benchmarks", "counters", "downloads", "image_figures", "kernels", "status", "workflow_dag"}

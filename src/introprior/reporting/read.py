@@ -113,8 +113,9 @@ def table(path: str | Path, texts: Sequence[str], numbers: Sequence[str]) -> pd.
     if not Path(path).exists():
         return None
     try:
-        frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
-        return frame.astype(dict.fromkeys(texts, object) | dict.fromkeys(numbers, float))
+        frame = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(texts, str))
+        frame[list(texts)] = frame[list(texts)].fillna("")
+        return frame.astype(dict.fromkeys(numbers, float))
     except (OSError, ValueError, KeyError, OverflowError) as error:  # those of pandas are ValueErrors
         raise UserError(f"{path}: {one_line(error)}; {_REMEDY}") from error
 
@@ -269,7 +270,7 @@ def arrays(path: str | Path, axes: Mapping[str, int], scalars: Sequence[str] = (
     """The named entries of an archive (.npz), each with so many axes, the scalars as plain values."""
     import numpy as np
 
-    axes = axes | dict.fromkeys(scalars, 0)
+    axes = {**axes, **dict.fromkeys(scalars, 0)}
     try:
         with np.load(path, allow_pickle=False) as archive:
             content = {name: archive[name] for name in axes if name in archive}

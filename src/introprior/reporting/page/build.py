@@ -33,18 +33,9 @@ TAIL = 12
 """Lines of a log."""
 
 _PLACES = ("experiment", "device", "jobs_per_gpu", "gpu_memory_mb", "max_runtime", "checkpoint_seconds", "page")
-_TESTED = (
-    "percent",
-    "percent_low",
-    "percent_high",
-    "mean",
-    "reference_mean",
-    "effect",
-    "low",
-    "high",
-    "p_holm",
-    "diverged",
-)
+_TESTED = ("percent", "percent_low", "percent_high", "mean", "reference_mean", "effect", "low", "high", "p_holm")
+_WORDS = ("claim", "source", "verdict", "statement", "where", "need")
+_SUMMARY = ("mean", "std", "sem", "n", "diverged", "paper_mean", "paper_spread")
 _MARKS = {"yes": "✓", "no": "✗"}
 
 
@@ -207,18 +198,16 @@ def verdicts(config: Configuration, folder: Path) -> pd.DataFrame:
         compared = read.table(folder / f"table{n}_vs_paper.csv", ("metric", "within"), ())
         if compared is not None:
             known = compared["metric"].map(lambda name: name not in METRICS or METRICS[name].decimals is not None)
-            answers = compared.loc[known, "within"].fillna("NA")
+            answers = compared.loc[known, "within"].replace("", "NA")
             rows.append((n, len(answers), int((answers != "NA").sum()), int((answers == "yes").sum())))
     return pd.DataFrame(rows, columns=["table", "published", "judged", "met"])
 
 
 def table(config: Configuration, n: int, folder: Path) -> dict[str, Any]:
     """A table as the page shows it: its caption, a column for each cell, a row for each dataset and metric."""
-    texts, values = ("dataset", "cell", "metric"), ("mean", "n", "diverged")
-    tidy = read.table(folder / f"table{n}.csv", texts, (*values, "std", "sem"))
-    compared = read.table(
-        folder / f"table{n}_vs_paper.csv", (*texts, "within"), (*values, "paper_mean", "paper_spread")
-    )
+    texts = ("dataset", "cell", "metric")
+    tidy = read.table(folder / f"table{n}.csv", texts, _SUMMARY)
+    compared = read.table(folder / f"table{n}_vs_paper.csv", (*texts, "within"), _SUMMARY)
     if tidy is None or compared is None:
         return {"number": n, "rows": []}
     text = read.text(folder / f"table{n}_vs_paper.md").partition("\n")[0]
@@ -266,8 +255,7 @@ def entry(row: Any, compared: Any, decimals: int | None, spread: str) -> dict[st
 
 def claimed(folder: Path) -> list[dict[str, Any]]:
     """The claims, each with its verdicts and tests by source; none where they were not tested."""
-    words = ("claim", "source", "verdict", "statement", "where", "need")
-    verdict, tests = read.table(folder / "claims.csv", words, ()), read.table(folder / "tests.csv", words[:2], _TESTED)
+    verdict, tests = read.table(folder / "claims.csv", _WORDS, ()), read.table(folder / "tests.csv", _WORDS[:2], _TESTED)
     if verdict is None or tests is None:
         return []
     found = []
