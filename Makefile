@@ -63,6 +63,9 @@ quick: $(STAMP) ## run the tests that start no programs, the mathematics among t
 kernel: $(STAMP) ## run the KL's GPU kernels at full size, interpreted on a CPU (minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/kernel $(ARGS)
 
+fuzz: $(STAMP) ## damage what commands read, at random with fixed seeds: they are to say so in one line (minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz $(ARGS)
+
 rehearse: $(STAMP) ## rehearse at tiny sizes, on a CPU, what the first minutes on a GPU are to bring
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gpu_campaign.py --tiny --device cpu --deadline 150 --out results/rehearsal
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from introprior.experiment.protocol import resolve
 from introprior.experiment.run import DensityRun, DensityTraining, ImageRun, ImageTraining, Member
 from introprior.metrics.frechet import Gathering, Statistics
+from introprior.operations import provenance
 
 
 def statistics(batches: Iterable[Tensor]) -> Statistics:
@@ -18,6 +19,14 @@ def statistics(batches: Iterable[Tensor]) -> Statistics:
     for batch in batches:
         gathering.add(batch)
     return gathering.statistics()
+
+
+def a_record(files: Iterable[Any], size: int = 500_000, **facts: Any) -> dict[str, Any]:
+    """The record of a job that has written some files."""
+    origin = {"introprior": "0", "code": "c", "commit": None, "configuration": None, "libraries": {}, "device": "cpu"}
+    job = {"started": "2025-01-01T00:00:00+00:00", "seconds": 1.0, "options": {}, "inputs": {}}
+    made = {str(name): {"sha256": "", "bytes": size} for name in files}
+    return {"format": provenance.FORMAT, **origin, **job, "outputs": made} | facts
 
 
 def a_member(

@@ -85,7 +85,7 @@ def test_training_writes_the_ensemble_its_history_and_a_record(tmp_path, intropr
     assert [record["status"] for record in content["records"]] == ["ok", "ok"]
     assert all(tensor.isfinite().all() for tensor in content["model"]["tensors"].values())
 
-    record = json.loads((tmp_path / "ensemble.provenance.json").read_text())
+    record = json.loads((tmp_path / "ensemble.pt.provenance.json").read_text())
     more = {"format", "command", "options", "inputs", "outputs", "seeds", "iterations", "resumed", "records"}
     assert record.keys() - content["provenance"].keys() == more
     assert all(content["provenance"][key] == record[key] for key in ("code", "commit", "libraries", "device"))

@@ -617,7 +617,7 @@ def test_image_options():
     assert told["reference"] == {"features": "fid_authors", "samples": 50000, "batch_size": 32}
     assert told["distances"]["features"] == told["evaluate"]["features"] == ["fid_authors", "fid"]
     assert (told["evaluate"]["checkpoint"], told["evaluate"]["train_images"]) == ("best", "all")
-    assert (told["probe"]["r_entropy"], told["probe"]["seed"]) == ("10", 0)
+    assert (told["probe"]["r_entropy"], told["probe"]["seed"]) == (10.0, 0)
     assert told["overfit"]["beta_neg"] == 256.0
     mnist = jobs.game(PAPER, "MNIST", "sg", "0", "2")
     assert (mnist["betas"][2], mnist["iterations_per_epoch"], mnist["seeds"]) == (128.0, 469, [2])

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from introprior.errors import UserError
-from introprior.operations import devices
+from introprior.operations import devices, locks
 from introprior.operations import gpus as counting
 
 CPU = torch.device("cpu")
@@ -27,7 +27,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Locks in a folder of the test's own; who waits looks again soon; no GPU unless a test pretends one."""
     monkeypatch.setattr(devices.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(devices, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(devices, "PLACES", (tmp_path,))
+    tmp_path.chmod(0o1777)
+    for name in ("POLL_SECONDS", "MEMORY_SECONDS"):
+        monkeypatch.setattr(devices, name, 0.001)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     for variable in ("SIMULATED_GPUS", "SIMULATED_FREE", "JOBS_PER_GPU", "GPU_MEMORY"):
         monkeypatch.delenv(getattr(devices, variable), raising=False)
@@ -121,30 +124,26 @@ def test_a_lease_ends_with_its_process_even_when_killed(monkeypatch):
 def test_users_do_not_collide(tmp_path, monkeypatch):
     """Neither may take, nor delete, what the other holds; whoever comes first makes the files."""
     monkeypatch.setenv(devices.SIMULATED_GPUS, "1")
-    for folder in (tmp_path, *tmp_path.parents[:-2]):
+    for folder in tmp_path.parents[:-2]:
         if folder.stat().st_uid == 0 and folder != Path("/tmp"):
             folder.chmod(folder.stat().st_mode | 0o111)
-    tmp_path.chmod(0o777)
     nobody = 65534
+    ours, theirs = (tmp_path / f"introprior-gpu-simulated-{n}.0.lock" for n in range(2))
 
     def as_nobody() -> None:
         os.setgid(nobody)
         os.setuid(nobody)
-        assert devices._locked("simulated-0.0.lock") is None
+        assert locks.taken(ours) is None
         with contextlib.suppress(PermissionError):
-            (tmp_path / "introprior-gpus" / "simulated-0.0.lock").unlink()
+            ours.unlink()
             os._exit(3)
-        assert devices._is_settling("simulated-0.0.lock")
-        other = devices._locked("simulated-1.0.lock")
-        os._exit(0 if other is not None else 4)
+        assert devices._is_settling(ours)
+        os._exit(0 if locks.taken(theirs) is not None else 4)
 
     with devices.borrowed("cuda"), child(as_nobody) as number:
         assert os.waitpid(number, 0)[1] == 0
-    assert stat.S_IMODE((tmp_path / "introprior-gpus").stat().st_mode) == 0o1777
-    handle = devices._locked("simulated-1.0.lock")  # nobody's file
-    assert handle is not None
-    os.close(handle)
-    assert stat.S_IMODE((tmp_path / "introprior-gpus" / "simulated-0.0.lock").stat().st_mode) == 0o666
+    assert not locks.is_held(theirs)  # nobody's file
+    assert stat.S_IMODE(ours.stat().st_mode) == 0o666
 
 
 def test_who_waits_for_a_gpu_is_told_once(gpus, monkeypatch, capsys):
@@ -224,14 +223,14 @@ def test_a_gpu_that_others_have_filled_is_passed_over(monkeypatch):
         assert gpu.key == "simulated-0"
 
 
-def test_a_gpu_with_fewest_jobs_is_taken_then_one_with_most_memory(monkeypatch):
+def test_a_gpu_with_fewest_jobs_is_taken_then_one_with_most_memory(tmp_path, monkeypatch):
     monkeypatch.setenv(devices.SIMULATED_GPUS, "3")
     monkeypatch.setenv(devices.SIMULATED_FREE, "20000,90000,70000")
     monkeypatch.setenv(devices.JOBS_PER_GPU, "2")
     with contextlib.ExitStack() as stack:
         taken = [stack.enter_context(devices.leased(devices.visible())).key for _ in range(6)]
     assert taken == [f"simulated-{n}" for n in (1, 2, 0, 1, 2, 0)]
-    late = devices._locked("simulated-1.1.lock")  # of two jobs that shared it the first has ended
+    late = locks.taken(tmp_path / "introprior-gpu-simulated-1.1.lock")  # of two jobs that shared it the first has ended
     assert late is not None
     with devices.leased(devices.visible()) as gpu:
         assert gpu.key == "simulated-2"
@@ -261,7 +260,7 @@ def test_memory_that_a_job_has_yet_to_take_is_not_promised_twice(tmp_path, monke
     monkeypatch.setenv(devices.JOBS_PER_GPU, "2")
     with devices.leased(devices.visible()):
         pass
-    for lock in (tmp_path / "introprior-gpus").iterdir():
+    for lock in tmp_path.glob("introprior-gpu-*"):
         os.utime(lock, (0, 0))  # the last lease was long ago, this one is not
     with devices.leased(devices.visible()):
         naps(lambda: None, lambda: monkeypatch.setattr(devices, "SETTLING_SECONDS", 0.0))
@@ -337,3 +336,77 @@ def test_wrong_numbers_are_refused(monkeypatch, variable, value):
     monkeypatch.setenv(variable, value)
     with pytest.raises(UserError, match=f"{variable}: must be a whole number of at least"), devices.borrowed("cuda"):
         pass
+
+
+# ---- Where the locks are, and who comes first ----
+
+
+def test_another_folder_for_temporary_files_is_no_other_place_for_the_locks(tmp_path, gpus, monkeypatch):
+    gpus(2)
+    with devices.borrowed("cuda") as first:
+        monkeypatch.setattr(devices.tempfile, "tempdir", str(tmp_path / "another"))
+        with devices.borrowed("cuda") as second:
+            assert {first.index, second.index} == {0, 1}
+
+
+def test_a_place_that_is_not_for_everybody_is_passed_over(tmp_path, gpus, monkeypatch):
+    """0755, as /run/lock is on some systems, a file, or nothing; nor is one that anybody could empty a place."""
+    gpus(1)
+    for name in ("private", "fit"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "fit").chmod(0o1777)
+    (tmp_path / "file").touch()
+    places = [tmp_path / name for name in ("private", "file", "nothing", "fit")]
+    monkeypatch.setattr(devices, "PLACES", places)
+    with devices.borrowed("cuda"):
+        assert [path.name for path in places[-1].iterdir() if locks.is_held(path)] == ["introprior-gpu-GPU-0.0.lock"]
+    for mode in (0o777, 0o1755):
+        (tmp_path / "fit").chmod(mode)
+        with pytest.raises(UserError, match="no place for the locks of GPUs"), devices.borrowed("cuda"):
+            pass
+
+
+def waiting(tmp_path: Path, name: str, gpus: list[devices.Gpu]) -> contextlib.AbstractContextManager[int]:
+    """A process, forked before anybody has a lock to inherit, that asks for a GPU once it is called by its name."""
+
+    def lease() -> None:
+        while not (tmp_path / name).exists():
+            time.sleep(0.001)
+        with devices.leased(gpus), (tmp_path / "log").open("a") as log:
+            log.write(name)
+
+    return child(lease)
+
+
+def call(tmp_path: Path, name: str, place: int) -> None:
+    """Call a process, and wait until it is in the queue, as so many are then."""
+    (tmp_path / name).touch()
+    while sum(map(locks.is_held, tmp_path.glob("introprior-gpu-waiting-*"))) < place:
+        time.sleep(0.001)
+
+
+def test_who_has_waited_longest_comes_first(tmp_path, monkeypatch):
+    """Also before who comes by as a GPU is given back; the dead are not waited for."""
+    monkeypatch.setenv(devices.SIMULATED_GPUS, "1")
+    monkeypatch.setattr(devices, "POLL_SECONDS", 0.02)
+    gpus = devices.visible()
+    with contextlib.ExitStack() as stack:
+        dead, *others = (stack.enter_context(waiting(tmp_path, name, gpus)) for name in "xabc")
+        with devices.leased(gpus):
+            for place, name in enumerate("xabc", start=1):
+                call(tmp_path, name, place)
+            os.kill(dead, signal.SIGKILL)
+            os.waitpid(dead, 0)
+        with devices.leased(gpus):
+            assert (tmp_path / "log").read_text() == "abc"
+        assert [os.waitpid(number, 0)[1] for number in others] == [0] * 3
+    assert list(tmp_path.glob("introprior-gpu-waiting-*")) == []
+
+
+def test_nobody_waits_for_a_gpu_that_who_is_ahead_has_no_use_for(tmp_path, monkeypatch):
+    monkeypatch.setenv(devices.SIMULATED_GPUS, "2")
+    zero, one = devices.visible()
+    with waiting(tmp_path, "a", [zero]), devices.leased([zero]):
+        call(tmp_path, "a", 1)
+        with devices.leased([zero, one]) as gpu:
+            assert gpu == one

@@ -24,6 +24,7 @@ pytest.importorskip("snakemake")
 from matplotlib.image import imread
 
 from introprior import cli
+from introprior.operations.dag import sealed
 from tests import pages
 from tests import test_workflow_dag as dag
 from tests.commands import rows
@@ -146,7 +147,7 @@ def test_a_whole_run_leaves_all_results_and_nothing_else(made):
     assert recorded == wanted - {"jobs.json"}
     assert "introprior" not in "".join(path.read_text() for path in made.glob("logs/density/*/*/evaluate.log"))
     data = {f"{split}-{kind}.npy" for split in ("train", "test") for kind in ("images", "labels")}
-    data |= {"manifest.json", "manifest.provenance.json"}
+    data |= {"manifest.json", "manifest.json.provenance.json"}
     assert {path.name for path in (made.parent / "data/digits").iterdir()} == data
 
 
@@ -173,7 +174,7 @@ def test_a_results_tree_and_a_copy_of_it_are_verified(made, tmp_path):
     assert all(record["started"] and record["seconds"] >= 0 and record["libraries"] for record in records)
 
 
-TABLE1, RECORD = "tables/table1.csv", "tables/table1.provenance.json"
+TABLE1, RECORD = "tables/table1.csv", "tables/table1.csv.provenance.json"
 RUN_CSV, SLICE = "images/digits/sg/r0/seed0/metrics.csv", "density/8Gaussian/sg/search/slice-0.csv"
 
 
@@ -186,7 +187,7 @@ def flip(path: Path) -> None:
 def remake(path: Path) -> None:
     """As if its job had run again, with another outcome."""
     path.write_text(path.read_text() + "\n")
-    record = path.with_suffix(".provenance.json")
+    record = Path(f"{path}.provenance.json")
     content = json.loads(record.read_text())
     new = path.read_bytes()
     content["outputs"][path.name] = {"sha256": hashlib.sha256(new).hexdigest(), "bytes": len(new)}
@@ -194,16 +195,17 @@ def remake(path: Path) -> None:
 
 
 def without_record(path: Path) -> None:
-    path.with_suffix(".provenance.json").unlink()
+    Path(f"{path}.provenance.json").unlink()
 
 
 def reconfigure(path: Path) -> None:
     """As if Snakemake had been started again with more iterations, and not finished yet."""
     known = json.loads(path.read_text())
+    del known["format"], known["sha256"]
     for job in known["jobs"]:
         if job["rule"] in ("search", "train"):
             job["options"]["training"]["iterations"] = 13
-    path.write_text(json.dumps(known))
+    path.write_text(sealed(known))
 
 
 FROM_RUN = [f"images/digits/{name}.json" for name in ("r_entropy", "r_entropy-table2")]
@@ -424,7 +426,7 @@ def test_a_truncated_result_is_told_of_and_made_again_with_what_depends_on_it(pr
     assert finished(printed) == ran
     assert path.read_bytes() == content  # the same numbers
     changed = {path for path in before if path.stat().st_mtime_ns != before[path]}
-    expected = {path, *map(path.with_name, ("metrics.provenance.json", "panels.npz")), made / "jobs.json"}
+    expected = {path, *map(path.with_name, ("metrics.csv.provenance.json", "panels.npz")), made / "jobs.json"}
     expected |= {*made.glob("tables/table1*"), *made.glob("tables/tables.*"), *made.glob("index.*")}
     expected |= {path for folder in ("claims", "page") for path in (made / folder).rglob("*") if path.is_file()}
     assert {path for path in changed if path.relative_to(made).parts[0] not in ("logs", "benchmarks")} == expected

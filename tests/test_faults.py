@@ -370,5 +370,5 @@ def test_what_diverges_is_never_retried_and_shown_in_the_tables(tmp_path, server
     assert "(1/2 seeds)" in one
     assert "2 settings, 1 diverged" in three
     assert "diverged" in two
-    record = json.loads((results / "density/8Gaussian/vae-sg/ensemble.provenance.json").read_text())
+    record = json.loads((results / "density/8Gaussian/vae-sg/ensemble.pt.provenance.json").read_text())
     assert [each["status"] for each in record["records"]] == ["ok", "diverged"]

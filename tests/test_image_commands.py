@@ -6,6 +6,7 @@ import copy
 import json
 import re
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from introprior.errors import UserError
 from introprior.evaluation import images as evaluation
 from introprior.experiment.jobs import Distances
 from introprior.metrics import classifier as classifiers
+from introprior.metrics.frechet import Statistics
 from introprior.metrics.inception import truncated
 from introprior.metrics.probes import knn_accuracy, svm_accuracy
 from introprior.training import checkpoints, images
@@ -92,7 +94,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 PROBES = {"svm_iterations": [50, 500], "neighbours": [1, 9], "dataset": "digits", "cell": "mog4-lc-ip", "seed": 0}
-PROBES |= {"r_entropy": "10"}
+PROBES |= {"r_entropy": 10.0}
 
 
 def looking(name: str, world: Path, model: Path, **values: Any) -> list[object]:
@@ -453,7 +455,18 @@ def test_a_run_that_diverges_is_recorded_all_the_way(world, tmp_path, capsys):
 FEW, ONE, NONE = '{"features": "fd_classifier", "samples": 241}', '{"neighbours": [5]}', '{"iterations": 0}'
 
 
-def test_bad_input_is_refused_in_one_line_and_leaves_nothing(world, tmp_path, capsys, monkeypatch):
+def of_another_dataset(world: Path, folder: Path) -> Path:
+    """The same data, classifier and statistics, under the name of another dataset."""
+    manifest = json.loads((world / "data/manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"dataset": "digits16"}))
+    network = classifiers.load(world / "classifier.pt")
+    network.dataset = "digits16"
+    classifiers.save(folder / "classifier.pt", network)
+    replace(Statistics.load(world / "fd_classifier.npz"), dataset="digits16").save(folder / "fd_classifier.npz")
+    return folder
+
+
+def test_bad_input_is_refused_in_one_line_and_leaves_nothing(world, tmp_path, capsys, monkeypatch, tmp_path_factory):
     monkeypatch.setattr(Training, "step", lambda self: pytest.fail("trained nevertheless"))
     monkeypatch.setenv("INTROPRIOR_DEVICE", "cpu")
     data, out = world / "data", tmp_path / "out"
@@ -463,6 +476,7 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(world, tmp_path, ca
         at = arguments.index(flag)
         return arguments[:at] + arguments[at + count :]
 
+    others = of_another_dataset(world, tmp_path_factory.mktemp("others"))
     model = world / "snapshots.pt"
     d, r, p = (["--output", out / name] for name in ("d.csv", "r.npz", "p.csv"))
     reference = ["reference", "--data", data, *r]
@@ -487,19 +501,38 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(world, tmp_path, ca
         ([*reference, "--classifier", foreign, "--options", FEW], "samples: 241 are more than the 240 images"),
         ([*looking("distances", world, model, features=["fid"]), *d], "features: fid(_authors)? needs --weights"),
         ([*looking("distances", world, model, features=["fd"]), *d], r"features\[0\]: must be 'fid_authors', "),
-        ([*looking("distances", world, model, batch_size=128), *d], "trained with batch_size 96, not 128"),
+        ([*looking("distances", world, model, batch_size=128), *d], "of the batch_size 96, not 128; give another"),
         ([*looking("distances", world, model, samples=20), *d], "20 samples are too few for features of 64 dimensions"),
         ([*looking("distances", world, foreign), *d], "holds no snapshots"),
         ([*looking("distances", world, model), "--earlier", world / "probes.csv", *d], "probes.csv: no column 'epoch'"),
         (evaluating(out, world, sampling="both"), "sampling: must be 'batch' or 'running', is 'both'"),
         (evaluating(out, world, train_images=0), "train_images: must be at least 1 or"),
-        (evaluating(out, world, cell="sg"), "trained with cell mog4-lc-ip, not sg"),
+        (evaluating(out, world, cell="sg"), "of the cell mog4-lc-ip, not sg; give another --model"),
         (without(evaluating(out, world), "--codes"), "--codes is missing; images need it"),
-        (["evaluate", "--model", model, "--metrics", out, "--panels", out / "p"], "evaluating them takes --data"),
+        (["evaluate", "--model", model, "--metrics", out / "m", "--panels", out / "p"], "evaluating them takes --data"),
         (["probe", "--codes", world / "panels.npz", *p], "panels.npz: no entry 'train'"),
         (["probe", "--codes", world / "codes.npz", *p, "--options", ONE], "neighbours: must have at least 2"),
         (["overfit", "--model", model, "--distances", world / "distances.csv", "--data", data, *p, "--options", NONE],
          "iterations: must be at least 1, is 0"),
+        # Another run's files.
+        ([*looking("distances", world, model, seed=1), *d], "snapshots.pt: of the seed 0, not 1; give another --model"),
+        ([*looking("distances", world, model, r_entropy=1.0), *d], "of the r_entropy 10.0, not 1.0; give another --m"),
+        ([*looking("distances", world, model), "--earlier", world / "distances.csv", *d],
+         "distances.csv: of the cell mog4-lc-ip, not mog4-lc; give another --earlier"),
+        ([*without(evaluating(out, world), "--distances"), "--distances", world / "warmup-distances.csv"],
+         "warmup-distances.csv: of the cell mog4-lc, not mog4-lc-ip; give another --distances"),
+        (["overfit", "--model", model, "--distances", world / "warmup-distances.csv", "--data", data, *p],
+         "warmup-distances.csv: of the cell mog4-lc, not mog4-lc-ip; give another --distances"),
+        ([*without(looking("distances", world, model), "--data"), "--data", others, *d],
+         "others0: of the dataset digits16, not digits; give another --data"),
+        ([*without(looking("distances", world, model), "--classifier"), "--classifier", others / "classifier.pt", *d],
+         "classifier.pt: of the dataset digits16, not digits; give another --classifier"),
+        ([*without(looking("distances", world, model), "--reference"), "--reference", others / "fd_classifier.npz", *d],
+         "fd_classifier.npz: of the dataset digits16, not digits; give another --reference"),
+        (["probe", "--codes", world / "codes.npz", *p, "--options", '{"cell": "sg"}'],
+         "codes.npz: of the cell mog4-lc-ip, not sg; give another --codes"),
+        (playing(out, data, "sg", "--dataset", "MNIST"),
+         "data: of the dataset digits, not MNIST; give another --data"),
     ]  # fmt: skip
     for arguments, message in cases:
         capsys.readouterr()

@@ -553,4 +553,4 @@ def test_the_script_writes_what_it_is_asked_for(
         assert b"/Type3" not in written[0][0]  # text stays text
         assert written[0][1].startswith(b"\x89PNG")
         assert (tmp_path / f"{name}.log").read_text() == ""
-        assert (tmp_path / "figures" / f"{name}.provenance.json").exists()
+        assert (tmp_path / "figures" / f"{name}.pdf.provenance.json").exists()

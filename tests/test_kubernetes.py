@@ -222,7 +222,7 @@ def test_a_training_whose_pod_is_preempted_is_submitted_again_and_goes_on(projec
         code, printed = snakemake(project, *call, KUBECONFIG=kubeconfig)
         logs = "".join(path.read_text() for path in sorted(project.parent.glob("pod-*/log")))
         assert code == 0, printed + logs
-    record = json.loads((project / ENSEMBLE).with_suffix(".provenance.json").read_text())
+    record = json.loads(Path(f"{project / ENSEMBLE}.provenance.json").read_text())
     assert 0 < record["resumed"] < record["iterations"] == 400
     assert [path.name for path in project.parent.glob("pod-*/*")] == ["log"] * 2  # nothing was left in the pods
     first, second = server.jobs

@@ -40,9 +40,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two cells are trained and measured; of Table 4, which the page is to show, nothing is."""
     results = tmp_path_factory.mktemp("results") / "pages"
     config, paths = load(CONFIGURATION), Paths("pages", str(results.parent))
-    told = {"format": dag.FORMAT, "experiment": "pages", "identity": "", "jobs": []}
+    told = {"experiment": "pages", "identity": "", "jobs": []}
     results.mkdir()
-    (results / dag.NAME).write_text(json.dumps(told | {"configuration": config.model_dump(mode="json")}))
+    (results / dag.NAME).write_text(dag.sealed(told | {"configuration": config.model_dump(mode="json")}))
     for cell, betas in BETAS.items():
         folder = Path(paths.cell.format(dataset="8Gaussian", cell=cell))
         log = Path(paths.log_2d.format(dataset="8Gaussian", cell=cell))

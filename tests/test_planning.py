@@ -22,6 +22,7 @@ from introprior.errors import UserError
 from introprior.operations import costs, dag, forecast
 from introprior.operations.dag import Job
 from tests import test_workflow_dag as workflow
+from tests.runs import a_record
 
 server = workflow.server  # a fixture
 ROOT = workflow.ROOT
@@ -146,7 +147,7 @@ def test_a_run_goes_on_where_its_jobs_cannot_be_told(project, monkeypatch):
     path.mkdir(parents=True)
     printed = snakemake(project, "--dry-run", "figureS3", "--config", "experiment=closed")
     (line,) = (line for line in printed.splitlines() if "introprior: " in line)
-    assert f"status and verify will not know the jobs of this run (results/closed/{dag.PLANNED}: cannot write" in line
+    assert f"status and verify will not know the jobs of this run (results/closed/{dag.PLANNED}: is a folder" in line
     assert "Traceback" not in printed
 
 
@@ -268,9 +269,9 @@ def ran(job: Job, seconds: float, **facts) -> Job:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_bytes(b"x" * 500_000)
     Path(job.benchmark).write_text(f"s\th:m:s\tmax_rss\n{seconds}\t0:00:01\t600.1\n")
-    record = {"device": "cpu", "options": job.options, "resumed": 0, "records": [{"seed": 0, "status": "ok"}]}
-    record["outputs"] = {Path(path).name: {"bytes": 500_000} for path in job.outputs}
-    job.record.write_text(json.dumps(record | facts))
+    records = [{"seed": 0, "status": "ok", "detail": ""}]
+    facts = {"options": job.options, "records": records} | facts
+    job.record.write_text(json.dumps(a_record([Path(path).name for path in job.outputs], **facts)))
     return job
 
 
@@ -302,7 +303,7 @@ def test_a_measured_rate_is_scaled_by_what_there_is_to_do(train):
 def test_what_is_no_measurement(train):
     """What was resumed, made with other options, or diverged; and what is damaged."""
     assert forecast.Rates([ran(train, seconds=1000)]).known
-    diverged = {"records": [{"status": "diverged"}]}
+    diverged = {"records": [{"seed": 0, "status": "diverged", "detail": ""}]}
     for facts in ({"resumed": 17}, {"options": {"cell": "sg"}}, diverged, {"records": "?"}, {"outputs": 0}):
         assert not forecast.Rates([ran(train, seconds=1000, **facts)]).known
     Path(ran(train, seconds=1000).benchmark).write_text("s\th:m:s\n")

@@ -593,8 +593,8 @@ def test_table_script_writes_six_files_or_one_line(tmp_path: Path, capsys: pytes
     assert not list(tmp_path.glob("table1*"))
     assert run_table(tmp_path, write_metrics(tmp_path, "Rings", "sg", alike(6.0, 10.0, 4.0))) == ""
     files = {f"table1{kind}.{suffix}" for kind in ("", "_vs_paper") for suffix in ("csv", "md", "tex")}
-    assert {path.name for path in tmp_path.glob("table1*")} == files | {"table1.provenance.json"}
-    record = json.loads((tmp_path / "table1.provenance.json").read_text())
+    assert {path.name for path in tmp_path.glob("table1*")} == files | {"table1.csv.provenance.json"}
+    record = json.loads((tmp_path / "table1.csv.provenance.json").read_text())
     assert (record["command"], record["options"]["seeds"], len(record["inputs"])) == ("table", [0, 1, 2], 1)
 
 

@@ -22,6 +22,7 @@ from introprior.errors import UserError
 from introprior.operations import dag, files, progress, provenance, status
 from introprior.training.loop import Interrupted
 from tests import test_workflow_dag as workflow
+from tests.runs import a_record
 
 server = workflow.server  # a fixture
 
@@ -353,7 +354,7 @@ def paper(tmp_path_factory, resolved) -> Path:
             if path:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
                 Path(path).write_text("s\th:m:s\n1800.0\t0:30:00\n" if path == job.benchmark else "")
-        record = {"device": "NVIDIA H100", "options": job.options, "resumed": 0, "outputs": {"x": {"bytes": 1e6}}}
+        record = a_record("x", device="NVIDIA H100", options=job.options)
         named = {"dataset": job.wildcards.get("dataset", ""), "seed": int(job.wildcards.get("seed", 0))}
         record["records"] = [{**named, "status": "ok", "detail": ""}]
         if job in games[::10]:
@@ -411,7 +412,10 @@ def test_the_last_run_is_the_default(paper, results, monkeypatch, capsys):
         ("", "not valid JSON"),
         ("[]", "format None, this version reads 1"),
         ('{"format": 0}', "format 0, this version reads 1"),
-        ('{"format": 1, "experiment": "x", "jobs": [{}]}', "damaged ('outputs'); start snakemake, or a dry run"),
+        (
+            '{"format": 1, "experiment": "x", "jobs": [{}]}',
+            "damaged, or changed by hand; start snakemake",
+        ),
     ],
 )
 def test_a_folder_that_is_no_run(tmp_path, capsys, content, expected):

@@ -19,7 +19,7 @@ from introprior.errors import UserError, cut, one_line, out_of_memory, plain
 from introprior.experiment import cells, jobs
 from introprior.experiment.fields import Model
 from introprior.experiment.protocol import PRESETS
-from introprior.operations import progress, provenance
+from introprior.operations import files, progress, provenance
 
 CHECKPOINT_SECONDS = "INTROPRIOR_CHECKPOINT_SECONDS"
 
@@ -54,9 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options = _parser().parse_args(arguments)
             name = f"introprior {options.name}"
             _run(options)
+            sys.stdout.flush()
     except UserError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        print(f"{name}: {plain(str(error))}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # who reads has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python tries again as it ends, and complains
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt as interruption:
         print(f"{name}: interrupted; run the same command again", file=sys.stderr)
         return 128 + int((interruption.args or (signal.SIGINT,))[0])
@@ -90,8 +94,10 @@ def _run(given: argparse.Namespace) -> None:
         return
     if hasattr(given, "options"):
         given.stated = told.stated(given)
-    record = provenance.Record(given.name, told.recorded(given), _paths(given, given.reads))
-    written = _paths(given, given.writes)
+    read, written = _paths(given, given.reads), _paths(given, given.writes)
+    files.check_apart([*written, provenance.path_of(written[0])], read)
+    given.seen = {path: files.seen(path) for path in written}
+    record = provenance.Record(given.name, told.recorded(given), read)
     with progress.told(written[0]) if provenance.CONFIGURATION in os.environ else nullcontext():
         facts = _command(given)(given)
     if facts is not None:

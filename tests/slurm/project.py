@@ -178,6 +178,6 @@ def _leases(pid: int) -> set[str]:
     held = set()
     for handle in Path(f"/proc/{pid}/fd").iterdir():
         path, facts = Path(os.readlink(handle)), Path(f"/proc/{pid}/fdinfo/{handle.name}")
-        if path.match("introprior-gpus/simulated-*") and re.search(r"^lock:.*FLOCK", facts.read_text(), re.MULTILINE):
+        if path.match("introprior-gpu-simulated-*") and re.search(r"^lock:.*FLOCK", facts.read_text(), re.MULTILINE):
             held.add(path.name)
     return held

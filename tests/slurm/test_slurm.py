@@ -147,7 +147,7 @@ def test_demo_shares_the_gpus_out(cluster: Cluster, project: Project) -> None:
     assert all(job.visible in ("0", "1") for job in seen), {job.command: job.visible for job in seen}
     assert {job.visible for job in seen} == {"0", "1"}
     for job in seen:
-        assert set().union(*job.leases.values()) <= {f"simulated-{job.visible}.0.lock"}, job
+        assert set().union(*job.leases.values()) <= {f"introprior-gpu-simulated-{job.visible}.0.lock"}, job
     for holders in watcher.holders().values():
         names = [name for name, _ in holders]
         assert len(names) == len(set(names)) <= GPUS

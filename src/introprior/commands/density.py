@@ -30,14 +30,15 @@ Betas = Sequence[float | None]
 """beta_rec, beta_kl, and but for a VAE beta_neg."""
 
 
-def search(given: argparse.Namespace) -> Facts:
+def search(given: argparse.Namespace) -> Facts | None:
     """Train the settings of a slice of the grid, and score each."""
     options = told.read(given, jobs.Search)
     files.check_writable(given.output)
     run = run_of(options, [options.seed], {options.dataset: options.betas})
     catalogue.check_size(run.dataset, options.samples, "--options: samples")
     with running.session(given, run, partial(begin, run), given.output) as session:
-        assert session is not None
+        if session is None:
+            return None
         training, last = session.training, run.training.iterations
         for end in [*searching.rungs(options.halving, last, training.game_start), last]:
             # At `end` itself a rung is still to be judged: that is where a signal may have stopped the run.
@@ -80,9 +81,9 @@ def _weights(given: argparse.Namespace, options: jobs.Train) -> dict[str, list[B
     _one_each("--hyperparameters", given.hyperparameters, options.dataset)
     found: dict[str, list[Betas]] = {}
     for path, name in zip(given.hyperparameters, options.dataset, strict=True):
-        chosen = Hyperparameters.read(files.read_json(path), str(path))
-        if chosen.dataset not in (None, name):
-            raise UserError(f"{path}: chosen for {chosen.dataset}, not {name}; give the files in the datasets' order")
+        content = files.read_json(path)
+        chosen = Hyperparameters.read(content, str(path))
+        running.belongs(path, "--hyperparameters", content, {"dataset": name, "cell": options.cell})
         found[name] = [chosen.betas]
     return found
 
@@ -123,9 +124,8 @@ def _evaluate(
     """Measure one ensemble; the run that it is of."""
     ensemble = evaluation.Ensemble.read(path, device)
     run = ensemble.run
-    for key, trained, asked in (("dataset", run.dataset, dataset), ("cell", run.cell.name, options.cell)):
-        if asked not in (None, trained):
-            raise UserError(f"{path}: trained for the {key} {trained}, not {asked}; give another --model")
+    theirs = {"dataset": run.dataset, "cell": run.cell.name}
+    running.belongs(path, "--model", theirs, {"dataset": dataset, "cell": options.cell})
     for key in ("samples", "data_points", "panel_points"):
         catalogue.check_size(run.dataset, getattr(options, key), f"--options: {key}")
     arrays = evaluation.panels(ensemble, options, device)

@@ -7,6 +7,7 @@ import copy
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from introprior.commands import running
 from introprior.commands.running import Facts, Session
 from introprior.data import images as data
 from introprior.data.images.splits import load
+from introprior.data.images.store import read_manifest
 from introprior.errors import UserError
 from introprior.evaluation import encoder_study
 from introprior.evaluation import images as evaluation
@@ -70,6 +72,7 @@ def classifier(given: argparse.Namespace) -> Facts:
             seed=options.seed,
             device=device,
         )
+        trained.dataset = train.manifest["dataset"]
         classifiers.save(given.output, trained)
     print(f"{given.output}: test accuracy {trained.test_accuracy:.3f}")
     return {"device": running.device_name(device), "seeds": [options.seed]}
@@ -84,7 +87,8 @@ def reference(given: argparse.Namespace) -> Facts:
         extractor = _extractor(given, [name], device)
         batches = evaluation.real_batches(train, options.samples, options.batch_size)
         total = math.ceil(options.samples / options.batch_size)
-        extractor.gather(tqdm(batches, total=total, desc=f"{name} of the training set"))[name].save(given.output)
+        gathered = extractor.gather(tqdm(batches, total=total, desc=f"{name} of the training set"))[name]
+        replace(gathered, dataset=train.manifest["dataset"], features=name).save(given.output)
     return {"device": running.device_name(device)}
 
 
@@ -119,7 +123,9 @@ def _train(given: argparse.Namespace, shared: Path | None) -> Facts | None:
     if given.stated.get("dataset") is None:
         raise UserError("--dataset: is missing; give it")
     data.dataset(str(given.stated["dataset"]), "--dataset")
-    count = len(load(given.data, "train").images)
+    split = load(given.data, "train")
+    running.belongs(given.data, "--data", split.manifest, {"dataset": given.stated["dataset"]})
+    count = len(split.images)
     options = told.read(given, jobs.TrainImages, _filled_in(given.stated, count, only_warmup))
     if options.betas is None:
         raise UserError("--betas is missing; give beta_rec beta_kl beta_neg (1 1 256 in the paper, MNIST 1 1 128)")
@@ -139,7 +145,7 @@ def _train(given: argparse.Namespace, shared: Path | None) -> Facts | None:
         epochs = _snapshot_epochs(options.snapshots, session.end // per_epoch)
         if shared is not None and session.training.iteration == 0:
             content = checkpoints.load(shared, session.training.device)
-            if "state" not in content:
+            if not content.keys() >= {"state", "snapshots"}:
                 raise UserError(f"{shared}: not a warm-up; give what `introprior warmup` wrote")
             session.training.adopt(content["state"], shared)
             session.training.notes["snapshots"] = content["snapshots"]
@@ -219,9 +225,12 @@ def distances(given: argparse.Namespace) -> Facts:
     known = read.distances([given.earlier]) if given.earlier else []
     with borrowed(given.device) as device:
         snapshots = evaluation.Snapshots.read(given.model, device)
-        _check_run(given.model, snapshots, options)
+        _check_run(given, snapshots, options)
+        for row in known:
+            shared = snapshots.named | {"cell": snapshots.run.cell.warmup, "r_entropy": None}
+            running.belongs(given.earlier, "--earlier", row, shared)
         extractor = _extractor(given, options.features, device)
-        references = _references(given.reference, options.features)
+        references = _references(given.reference, options.features, snapshots.run.dataset)
         train = load(given.data, "train")
         skip = {row["epoch"] for row in known}
         rows = evaluation.distances(snapshots, train, references, extractor, options, device, skip)
@@ -243,13 +252,13 @@ def evaluate(given: argparse.Namespace) -> Facts:
     files.check_writable(given.metrics, given.codes, given.panels)
     with borrowed(given.device) as device:
         snapshots = evaluation.Snapshots.read(given.model, device)
-        _check_run(given.model, snapshots, options)
+        _check_run(given, snapshots, options)
         rows, codes, panels = evaluation.evaluate(
             snapshots,
-            read.distances([given.distances]),
+            _distances_of(snapshots, given.distances),
             load(given.data, "train"),
             load(given.data, "test"),
-            _references(given.reference, options.features),
+            _references(given.reference, options.features, snapshots.run.dataset),
             _extractor(given, options.features, device),
             options,
             device,
@@ -266,11 +275,12 @@ def probe(given: argparse.Namespace) -> Facts:
     files.check_writable(given.output)
     from introprior.evaluation import probes  # late: it brings scikit-learn and pandas
 
-    rows = probes.probe(read.codes(given.codes), options.svm_iterations, options.neighbours)
-    names = ("dataset", "cell", "r_entropy", "seed")
-    described = {name: getattr(options, name) for name in names}
+    codes, names = read.codes(given.codes), ("dataset", "cell", "r_entropy", "seed")
+    running.belongs(given.codes, "--codes", codes, {name: getattr(options, name) for name in names})
+    described = {name: codes[name] for name in names} | {"r_entropy": f"{codes['r_entropy']:g}"}
+    rows = probes.probe(codes, options.svm_iterations, options.neighbours)
     files.write_csv(given.output, [{**described, **row} for row in rows], (*names, *probes.COLUMNS))
-    return {"seeds": [options.seed]}
+    return {"seeds": [codes["seed"]]}
 
 
 def overfit(given: argparse.Namespace) -> Facts:
@@ -279,8 +289,8 @@ def overfit(given: argparse.Namespace) -> Facts:
     files.check_writable(given.output)
     with borrowed(given.device) as device:
         snapshots = evaluation.Snapshots.read(given.model, device)
-        _check_run(given.model, snapshots, options)
-        known = read.distances([given.distances])
+        _check_run(given, snapshots, options)
+        known = _distances_of(snapshots, given.distances)
         metric = known[0]["metric"] if known else "distance"  # the first kind of features decides, as in `evaluate`
         epoch = evaluation.choose_checkpoint(known, metric, options.checkpoint)
         train = load(given.data, "train")
@@ -304,26 +314,37 @@ def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
 
 
 def _extractor(given: argparse.Namespace, names: Sequence[str], device: torch.device) -> Extractor:
-    return Extractor(
-        names,
-        inception.load(given.weights, device) if given.weights else None,
-        classifiers.load(given.classifier, device) if given.classifier else None,
-    )
+    network = inception.load(given.weights, device) if given.weights else None
+    if given.classifier is None:
+        return Extractor(names, network)
+    classifier = classifiers.load(given.classifier, device)
+    running.belongs(given.classifier, "--classifier", {"dataset": classifier.dataset}, read_manifest(given.data))
+    return Extractor(names, network, classifier)
 
 
-def _references(paths: list[Path], names: Sequence[str]) -> dict[str, Statistics]:
+def _references(paths: list[Path], names: Sequence[str], dataset: str) -> dict[str, Statistics]:
     """Statistics by the kind of features, which their files are named after."""
     found = {path.stem: path for path in paths}
     missing = [name for name in names if name not in found]
     if missing:
         raise UserError(f"--reference: no {missing[0]}.npz among the files; give the training set's statistics of it")
-    return {name: Statistics.load(found[name]) for name in names}
+    references = {name: Statistics.load(found[name]) for name in names}
+    for name, statistics in references.items():
+        ours = {"dataset": dataset, "features": name}
+        running.belongs(found[name], "--reference", {key: getattr(statistics, key) for key in ours}, ours)
+    return references
 
 
-def _check_run(path: Path, snapshots: Snapshots, options: jobs.Distances | jobs.Overfit) -> None:
-    """The file has to be of the run that is named, if one is."""
-    run = snapshots.run
-    trained = {"dataset": run.dataset, "cell": run.cell.name, "batch_size": run.training.batch_size}
-    for key, value in trained.items():
-        if (asked := getattr(options, key, None)) not in (None, value):
-            raise UserError(f"{path}: trained with {key} {value}, not {asked}; give another --model")
+def _distances_of(snapshots: Snapshots, path: Path) -> read.Rows:
+    """The distances of a run, which the file has to be of."""
+    rows, ours = read.distances([path]), snapshots.named
+    for row in rows:
+        running.belongs(path, "--distances", row, ours | {"r_entropy": float(f"{ours['r_entropy']:g}")})  # as written
+    return rows
+
+
+def _check_run(given: argparse.Namespace, snapshots: Snapshots, options: jobs.Distances | jobs.Overfit) -> None:
+    """The model has to be of the run that is named, if one is, and of the data."""
+    theirs = snapshots.named | {"batch_size": snapshots.run.training.batch_size}
+    running.belongs(given.model, "--model", theirs, {key: getattr(options, key, None) for key in theirs})
+    running.belongs(given.data, "--data", read_manifest(given.data), {"dataset": snapshots.run.dataset})

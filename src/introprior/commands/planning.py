@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from introprior.errors import UserError, one_line
+from introprior.errors import UserError, one_line, plain
 from introprior.experiment.config import Configuration, load, read_yaml
 from introprior.operations import costs, dag, forecast, status, verification
 from introprior.operations.dag import Job
@@ -158,7 +158,8 @@ def status_(given: argparse.Namespace) -> None:
     results = given.results if given.results is not None else status.latest(Path("results"))
     while True:
         found = status.look(results)
-        text = json.dumps(found, indent=2) if given.json else "\n".join(status.shown(found, every=given.all))
+        lines = [json.dumps(found, indent=2)] if given.json else map(plain, status.shown(found, every=given.all))
+        text = "\n".join(lines)
         if given.watch is None:
             print(text)
             return
@@ -176,9 +177,9 @@ def verify(given: argparse.Namespace) -> None:
         print(json.dumps({"ok": not found["problems"], **found}, indent=2))
     else:
         for path, what in found["problems"]:
-            print(f"{given.results / path}: {what}")
+            print(plain(f"{given.results / path}: {what}"))
         for note in found["notes"]:
-            print(f"note: {note}")
+            print(plain(f"note: {note}"))
     if found["problems"]:
         raise UserError(f"{given.results}: {len(found['problems'])} problem(s), see above")
     if not given.json:

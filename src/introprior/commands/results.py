@@ -24,6 +24,8 @@ def summary(given: argparse.Namespace) -> None:
     """
     import pandas as pd
 
+    from introprior.reporting import read
+
     density = sorted(given.results.glob("density/*/*/metrics.csv"))
     probes = sorted(given.results.glob("images/*/*/r*/seed*/probes.csv"))
     if not density and not probes:
@@ -33,7 +35,7 @@ def summary(given: argparse.Namespace) -> None:
         (probes, "knn_few", "Accuracy of the nearest neighbours' class on images (higher is better)"),
     ):
         if paths:
-            rows = pd.concat(map(pd.read_csv, paths))
+            rows = pd.DataFrame(read.metrics(paths))
             rows = rows[rows["metric"].isin((metric, f"{metric}_floor"))]
             labels = rows["cell"].map(lambda cell: cells.parse(cell).label).where(rows["metric"] == metric, "data")
             table = (

@@ -6,16 +6,17 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
+from introprior.commands import options as told
+from introprior.errors import UserError
 from introprior.experiment.run import Run
-from introprior.operations import files, provenance
+from introprior.operations import files, locks, provenance
 from introprior.operations.devices import borrowed
 from introprior.operations.progress import Progress, forget
 from introprior.training import checkpoints
@@ -23,9 +24,6 @@ from introprior.training.loop import Training
 
 Facts = dict[str, Any]
 """What a command has to say of what it did: device, seeds, and of a training records, iterations, resumed."""
-
-POLL_SECONDS = 2.0
-"""How often one looks whether another process is still at the same run."""
 
 
 class Session:
@@ -43,14 +41,16 @@ class Session:
         self.end = training.game_start if given.name == "warmup" else self.run.training.iterations
         self.progress = Progress(output, self.label, self.end)
         self.state = given.state and given.state / f"{given.name}-{self.run.key}.pt"
-        if self.state is None:
-            return
-        files.check_writable(self.state)
-        content = checkpoints.latest(self.state, training.device)
-        if content is not None:
-            training.restore(content, self.state)
-            self.resumed = training.iteration
-            print(f"{self.label}: going on from iteration {self.resumed} of {self.state}", file=sys.stderr)
+        if self.state is not None:
+            files.check_writable(self.state)
+            content = checkpoints.latest(self.state, training.device)
+            if content is not None:
+                training.restore(content, self.state)
+                self.resumed = training.iteration
+                print(f"{self.label}: going on from iteration {self.resumed} of {self.state}", file=sys.stderr)
+        now = provenance.version()
+        if not training.versions or training.versions[-1] != training.versions[-1] | now:
+            training.versions.append({"iteration": training.iteration, **now})
 
     def advance(self, until: int) -> None:
         """Train up to an iteration, with some 300 rows of history in the whole run."""
@@ -92,7 +92,7 @@ class Session:
 def session(
     given: argparse.Namespace, run: Run, begin: Callable[[torch.device], Training], *outputs: Path
 ) -> Iterator[Session | None]:
-    """A training for as long as the block runs; None where another process has finished it while this one waited.
+    """A training for as long as the block runs; None where another process finished it since this one was started.
 
     Args:
         given: the command line.
@@ -100,8 +100,8 @@ def session(
         begin: makes the training on a device.
         outputs: what the command writes.
     """
-    with _claimed(run, given.state, given.name) as waited, borrowed(given.device) as device:
-        if waited and given.name != "search" and _finished_meanwhile(run, outputs):
+    with _claimed(run, given.state, given.name), borrowed(given.device) as device:
+        if _finished_meanwhile(given, run, outputs):
             yield None
             return
         found = Session(given, begin(device), outputs[0])
@@ -110,40 +110,56 @@ def session(
 
 
 @contextmanager
-def _claimed(run: Run, state: Path | None, kind: str) -> Iterator[bool]:
-    """The right to train a run, which one process has at a time; True where one had to wait for it.
+def _claimed(run: Run, state: Path | None, kind: str) -> Iterator[None]:
+    """The right to train a run, which one process has at a time.
 
     A job whose Snakemake was killed may go on by itself while the next Snakemake starts the same job anew. Both would
     write the same state; the second waits until the first is done, or dead: the kernel lifts the lock of a process.
     Without a folder for the state there is nothing to disturb.
     """
     if state is None:
-        yield False
+        yield
         return
-    path, waited = state / f"{kind}-{run.key}.lock", False
+    path, handle = state / f"{kind}-{run.key}.lock", None
     files.check_writable(path.with_suffix(f".{os.getpid()}"))
-    lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"{label(run)}: another process is at it; waiting until that one ends", file=sys.stderr, flush=True)
-        lock.acquire(poll_interval=POLL_SECONDS)
-        waited = True
+        handle = locks.taken(path)
+        if handle is None:
+            print(f"{label(run)}: another process is at it; waiting until that one ends", file=sys.stderr, flush=True)
+            handle = locks.taken(path, wait=True)
+    except locks.Unsupported as error:
+        print(f"{label(run)}: {error}; see to it that nobody else trains this run", file=sys.stderr)
     try:
-        yield waited
+        yield
     finally:
-        path.unlink(missing_ok=True)  # who waits for it looks anew
-        lock.release()
+        with suppress(OSError):  # who waits for it looks anew
+            path.unlink()
+        if handle is not None:
+            os.close(handle)
 
 
-def _finished_meanwhile(run: Run, outputs: tuple[Path, ...]) -> bool:
-    """Whether the process that one waited for has written this very run, complete."""
-    parts = [run.of(dataset).as_dict() for dataset in run.datasets]
-    done = all(path.exists() for path in outputs)
-    done = done and all(checkpoints.load(path)["run"] == part for path, part in zip(outputs, parts, strict=False))
+def _finished_meanwhile(given: argparse.Namespace, run: Run, outputs: tuple[Path, ...]) -> bool:
+    """Whether another process has written this very run, complete, since this one began and saw what was there."""
+    if given.state is None or any(files.seen(path) in (None, given.seen.get(path)) for path in outputs):
+        return False
+    if given.name == "search":  # what it wrote does not say by which options, its record does
+        try:
+            done = provenance.read(provenance.path_of(outputs[0]))["options"] == told.recorded(given)
+        except UserError:
+            done = False
+    else:
+        parts = [run.of(dataset).as_dict() for dataset in run.datasets]
+        done = all(checkpoints.load(path)["run"] == part for path, part in zip(outputs, parts, strict=False))
     if done:
         print(f"{label(run)}: the other process has finished it", file=sys.stderr)
     return done
+
+
+def belongs(path: Path, flag: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """A `UserError` where a file says that it is of another run; what one of them doesn't say fits."""
+    for key, wanted in ours.items():
+        if (found := theirs.get(key)) != wanted and None not in (found, wanted):
+            raise UserError(f"{path}: of the {key} {found}, not {wanted}; give another {flag}")
 
 
 def label(run: Run) -> str:
@@ -171,9 +187,11 @@ def trained(training: Training, resumed: int = 0) -> Facts:
 
 
 def course(training: Training, resumed: int) -> Facts:
-    """How far a training came, where it was taken up again, and where its random numbers changed their source."""
+    """How far a training came, where it was taken up again, and where its random numbers or its code changed."""
     done = {"iterations": training.iteration, "resumed": resumed}
-    changed = {"streams": training.handovers} if training.handovers else {}
+    changed: Facts = {"streams": training.handovers} if training.handovers else {}
+    if len(training.versions) > 1:
+        changed["versions"] = training.versions
     return facts(training.run, training.device) | done | changed
 
 

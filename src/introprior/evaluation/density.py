@@ -49,10 +49,13 @@ class Ensemble:
             raise UserError(f"{path}: snapshots of an image run; evaluating them takes --data, see --help")
         if "records" not in content:
             raise UserError(f"{path}: not a trained ensemble; give the ensemble.pt that `introprior train` wrote")
-        run = Run.from_dict(content["run"])
-        assert isinstance(run, DensityRun)
-        model = checkpoints.restored(networks(run), content["model"], device)
-        return cls(model.requires_grad_(False), run, content["records"])
+        with checkpoints.understood(path, "a trained ensemble"):
+            run = Run.from_dict(content["run"])
+            records = [{name: str(record[name]) for name in ("status", "detail")} for record in content["records"]]
+            if not isinstance(run, DensityRun) or len(records) != len(run.members):
+                raise ValueError("of another run than it says")
+            model = checkpoints.restored(networks(run), content["model"], device)
+            return cls(model.requires_grad_(False), run, records)
 
 
 def streams_for(members: Sequence[Member], shift: int, device: torch.device) -> MemberStreams:

@@ -66,9 +66,12 @@ class Snapshots:
         content = checkpoints.load(path, device)
         if "snapshots" not in content:
             raise UserError(f"{path}: holds no snapshots; give what `introprior warmup` or `train` wrote for images")
-        run = Run.from_dict(content["run"])
-        assert isinstance(run, ImageRun)
-        return cls(run, content["records"][0], content["snapshots"])
+        with checkpoints.understood(path, "snapshots of a run on images"):
+            run = Run.from_dict(content["run"])
+            record = {name: str(content["records"][0][name]) for name in ("status", "detail")}
+            if not isinstance(run, ImageRun) or not all(isinstance(epoch, int) for epoch in content["snapshots"]):
+                raise ValueError("of another run than it says")
+            return cls(run, record, content["snapshots"])
 
     def model(self, epoch: int, device: torch.device | str) -> IntroVAE:
         """The model after ``epoch`` epochs, in evaluation mode, its parameters frozen.
@@ -78,14 +81,19 @@ class Snapshots:
         """
         if epoch not in self.states:
             raise UserError(f"{self.run.dataset}/{self.run.cell.name}: no snapshot after {epoch} epochs; train anew")
-        model = checkpoints.restored(networks(self.run), self.states[epoch], device)
-        return model.requires_grad_(False)
+        with checkpoints.understood(Path(f"{self.run.dataset}/{self.run.cell.name}"), f"a model after {epoch} epochs"):
+            return checkpoints.restored(networks(self.run), self.states[epoch], device).requires_grad_(False)
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """What names the run: dataset, cell, r_entropy, seed."""
+        run = self.run
+        named = {"dataset": run.dataset, "cell": run.cell.name, "r_entropy": run.training.r_entropy}
+        return {**named, "seed": run.members[0].seed}
 
     def describe(self) -> dict[str, Any]:
         """The columns that name the run in result files."""
-        run = self.run
-        named = {"dataset": run.dataset, "cell": run.cell.name, "r_entropy": f"{run.training.r_entropy:g}"}
-        return {**named, "seed": run.members[0].seed}
+        return self.named | {"r_entropy": f"{self.run.training.r_entropy:g}"}
 
 
 # Features
@@ -327,6 +335,7 @@ def evaluate(
     chosen = slice(None if options.train_images == "all" else options.train_images)
     status = {name: snapshots.record[name] for name in ("status", "detail")}
     codes = {
+        **snapshots.named,
         "train": _sampled(posteriors(model, train.images[chosen], device), noise),
         "train_labels": train.labels[chosen].numpy(),
         "test": _sampled(coded, noise),
@@ -336,8 +345,7 @@ def evaluate(
     real = test.images[: options.grid_images // 2]
     (reconstructions,) = reconstructed(model, [real], noise)
     panels = {
-        **snapshots.describe(),
-        "r_entropy": run.training.r_entropy,
+        **snapshots.named,
         "title": train.manifest["title"],
         "epoch": epoch,
         "samples": _bytes(samples),

@@ -40,6 +40,7 @@ from introprior.experiment.fields import (
     Seed,
     Size,
     Some,
+    Weight,
     shown,
     wrong,
 )
@@ -132,8 +133,12 @@ class Reference(Model):
 
 
 class Distances(Model):
-    """Options of ``introprior distances``; ``batch_size`` is only compared with the model."""
+    """Options of ``introprior distances``; a named run and ``batch_size`` are only compared with the model."""
 
+    dataset: str | None = None
+    cell: str | None = None
+    r_entropy: Weight | None = None
+    seed: Seed | None = None
     features: Some[Features] = FEATURES["inception"]
     samples: Count = PAPER.images.evaluation.samples
     sampling: Literal["batch", "running"] = EvaluationProtocol().sampling_batchnorm
@@ -142,10 +147,8 @@ class Distances(Model):
 
 
 class EvaluateImages(Distances):
-    """Options of ``introprior evaluate`` on images; the first of the features chooses, names are only compared."""
+    """Options of ``introprior evaluate`` on images; the first of the features chooses."""
 
-    dataset: str | None = None
-    cell: str | None = None
     checkpoint: Literal["best", "last"] = EvaluationProtocol().checkpoint
     monte_carlo_samples: Count = PAPER.images.evaluation.monte_carlo_samples
     grid_images: Count = PAPER.images.evaluation.grid_images
@@ -154,20 +157,26 @@ class EvaluateImages(Distances):
 
 
 class Probe(Model):
-    """Options of ``introprior probe``; dataset, cell, r_entropy and seed name the rows."""
+    """Options of ``introprior probe``; the run that is named is only compared with the codes."""
 
-    dataset: str = ""
-    cell: str = ""
-    r_entropy: str = ""
-    seed: Seed = 0
+    dataset: str | None = None
+    cell: str | None = None
+    r_entropy: Weight | None = None
+    seed: Seed | None = None
     svm_iterations: FewAndMany = PAPER.images.probes.svm_iterations
     neighbours: FewAndMany = PAPER.images.probes.neighbours
 
 
 class Overfit(Model):
-    """Options of ``introprior overfit``: the weights come with the model, beside 1 only beta_neg is told."""
+    """Options of ``introprior overfit``: the weights come with the model, beside 1 only beta_neg is told.
+
+    The run that is named is only compared with the model.
+    """
 
     dataset: str | None = None
+    cell: str | None = None
+    r_entropy: Weight | None = None
+    seed: Seed | None = None
     iterations: Count = PAPER.figureS2.iterations
     beta_neg: Positive = PAPER.images.by_dataset["FMNIST"].beta_neg
     checkpoint: Literal["best", "last"] = EvaluationProtocol().checkpoint
@@ -354,22 +363,27 @@ def clipping(config: Configuration, dataset: str, cell: str, r_entropy: str, see
     return _game(config, dataset, cell, r_entropy, seed, epochs, range(0, epochs + 1, config.figure2.every))
 
 
-def distances(config: Configuration, dataset: str, **_: str) -> dict[str, Any]:
+def distances(config: Configuration, dataset: str, **run: str) -> dict[str, Any]:
     """Options of the distances of a run or warm-up."""
     sampling = config.resolved_protocol.evaluation.sampling_batchnorm
     sections = config.images.evaluation, _section(config, dataset)
-    return _picked(Distances, *sections, sampling=sampling, features=features(config))
+    return _picked(Distances, *sections, sampling=sampling, features=features(config), **_named(dataset, **run))
 
 
-def evaluate_images(config: Configuration, dataset: str, cell: str, **_: str) -> dict[str, Any]:
+def evaluate_images(config: Configuration, dataset: str, **run: str) -> dict[str, Any]:
     """Options of the evaluation of a run."""
     sections = config.images.evaluation, config.images.probes, config.resolved_protocol.evaluation
-    return _picked(EvaluateImages, *sections, dataset=dataset, cell=cell, **distances(config, dataset))
+    return _picked(EvaluateImages, *sections, **distances(config, dataset, **run))
 
 
-def probe(config: Configuration, dataset: str, cell: str, r_entropy: str, seed: int | str) -> dict[str, Any]:
+def probe(config: Configuration, dataset: str, **run: str) -> dict[str, Any]:
     """Options of the probes of a run."""
-    return _picked(Probe, config.images.probes, dataset=dataset, cell=cell, r_entropy=r_entropy, seed=int(seed))
+    return _picked(Probe, config.images.probes, **_named(dataset, **run))
+
+
+def _named(dataset: str, seed: str, cell: str = "", family: str = "", r_entropy: str = "0") -> dict[str, Any]:
+    """A run on images by its wildcards, or a warm-up, whose cell is its family."""
+    return {"dataset": dataset, "cell": cell or family, "r_entropy": float(r_entropy), "seed": int(seed)}
 
 
 def overfit(config: Configuration, dataset: str) -> dict[str, Any]:

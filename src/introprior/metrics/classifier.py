@@ -30,6 +30,7 @@ class Classifier(nn.Module):
         classes: number of labels.
 
     Attributes:
+        dataset: whose labels these are, None until that is known.
         test_accuracy: share of the test split that it labels rightly, NaN until that is known.
     """
 
@@ -47,6 +48,7 @@ class Classifier(nn.Module):
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(DIMENSIONS, classes)
         self.test_accuracy = float("nan")
+        self.dataset: str | None = None
 
     def embed(self, images: Tensor) -> Tensor:
         """Features ``[B, 64]`` of images ``[B, C, H, W]`` in [0, 1]."""
@@ -115,7 +117,8 @@ def accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> float:
 
 def save(path: str | os.PathLike[str], classifier: Classifier) -> None:
     """Write the classifier and its accuracy, as a whole or not at all."""
-    content = {"tensors": classifier.state_dict(), "test_accuracy": classifier.test_accuracy}
+    known = {name: getattr(classifier, name) for name in ("test_accuracy", "dataset")}
+    content = {"tensors": classifier.state_dict(), **known}
     checkpoints.save(Path(path), {"classifier": content})
 
 
@@ -131,6 +134,7 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Cl
         classifier = Classifier(tensors["body.0.weight"].shape[1], tensors["head.weight"].shape[0])
         classifier.load_state_dict(tensors)
         classifier.test_accuracy = float(content["classifier"]["test_accuracy"])
+        classifier.dataset = content["classifier"].get("dataset")
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"{path}: not a classifier of images; delete it and run again to make it anew") from error
     return classifier.to(device).eval().requires_grad_(False)

@@ -30,16 +30,20 @@ class Statistics:
         mean: ``[D]``.
         covariance: ``[D, D]``, normalised by count - 1.
         count: number of samples.
+        dataset, features: whose they are, where that is known.
     """
 
     mean: Array
     covariance: Array
     count: int
+    dataset: str | None = None
+    features: str | None = None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to an npz file, as a whole or not at all."""
         with written(path) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, mean=self.mean, covariance=self.covariance, count=self.count)
+            known = {name: value for name, value in vars(self).items() if value is not None}
+            np.savez(stream, **known)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Statistics:
@@ -50,13 +54,14 @@ class Statistics:
         """
         try:
             with np.load(Path(path), allow_pickle=False) as content:
-                mean, covariance, count = (content[name] for name in ("mean", "covariance", "count"))
+                mean, covariance = (content[name].astype(np.float64) for name in ("mean", "covariance"))
+                whose = {name: str(content[name]) for name in ("dataset", "features") if name in content}
+                return cls(mean, covariance, int(content["count"]), **whose)
         except FileNotFoundError as error:
             raise UserError(f"{path}: no such statistics") from error
         except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
             remedy = "delete it and run again to make it anew"
             raise UserError(f"{path}: damaged, or not feature statistics; {remedy}") from error
-        return cls(mean.astype(np.float64), covariance.astype(np.float64), int(count))
 
 
 class Gathering:

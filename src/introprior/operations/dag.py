@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,10 +158,18 @@ def _write(path: Path, found: Dag, begun: bool) -> None:
         if known.identity == found.identity:
             jobs = known.jobs + jobs
     latest = {job.outputs or job.rule: job for job in jobs}
-    ordered = [vars(job) for job in _in_order(latest.values())]
-    text = json.dumps({"format": FORMAT, **vars(found), "jobs": ordered}, separators=(",", ":"))
+    text = sealed({**vars(found), "jobs": [vars(job) for job in _in_order(latest.values())]})
     if begun or not path.exists() or path.read_text(encoding="utf-8") != text:
         files.write_text(path, text)
+
+
+def sealed(content: Mapping[str, Any]) -> str:
+    """The text of the file; nothing in it changes without its checksum telling, so that readers can trust the rest."""
+    return json.dumps({"format": FORMAT, "sha256": _seal(content), **content}, separators=(",", ":"))
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _in_order(jobs: Iterable[Job]) -> tuple[Job, ...]:
@@ -214,6 +222,9 @@ def _parsed(path: Path) -> Dag:
     version = content.get("format") if isinstance(content, dict) else None
     if version != FORMAT:
         raise UserError(f"{path}: format {version}, this version reads {FORMAT}; look with the version that wrote it")
+    del content["format"]
+    if content.pop("sha256", None) != _seal(content):
+        raise UserError(f"{path}: damaged, or changed by hand; start snakemake, or a dry run of it, again")
 
     def place(written: str) -> str:
         inside = written.removeprefix(usual)
@@ -223,9 +234,6 @@ def _parsed(path: Path) -> Dag:
         lists = {name: tuple(map(place, job[name])) for name in ("outputs", "inputs")}
         return job | lists | {name: job[name] and place(job[name]) for name in ("log", "benchmark")}
 
-    try:
-        usual = f"results/{content['experiment']}/"
-        jobs = tuple(Job(**placed(job)) for job in content["jobs"])
-        return Dag(content["experiment"], content["configuration"], content["identity"], jobs)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error}); start snakemake, or a dry run of it, again") from error
+    usual = f"results/{content['experiment']}/"
+    jobs = tuple(Job(**placed(job)) for job in content["jobs"])
+    return Dag(content["experiment"], content["configuration"], content["identity"], jobs)

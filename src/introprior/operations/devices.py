@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
+import stat
 import subprocess
 import sys
 import tempfile
@@ -17,9 +17,19 @@ from typing import NamedTuple
 import torch
 
 from introprior.errors import UserError
+from introprior.operations import locks
 
-POLL_SECONDS = 2.0
+POLL_SECONDS = 0.2
 """How often a job that waits for a GPU looks for one."""
+
+MEMORY_SECONDS = 2.0
+"""How often one that waits for a GPU's memory does: `nvidia-smi` takes its time."""
+
+PLACES = (Path("/run/lock"), Path("/tmp"))
+"""Where the locks may be, whatever TMPDIR says: all users are to see the same. Nobody tidies the first."""
+
+PREFIX, _TICKET = "introprior-gpu-", "introprior-gpu-waiting-"
+_UNMAPPED = 65534  # the owner of what is root's, as it is seen in a container without root
 
 SETTLING_SECONDS = 60.0
 """How long after it took a GPU a job may not yet have taken the memory that it needs."""
@@ -83,28 +93,66 @@ def leased(gpus: list[Gpu]) -> Iterator[Gpu]:
     """One of the GPUs, under an advisory lock that the kernel lifts when this process ends, however it ends.
 
     A GPU has as many locks as jobs may share it. One with the fewest jobs comes first, and of these one with the most
-    free memory; where others leave too little of it, a GPU is passed over. Waits while there is none. What others take
-    later nobody can know.
+    free memory; where others leave too little of it, a GPU is passed over. Waits while there is none, and leaves those
+    that there are to jobs that have waited longer. What others take later nobody can know.
     """
     slots, needed = _whole_number(JOBS_PER_GPU, least=1), _whole_number(GPU_MEMORY, least=0, default=4000)
-    told = set()
-    while True:
-        choosing = _locked("choosing.lock", wait=True)  # one at a time, or two would count on the same memory
-        assert choosing is not None
-        with os.fdopen(choosing):
-            taken = _taken(gpus, slots, needed)
-        if not isinstance(taken, str):
-            break
-        kind = re.sub(r"\d+", "", taken)
-        if kind not in told:
-            told.add(kind)
-            print(taken, file=sys.stderr, flush=True)
-        time.sleep(POLL_SECONDS)
+    told, ticket = set(), None
+    try:
+        while True:
+            choosing = locks.taken(_place() / f"{PREFIX}choosing.lock", wait=True)
+            with os.fdopen(choosing):  # one at a time, or two would count on the same memory
+                taken = _taken(gpus, slots, needed, _ahead(ticket))
+                if not isinstance(taken, str):
+                    break
+                ticket = ticket or _Ticket(gpus)
+            kind = re.sub(r"\d+", "", taken)
+            if kind not in told:
+                told.add(kind)
+                print(taken, file=sys.stderr, flush=True)
+            time.sleep(MEMORY_SECONDS if "gpu_memory_mb" in taken else POLL_SECONDS)
+    finally:
+        if ticket is not None:
+            ticket.give_back()
     gpu, handle = taken
     try:
         yield gpu
     finally:
         os.close(handle)
+
+
+class _Ticket:
+    """The place of a waiting job in the queue: a locked file with a number for its name, and the GPUs that would do."""
+
+    def __init__(self, gpus: list[Gpu]):
+        self.path = _place() / f"{_TICKET}{max(_tickets(), default=(0,))[0] + 1:09d}.lock"
+        self._handle = locks.taken(self.path, wait=True)
+        self.path.write_text(" ".join(gpu.key for gpu in gpus))
+
+    def give_back(self) -> None:
+        """Leave the queue."""
+        self.path.unlink(missing_ok=True)
+        os.close(self._handle)
+
+
+def _tickets() -> list[tuple[int, Path]]:
+    """Number and file of every ticket, in their order, also of those whose process is dead."""
+    named = [(path.stem.removeprefix(_TICKET), path) for path in _place().glob(f"{_TICKET}*.lock")]
+    return sorted((int(number), path) for number, path in named if number.isdecimal())
+
+
+def _ahead(own: _Ticket | None) -> list[list[str]]:
+    """The keys of the GPUs that would do for each job that has waited longer than this one."""
+    waiting = []
+    for _, path in _tickets():
+        if own is not None and path == own.path:
+            break
+        with contextlib.suppress(OSError):  # given back by now; or left by another user's process, which is no matter
+            if locks.is_held(path):
+                waiting.append(path.read_text(errors="replace").split())
+            else:
+                path.unlink()
+    return waiting
 
 
 def free_memory() -> dict[str, int]:
@@ -125,11 +173,16 @@ def free_memory() -> dict[str, int]:
     return {key: int(text) for key, text in rows if text.isdecimal()}
 
 
-def _taken(gpus: list[Gpu], slots: int, needed: int) -> tuple[Gpu, int] | str:
+def _taken(gpus: list[Gpu], slots: int, needed: int, waiting: list[list[str]]) -> tuple[Gpu, int] | str:
     """The best GPU and the handle of a lock on it; or, where there is none to take, a line that says why."""
-    locks = {gpu: [f"{gpu.key}.{slot}.lock" for slot in range(slots)] for gpu in gpus}
-    held = {gpu: [name for name in names if _is_held(name)] for gpu, names in locks.items()}
-    offered = [gpu for gpu in gpus if len(held[gpu]) < slots]
+    place = _place()
+    own = {gpu: [place / f"{PREFIX}{gpu.key}.{slot}.lock" for slot in range(slots)] for gpu in gpus}
+    held = {gpu: [path for path in paths if locks.is_held(path)] for gpu, paths in own.items()}
+    left = {gpu.key: slots - len(held[gpu]) for gpu in gpus}
+    for keys in waiting:
+        if (theirs := next((key for key in keys if left.get(key)), None)) is not None:
+            left[theirs] -= 1
+    offered = [gpu for gpu in gpus if left[gpu.key]]
     busy = f"all {len(gpus)} GPU(s) are in use by other jobs; waiting for one"
     if not offered:
         return busy
@@ -143,53 +196,35 @@ def _taken(gpus: list[Gpu], slots: int, needed: int) -> tuple[Gpu, int] | str:
         ]
         return f"{', '.join(short)} (gpu_memory_mb); waiting for more"
     best = min(fitting, key=lambda gpu: (len(held[gpu]), -free.get(gpu.key, 0)))
-    for name in locks[best]:
-        if name not in held[best] and (handle := _locked(name)) is not None:
+    for path in own[best]:
+        if path not in held[best] and (handle := locks.taken(path)) is not None:
             with contextlib.suppress(PermissionError):
                 os.utime(handle)
             return best, handle
     return busy
 
 
-def _is_held(name: str) -> bool:
-    """Whether somebody has the lock of this name."""
-    handle = _locked(name)
-    if handle is not None:
-        os.close(handle)
-    return handle is None
+def _is_settling(path: Path) -> bool:
+    """Whether who holds this lock took it just now."""
+    return time.time() - path.stat().st_mtime < SETTLING_SECONDS
 
 
-def _is_settling(name: str) -> bool:
-    """Whether who holds the lock of this name took it just now."""
-    return time.time() - (_folder() / name).stat().st_mtime < SETTLING_SECONDS
+def _place() -> Path:
+    """The folder of the locks: one for all users, in which nobody may delete another's; of pretended GPUs our own.
 
-
-def _locked(name: str, wait: bool = False) -> int | None:
-    """A handle that holds the lock of this name; None where somebody else does, unless it is to wait."""
-    path, flags = _folder() / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        handle = os.open(path, flags)
-    except FileNotFoundError:
-        with contextlib.suppress(FileExistsError):
-            made = os.open(path, flags | os.O_CREAT | os.O_EXCL)
-            os.fchmod(made, 0o666)  # whatever the umask: others are to say when they took it
-            os.close(made)
-        handle = os.open(path, flags)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        os.close(handle)
-        return None
-    return handle
-
-
-def _folder() -> Path:
-    """Where the locks are: one folder for all users, in which nobody may delete another's."""
-    folder = Path(tempfile.gettempdir()) / "introprior-gpus"
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir()
-        folder.chmod(0o1777)
-    return folder
+    Raises:
+        UserError: there is no folder that is for everybody, and the system's or ours.
+    """
+    if SIMULATED_GPUS in os.environ:
+        return Path(tempfile.gettempdir())
+    for place in PLACES:
+        with contextlib.suppress(OSError):
+            found = place.stat()
+            sticky = stat.S_ISDIR(found.st_mode) and found.st_mode & 0o1777 == 0o1777
+            if sticky and found.st_uid in (0, os.getuid(), _UNMAPPED):
+                return place
+    names = " nor ".join(map(str, PLACES))
+    raise UserError(f"device: no place for the locks of GPUs: neither {names} is open to all; name one, as cuda:0")
 
 
 def _whole_number(variable: str, least: int, default: int | None = None) -> int:

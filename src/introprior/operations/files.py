@@ -3,30 +3,51 @@
 from __future__ import annotations
 
 import csv
+import errno
 import fcntl
 import glob
 import hashlib
 import io
 import json
 import os
+import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from introprior.errors import UserError
+from introprior.errors import UserError, one_line
 
 
 @contextmanager
 def written(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success rename it to ``path``, on failure remove it.
+    """Yield a temporary path; on success its content becomes that of ``path``, on failure nothing changes.
 
-    The temporary name keeps the suffix of ``path``, since several writers choose their format by it. It is locked while
-    it is written: one that is not was left by a process that was killed, and goes with the next writing. What cannot be
-    written, for want of rights or space, is a `UserError`.
+    It lies beside ``path``, or what that links to, and is renamed: a file is whole or absent. Into what is no regular
+    file, a device or a pipe, the content is written in the end. The temporary name keeps the suffix of ``path``, since
+    several writers choose their format by it. It is locked while it is written: one that is not was left by a process
+    that was killed, and goes with the next writing. What cannot be written, for want of rights or space, is a
+    `UserError`.
     """
     path = Path(path)
+    try:
+        if is_regular(path):
+            with _beside(Path(os.path.realpath(path))) as temporary:
+                yield temporary
+        else:
+            with tempfile.NamedTemporaryFile(suffix=path.suffix) as made:
+                yield Path(made.name)
+                with open(made.name, "rb") as content, path.open("wb") as stream:
+                    shutil.copyfileobj(content, stream)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path``, renamed to it in the end."""
     temporary: Path | None = None
     handle: int | None = None
     try:
@@ -46,15 +67,28 @@ def written(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; results are meant to be shared
         temporary.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot write ({error.strerror or error}); free some space, or point the results elsewhere"
-        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         if handle is not None:
             os.close(handle)
+
+
+def is_regular(path: str | os.PathLike[str]) -> bool:
+    """Whether a regular file is there, or nothing yet; a `UserError` if a folder is, or if that cannot be seen."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError) as error:  # a link to itself, a name with a NUL
+        raise _unwritable(path, error) from error
+    if stat.S_ISDIR(mode):
+        raise UserError(f"{path}: is a folder; give the name of a file")
+    return stat.S_ISREG(mode)
+
+
+def _unwritable(path: str | os.PathLike[str], error: Exception) -> UserError:
+    return UserError(f"{path}: cannot write ({one_line(error)}); free some space, or point the results elsewhere")
 
 
 def sweep(path: Path) -> None:
@@ -76,12 +110,39 @@ def _claimed(handle: int, name: str) -> bool:
     return os.path.exists(name)
 
 
+def seen(path: str | os.PathLike[str]) -> tuple[int, ...] | None:
+    """What is another whenever a file has been written anew; None where there is no regular file."""
+    with suppress(OSError):
+        found = os.stat(path)
+        if stat.S_ISREG(found.st_mode):
+            return found.st_ino, found.st_mtime_ns, found.st_size
+    return None
+
+
 def check_writable(*paths: str | os.PathLike[str]) -> None:
     """Find out before long work, not after it, that its results could not be written: then, too, a `UserError`."""
     for path in paths:
-        probe = Path(path).with_suffix(".probe")
-        write_text(probe, "")
-        probe.unlink()
+        if is_regular(path):
+            real = Path(os.path.realpath(path))
+            probe = real.with_name(f".{real.name}.probe")
+            try:
+                write_text(probe, "")
+            except UserError as error:
+                raise UserError(str(error).replace(str(probe), str(path), 1)) from None
+            probe.unlink(missing_ok=True)
+        elif not os.access(path, os.W_OK):
+            raise _unwritable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
+def check_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """A `UserError` where a command would write two of its files, or one of those that it reads, to the same place."""
+    taken = {os.path.realpath(path): f"the input {path}" for path in inputs}
+    for path in outputs:
+        if is_regular(path):
+            place = os.path.realpath(path)
+            if place in taken:
+                raise UserError(f"{path}: would overwrite {taken[place]}; give each file a name of its own")
+            taken[place] = f"the output {path}"
 
 
 def checksum(path: str | os.PathLike[str]) -> str:
@@ -116,5 +177,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:  # also of numbers with too many digits
-        raise UserError(f"{path}: not valid JSON ({error}); delete it and run again to make it anew") from error
+    except (ValueError, RecursionError) as error:  # also of numbers with too many digits, and lists in lists in lists
+        raise UserError(
+            f"{path}: not valid JSON ({one_line(error)}); delete it and run again to make it anew"
+        ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import heapq
 import json
+import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from graphlib import TopologicalSorter
@@ -13,7 +14,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from introprior.errors import UserError
-from introprior.operations import costs, dag
+from introprior.operations import costs, dag, provenance
 from introprior.operations.dag import Job
 
 SIZES = frozenset(
@@ -73,16 +74,16 @@ class Rates:
 def _measured(job: Job) -> tuple[str, float, float] | None:
     """Of a job that has run the device, how many times as long it took as its rule's default says, and the bytes."""
     try:
-        record = json.loads(job.record.read_text(encoding="utf-8"))
+        record = provenance.read(job.record)
         with open(job.benchmark or "", newline="", encoding="utf-8") as stream:
             taken = float(next(csv.DictReader(stream, delimiter="\t"))["s"])
-        told, records, device = record["options"], record.get("records", []), record["device"]
-        if record.get("resumed", 0) or (records and all(one["status"] != "ok" for one in records)):
+        told, records, device = record["options"], record["records"], record["device"]
+        if record["resumed"] or not 0 < taken < math.inf or (records and all(one["status"] != "ok" for one in records)):
             return None
         if any(told.get(key, value) != value for key, value in (job.options or {}).items()):
             return None  # made with other options than the configuration's now
         size = sum(output["bytes"] for output in record["outputs"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):
+    except (OSError, UserError, csv.Error, ValueError, KeyError, TypeError, StopIteration):
         return None  # has not run, or is not whole
     return device, taken / costs.seconds(job, "cpu" if device == "cpu" else "gpu"), size
 

@@ -5,20 +5,39 @@ The job writes it itself: that it runs and where, how far a training is, and if 
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
 
 from introprior.errors import UserError, one_line
+from introprior.experiment.fields import Count, Model, Natural, Weight
 from introprior.operations import files
 
 SECONDS = 5.0
 """How often a training writes the file anew."""
+
+
+class Told(Model):
+    """What readers look at; how far it is only trainings tell."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    state: Literal["running", "stopped", "failed"]
+    updated: Annotated[float, Field(allow_inf_nan=False)]
+    host: str
+    pid: Annotated[int, Field(ge=1, lt=2**31)]
+    detail: str = ""
+    iterations: Count | None = None
+    iteration: Natural = 0
+    rate: Weight | None = None
+    alive: Natural = 0
+    members: Natural = 0
 
 
 def path_of(output: str | os.PathLike[str]) -> Path:
@@ -28,11 +47,12 @@ def path_of(output: str | os.PathLike[str]) -> Path:
 
 def read(output: str | os.PathLike[str]) -> dict[str, Any] | None:
     """What is told of the job that will write ``output``; None if nothing is, or it vanishes or is half-copied."""
+    path = path_of(output)
     try:
-        content = json.loads(path_of(output).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = files.read_json(path)
+        return content | Told.read(content, str(path)).model_dump()
+    except UserError:
         return None
-    return content if isinstance(content, dict) and content.keys() >= {"state", "updated", "host", "pid"} else None
 
 
 @contextmanager
@@ -81,5 +101,6 @@ class Progress:
 
 def _write(output: str | os.PathLike[str], **what: Any) -> None:
     who = {"host": socket.gethostname(), "pid": os.getpid(), "updated": time.time()}
-    with suppress(UserError):  # telling is no reason to fail
-        files.write_json(path_of(output), what | who)
+    with suppress(UserError):  # telling is no reason to fail; of a device or a pipe there is nothing to tell
+        if files.is_regular(output):
+            files.write_json(path_of(output), what | who)

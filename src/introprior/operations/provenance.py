@@ -14,10 +14,13 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
 
 import introprior
 from introprior.errors import UserError
+from introprior.experiment.fields import Listed, Model
 from introprior.operations import files
 from introprior.operations.files import checksum
 
@@ -32,7 +35,7 @@ PACKAGE = Path(introprior.__file__).parent
 
 def path_of(output: str | os.PathLike[str]) -> Path:
     """Where the record of a job lies whose first output is ``output``."""
-    return Path(output).with_suffix(SUFFIX)
+    return Path(f"{os.fspath(output)}{SUFFIX}")
 
 
 @cache
@@ -49,7 +52,8 @@ def commit() -> str | None:
     """The git commit that the package is of, with ``-dirty`` where files differ; None where it is not of a checkout."""
 
     def git(*words: str) -> str:
-        command = ["git", "--no-optional-locks", "-C", str(PACKAGE), *words]
+        # A checkout may be another user's: what git would protect us from, their code, is running already.
+        command = ["git", "-c", "safe.directory=*", "--no-optional-locks", "-C", str(PACKAGE), *words]
         done = subprocess.run(command, capture_output=True, check=True, timeout=30)
         return done.stdout.decode(errors="replace").strip()
 
@@ -58,6 +62,11 @@ def commit() -> str | None:
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def version() -> dict[str, str | None]:
+    """Code and commit."""
+    return {"code": code(), "commit": commit()}
 
 
 @cache
@@ -71,11 +80,13 @@ def libraries() -> dict[str, str]:
 
 
 def origin(device: str, started: float) -> dict[str, Any]:
-    """What made a result, which is complete by now, on a device (``cpu`` or the name of a GPU) since a time (Unix)."""
+    """What made a result, which is complete by now, on a device (``cpu`` or the name of a GPU) since a time (Unix).
+
+    A :class:`Record` was begun before, so that code and commit are those that were there then.
+    """
     return {
         "introprior": introprior.__version__,
-        "code": code(),
-        "commit": commit(),
+        **version(),
         "configuration": os.environ.get(CONFIGURATION),
         "libraries": libraries(),
         "device": device,
@@ -85,6 +96,45 @@ def origin(device: str, started: float) -> dict[str, Any]:
     }
 
 
+class _Part(Model):
+    model_config = ConfigDict(extra="ignore")
+
+
+class Made(_Part):
+    """What a record holds of an output."""
+
+    sha256: str
+    bytes: Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Trained(_Part):
+    """What a record holds of a member of a training."""
+
+    dataset: str = ""
+    seed: int
+    status: str
+    detail: str
+
+
+class Content(_Part):
+    """What a record holds that readers look at."""
+
+    introprior: str
+    code: str
+    commit: str | None
+    configuration: str | None
+    libraries: dict[str, str]
+    device: str
+    started: str
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    options: dict[str, Any]
+    inputs: dict[str, str]
+    outputs: Annotated[dict[str, Made], Field(min_length=1)]
+    seeds: Listed[int] = ()
+    records: Listed[Trained] = ()
+    resumed: int = 0
+
+
 class Record:
     """The record of one job, begun before its work; inputs that are not there are left out: the job will complain."""
 
@@ -92,6 +142,7 @@ class Record:
         self.command, self.options = command, options
         self.inputs = {Path(path): _known_checksum(Path(path)) for path in inputs if Path(path).is_file()}
         self.started = time.time()
+        version()  # now: the code may change while the job is at work
 
     def write(
         self,
@@ -102,8 +153,11 @@ class Record:
     ) -> None:
         """Write the record, with what facts there are, beside the first of the outputs, which are complete by now.
 
-        Where a job makes results of several runs, it is written beside a file of each.
+        Where a job makes results of several runs, it is written beside a file of each. Devices and pipes keep nothing
+        that one could look at later; where no output is a file, there is no record.
         """
+        outputs = [path for path in outputs if files.is_regular(path)]
+        beside = [path for path in beside if files.is_regular(path)]
         made = {path: {"sha256": checksum(path), "bytes": os.path.getsize(path)} for path in outputs}
         known = origin(device, self.started)
         for target in map(path_of, beside or outputs[:1]):
@@ -120,12 +174,12 @@ class Record:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A record; a `UserError` if it is damaged, or of another version of the format."""
+    """A record; a `UserError` if it is damaged, none, or of another version of the format."""
     content = files.read_json(path)
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise UserError(f"{path}: format {found}, this version reads {FORMAT}; make the result anew")
-    return content
+    return content | Content.read(content, str(path)).model_dump()
 
 
 def repeated(record: Mapping[str, Any]) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 
 from introprior.errors import UserError
 from introprior.experiment import cells
-from introprior.operations import dag, files, forecast, progress
+from introprior.operations import dag, forecast, progress, provenance
 from introprior.operations.dag import Dag, Job
 
 QUIET = 600.0
@@ -86,6 +86,7 @@ def look(results: Path) -> dict[str, Any]:
     jobs = [job for job in known.jobs if job.outputs]
     there.update(path for job in jobs for path in job.outputs if path not in there and os.path.exists(path))
     seen = [_seen(job, there, working, now) for job in jobs]
+    _left_behind(results, seen)
     runs = [run for half in STAGES for run in _runs(known, half, seen)]
     return {
         "experiment": known.experiment,
@@ -99,11 +100,24 @@ def look(results: Path) -> dict[str, Any]:
 
 
 def _snakemake_works(results: Path) -> bool:
-    """Whether Snakemake holds its lock; a copied folder has none."""
-    try:
-        return any((results.resolve().parent.parent / ".snakemake/locks").iterdir())
-    except OSError:
-        return False
+    """Whether Snakemake holds its lock, where the folder lies or where a link to it does; a copied folder has none."""
+    for place in {Path(os.path.abspath(results)), results.resolve()}:
+        with suppress(OSError):
+            if any((place.parent.parent / ".snakemake/locks").iterdir()):
+                return True
+    return False
+
+
+def _left_behind(results: Path, seen: Sequence[Seen]) -> None:
+    """What lies outside of the folder, prepared data above all, and stayed where a copy came from, was made."""
+    users: dict[str, list[Seen]] = {}
+    for one in reversed(seen):
+        of = [user for path in one.job.outputs for user in users.get(path, ())]
+        outside = not any(Path(path).is_relative_to(results) for path in one.job.outputs)
+        if outside and of and one.state in ("waiting", "stopped") and all(user.state == "done" for user in of):
+            one.state, one.detail = "done", ""
+        for path in one.job.inputs:
+            users.setdefault(path, []).append(one)
 
 
 def _seen(job: Job, there: Container[str], working: bool, now: float) -> Seen:
@@ -159,14 +173,14 @@ def _outcomes(job: Job) -> dict[tuple[str, int], str]:
     rows: list[Mapping[str, Any]] = []
     try:
         if job.rule in ("train", "game"):
-            rows = files.read_json(job.record).get("records", [])
+            rows = list(provenance.read(job.record)["records"])
         elif job.rule in ("evaluate", "evaluate_images"):
             for path in job.outputs:
                 if path.endswith(".csv"):
                     with open(path, newline="", encoding="utf-8") as stream:
                         rows += csv.DictReader(stream)
         return {(row["dataset"], int(row["seed"])): row["detail"] for row in rows if row["status"] != "ok"}
-    except (OSError, UserError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, UserError, csv.Error, ValueError, KeyError, TypeError):
         return {}
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from introprior.errors import UserError
+from introprior.errors import UserError, one_line
 from introprior.operations import dag, provenance
 from introprior.operations.dag import Dag
 
@@ -18,6 +19,8 @@ Problem = tuple[Path, str]
 
 def verify(results: Path, partial: bool = False) -> dict[str, Any]:
     """Read every file of a results tree, or of a copy, again and hold it against its record.
+
+    So with what the tree was made of and lies elsewhere, prepared data above all, where that is there.
 
     Args:
         results: the folder of an experiment; a `UserError` if it is none.
@@ -44,6 +47,9 @@ def verify(results: Path, partial: bool = False) -> dict[str, Any]:
             if not provenance.repeated(record):
                 records[path] = record
                 problems += _altered(path, record, sums)
+    for path in sorted(_elsewhere(results, records)):
+        with suppress(UserError):  # no record of this version, which results are not wrong for
+            problems += _altered(path, provenance.read(path), sums)
     said = {path for path, _ in problems}
     for path, record in records.items():
         problems += _outdated(path, record, sums, said, results)
@@ -60,7 +66,10 @@ class _Checksums(dict[Path, str | None]):
     """The checksums of files as they are, each read once; None for a file that is not there."""
 
     def __missing__(self, path: Path) -> str | None:
-        self[path] = found = provenance.checksum(path) if path.is_file() else None
+        try:
+            self[path] = found = provenance.checksum(path) if path.is_file() else None
+        except OSError as error:
+            self[path] = found = f"cannot read it ({one_line(error)}); mend that, or copy it again"
         return found
 
 
@@ -68,12 +77,23 @@ def _altered(path: Path, record: Mapping[str, Any], sums: _Checksums) -> Iterato
     """Outputs that are not what the record says."""
     for name, made in record["outputs"].items():
         file = _beside(path, name)
-        if not file.is_file():
+        if (found := sums[file]) is None:
             yield file, "missing, though its record is there; copy it again, or make it anew"
-        elif (size := file.stat().st_size) < made["bytes"]:
-            yield file, f"half-copied: {size:,} of {made['bytes']:,} bytes; copy it again"
-        elif sums[file] != made["sha256"]:
-            yield file, "altered since it was made; copy it again, or delete it and make it anew"
+        elif " " in found:
+            yield file, found
+        elif found != made["sha256"]:
+            size = os.path.getsize(file) if file.exists() else 0
+            if size < made["bytes"]:
+                yield file, f"half-copied: {size:,} of {made['bytes']:,} bytes; copy it again"
+            else:
+                yield file, "altered since it was made; copy it again, or delete it and make it anew"
+
+
+def _elsewhere(results: Path, records: Mapping[Path, Mapping[str, Any]]) -> set[Path]:
+    """The records of what lies outside of the tree and went into it."""
+    inputs = {_beside(path, name) for path, record in records.items() for name in record["inputs"]}
+    beyond = {provenance.path_of(file) for file in inputs if not file.is_relative_to(results)}
+    return {path for path in beyond if path.is_file()}
 
 
 def _outdated(
@@ -125,6 +145,9 @@ def _differs(made: Any, wanted: Any, path: str = "") -> str | None:
 def _origins(known: Dag, records: Mapping[Path, Mapping[str, Any]]) -> Iterator[str]:
     """What the results do not share."""
     kinds = {"code": "versions of the code", "device": "devices", "libraries": "sets of libraries"}
+    changed = sum("versions" in record for record in records.values())
+    if changed:
+        yield f"{changed} trainings went on with another code than they began with (versions, in their records)"
     for key, what in kinds.items():
         count = len({str(record[key]) for record in records.values()})
         shown = {"code": "commit", "libraries": "introprior"}.get(key, key)

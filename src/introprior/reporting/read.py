@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import csv
 import math
-import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from introprior.errors import UserError
+from introprior.errors import UserError, one_line
 from introprior.metrics.registry import metric
 from introprior.operations.files import read_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Paths = Iterable[str | Path]
 Rows = list[dict[str, Any]]
@@ -64,6 +66,19 @@ _INFORMATION: Columns = {"information": _number}
 _BETAS: Columns = {"beta_rec": _number, "beta_kl": _number, "beta_neg": _measured}
 
 
+def of(path: str | Path, found: Rows | dict[str, Any], **run: Any) -> Any:
+    """What was found in a file, if it is of the run that it lies beside.
+
+    Raises:
+        UserError: it is another's.
+    """
+    for row in found if isinstance(found, list) else [found]:
+        for key, wanted in run.items():
+            if row.get(key, wanted) != wanted:
+                raise UserError(f"{path}: of the {key} {row[key]}, not {wanted}; {_REMEDY}")
+    return found
+
+
 # ---- CSV ----
 
 
@@ -81,6 +96,28 @@ def metrics(paths: Paths) -> Rows:
         origin[key] = where
         rows.append(row)
     return rows
+
+
+def text(path: str | Path) -> str:
+    """A text of ours."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot read ({one_line(error)}); {_REMEDY}") from error
+
+
+def table(path: str | Path, texts: Sequence[str], numbers: Sequence[str]) -> pd.DataFrame | None:
+    """A table's CSV file, with columns of either kind at least; None where there is none."""
+    import pandas as pd
+
+    if not Path(path).exists():
+        return None
+    try:
+        frame = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(texts, str))
+        frame[list(texts)] = frame[list(texts)].fillna("")
+        return frame.astype(dict.fromkeys(numbers, float))
+    except (OSError, ValueError, KeyError, OverflowError) as error:  # those of pandas are ValueErrors
+        raise UserError(f"{path}: {one_line(error)}; {_REMEDY}") from error
 
 
 def slices(paths: Paths) -> Rows:
@@ -101,8 +138,8 @@ def histories(paths: Paths) -> Rows:
 
 def history(path: str | Path) -> Rows:
     """``history.csv`` of a run in 2D or on images: dataset, cell, seed, quantity, value, and iteration or epoch."""
-    columns: Columns = {**_CELL, "seed": int, "quantity": str, "value": _measured}
-    return [row for _, row in _records([path], columns, {"iteration": _number, "epoch": _number})]
+    columns: Columns = {**_CELL, "seed": int, "quantity": str, "value": _measured, "iteration": _number}
+    return [row for _, row in _records([path], columns, {"epoch": _number})]
 
 
 def games(paths: Paths) -> Rows:
@@ -124,25 +161,22 @@ def _records(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Place and content of every row of some CSV files; they end in a newline, and have rows unless ``empty``."""
     for path in _listed(paths, "CSV files"):
+        content = text(path)
+        reader, where = csv.DictReader(content.splitlines()), ""
         try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: cannot read ({getattr(error, 'strerror', None) or error}); {_REMEDY}") from error
-        reader = csv.DictReader(text.splitlines())
-        present, where = reader.fieldnames or (), ""
-        for name in columns:
-            if name not in present:
-                raise UserError(f"{path}: no column {name!r}; {_REMEDY}")
-        wanted = columns | {name: kind for name, kind in (optional or {}).items() if name in present}
-        for row in reader:
-            where = f"{path}, line {reader.line_num}"
-            if None in row or None in row.values():
-                raise UserError(f"{where}: cut short or malformed; {_REMEDY}")
-            try:
+            present = reader.fieldnames or ()
+            for name in columns:
+                if name not in present:
+                    raise UserError(f"{path}: no column {name!r}; {_REMEDY}")
+            wanted = columns | {name: kind for name, kind in (optional or {}).items() if name in present}
+            for row in reader:
+                where = f"{path}, line {reader.line_num}"
+                if None in row or None in row.values():
+                    raise UserError(f"{where}: cut short or malformed; {_REMEDY}")
                 yield where, {name: kind(row[name]) for name, kind in wanted.items()}
-            except ValueError as error:
-                raise UserError(f"{where}: {error}; {_REMEDY}") from None
-        if not text.endswith("\n") or not (where or empty):
+        except (ValueError, csv.Error) as error:
+            raise UserError(f"{where or path}: {one_line(error)}; {_REMEDY}") from None
+        if not content.endswith("\n") or not (where or empty):
             raise UserError(f"{path}: cut short; {_REMEDY}")
 
 
@@ -164,7 +198,8 @@ def hyperparameters(paths: Paths) -> Rows:
         record = read_json(path)
         try:
             row = {name: math.nan if record[name] is None else record[name] for name in _HYPERPARAMETERS}
-            if row["source"] not in SOURCES or not all(isinstance(row[name], int | float) for name in _NUMBERS):
+            named = all(isinstance(row[name], str) for name in ("dataset", "cell"))
+            if row["source"] not in SOURCES or not named or not all(isinstance(row[n], int | float) for n in _NUMBERS):
                 raise ValueError(row)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: not hyperparameters ({error!r}); {_REMEDY}") from None
@@ -201,50 +236,57 @@ def choices(paths: Paths) -> Choices:
 
 
 def codes(path: str | Path) -> dict[str, Any]:
-    """Codes of a run: train and test ``[N, D]``, train_labels and test_labels ``[N]``; status, detail."""
-    return arrays(path, ("train", "train_labels", "test", "test_labels"), ("status", "detail"))
+    """Codes of a run: train and test ``[N, D]``, train_labels and test_labels ``[N]``; which run, status, detail."""
+    scalars = ("dataset", "cell", "r_entropy", "seed", "status", "detail")
+    return arrays(path, {"train": 2, "train_labels": 1, "test": 2, "test_labels": 1}, scalars)
 
 
 def density_panels(path: str | Path) -> dict[str, Any]:
     """What Figure 3 shows of a run in 2D: points ``[N, 2]``, densities ``[G, G]``, the prior's components, if it has
     any; and ``usable``, whether there is a run to show."""
-    names = ("data", "samples", "density", "latent", "latent_density", "prior_means", "prior_weights")
-    return _usable(arrays(path, names, ("limit", "latent_limit", "dataset", "cell", "status")), names)
+    axes = dict.fromkeys(("data", "samples", "density", "latent", "latent_density", "prior_means"), 2)
+    axes["prior_weights"] = 1
+    return _usable(arrays(path, axes, ("limit", "latent_limit", "dataset", "cell", "status")), axes)
 
 
 def image_panels(path: str | Path) -> dict[str, Any]:
     """What figures show of a run on images: uint8 images ``[N, C, H, W]``, codes z ``[N, D]``, labels and classes, the
     prior's components, if it has any; and ``usable``, whether there is a run to show."""
-    names = ("samples", "real", "reconstructions", "z", "labels", "prior_means", "prior_weights")
+    axes = dict.fromkeys(("samples", "real", "reconstructions"), 4)
+    axes |= {"z": 2, "labels": 1, "prior_means": 2, "prior_weights": 1}
     scalars = ("dataset", "cell", "r_entropy", "seed", "epoch", "status")
-    return _usable(arrays(path, (*names, "classes"), scalars), names)
+    return _usable(arrays(path, axes | {"classes": 1}, scalars), axes)
 
 
 def study(path: str | Path) -> dict[str, Any]:
     """The encoder study: :data:`STUDY_CURVES` ``[2, 3, 2, T]`` (beta_neg, configuration, real or generated), iterations
     ``[T]``, beta_neg ``[2]``, :data:`STUDY_IMAGES` as ``<name>_<b>_<c>`` ``[N, C, H, W]``; dataset, cell, epoch."""
-    images = [f"{name}_{b}_{c}" for name in STUDY_IMAGES for b in range(2) for c in range(3)]
-    return arrays(path, (*STUDY_CURVES, "iterations", "beta_neg", *images), ("dataset", "cell", "epoch"))
+    axes = {f"{name}_{b}_{c}": 4 for name in STUDY_IMAGES for b in range(2) for c in range(3)}
+    axes |= {**dict.fromkeys(STUDY_CURVES, 4), "iterations": 1, "beta_neg": 1}
+    return arrays(path, axes, ("dataset", "cell", "epoch"))
 
 
-def arrays(path: str | Path, names: Sequence[str], scalars: Sequence[str] = ()) -> dict[str, Any]:
-    """The named entries of an archive (.npz), the scalars as plain values."""
+def arrays(path: str | Path, axes: Mapping[str, int], scalars: Sequence[str] = ()) -> dict[str, Any]:
+    """The named entries of an archive (.npz), each with so many axes, the scalars as plain values."""
     import numpy as np
 
+    axes = {**axes, **dict.fromkeys(scalars, 0)}
     try:
         with np.load(path, allow_pickle=False) as archive:
-            content = {name: archive[name] for name in (*names, *scalars) if name in archive}
+            content = {name: archive[name] for name in axes if name in archive}
     except FileNotFoundError:
         raise UserError(f"{path}: not there; run again to make it") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: cut short or not an archive of arrays ({error}); {_REMEDY}") from error
-    for name in (*names, *scalars):
+    except Exception as error:  # zipfile and NumPy raise whatever a false byte leads them to
+        raise UserError(f"{path}: cut short or not an archive of arrays ({one_line(error)}); {_REMEDY}") from error
+    for name, count in axes.items():
         if name not in content:
             raise UserError(f"{path}: no entry {name!r}; {_REMEDY}")
+        if content[name].ndim != count or (content[name].dtype.kind == "U" and count > 1):
+            raise UserError(f"{path}: {name} is no array of numbers with {count} axes; {_REMEDY}")
     return content | {name: content[name].item() for name in scalars}
 
 
-def _usable(run: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def _usable(run: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """The run, and whether there is one to show; a prior without components is no reason against it."""
     import numpy as np
 

@@ -12,15 +12,15 @@ import errno
 import os
 import sys
 import zipfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from introprior.errors import UserError
+from introprior.errors import UserError, cut, one_line
 from introprior.experiment import families
 from introprior.game.model import IntroVAE
 from introprior.game.priors import Prior
@@ -132,6 +132,18 @@ def _intact(path: Path) -> bool:
         return False
     except Exception:  # zipfile raises whatever a false byte leads it to
         return False
+
+
+@contextmanager
+def understood(path: Path, what: str) -> Iterator[None]:
+    """A checkpoint that is whole and is none of ``what``, whose parts are missing or others, is a `UserError`."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError, IndexError) as error:
+        problem = f"not {what} ({cut(one_line(error))})"
+        raise UserError(f"{path}: {problem}; delete it and run again to make it anew") from error
 
 
 def model_state(model: IntroVAE, members: Sequence[int] | None = None) -> dict[str, Any]:

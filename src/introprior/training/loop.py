@@ -81,6 +81,7 @@ class Training:
         clock: the iteration, on the device.
         handovers: where the random numbers went on with streams of another kind, since the device was another: the
             iteration, which kind they came from, and which they come from since.
+        versions: under which code it was trained, as the caller tells: each from an iteration on.
         stream: of the GPU, for all iterations, so that several trainings can be under way on it side by side. Who looks
             at their tensors between two steps calls :meth:`wait` first.
         replay: how a GPU repeats an iteration; None: each is made anew.
@@ -109,6 +110,7 @@ class Training:
         self._rate = math.nan
         self.streams = streams_of(self._seeds(), device, self.clock, self._datasets())
         self.handovers: list[dict[str, Any]] = []
+        self.versions: list[dict[str, Any]] = []
         self.watch = Watch(len(self.members), device)
         self.betas = _betas(self.members, device)
         self.optimizers = {player: self._adam(player) for player in PLAYERS}
@@ -364,6 +366,7 @@ class Training:
             "optimizers": {player: optimizer.state() for player, optimizer in self.optimizers.items()},
             "streams": self.streams.state(),
             "handovers": self.handovers,
+            "versions": self.versions,
             "watch": self.watch.state(),
             "history": self.history.rows,
             "notes": self.notes,
@@ -375,9 +378,10 @@ class Training:
         Raises:
             UserError: the state is of another run.
         """
-        if state["run"] != self.run.as_dict():
+        if state.get("run") != self.run.as_dict():
             raise UserError(f"{where}: this state belongs to another run; delete it, or choose another --state folder")
-        self._take_over(state)
+        with checkpoints.understood(where, "the state of a training"):
+            self._take_over(state)
 
     def adopt(self, state: dict[str, Any], where: Path) -> None:
         """Begin with a warm-up that was trained before, maybe for other runs too.
@@ -385,21 +389,24 @@ class Training:
         Raises:
             UserError: the state is not that of this run's warm-up at its end.
         """
-        theirs = Run.from_dict(state["run"])
-        different = [name for name, value in self.run.warmup.items() if theirs.warmup[name] != value]
+        with checkpoints.understood(where, "a warm-up"):
+            theirs, there = Run.from_dict(state["run"]).warmup, int(state["iteration"])
+        different = [name for name, value in self.run.warmup.items() if theirs.get(name) != value]
         if different:
             names = ", ".join(different)
             raise UserError(f"{where}: the warm-up of another run (it differs in {names}); give this run's own")
-        if (there := state["iteration"]) > self.game_start:
+        if there > self.game_start:
             raise UserError(f"{where}: went beyond the warm-up, to iteration {there}; give a warm-up's end")
-        self._take_over({**state, "members": [member.dump() for member in warmups(self.run)]})
+        members = [member.dump() for member in warmups(self.run)]
+        with checkpoints.understood(where, "a warm-up"):  # of which its own record tells
+            self._take_over({**state, "members": members, "versions": self.versions})
 
     def _take_over(self, state: dict[str, Any]) -> None:
         checkpoints.restore(self.model, state["model"], self.device)
         self._appoint([Member(**member) for member in state["members"]])
         self.iteration = state["iteration"]
         self.clock.fill_(self.iteration)
-        self.handovers = list(state["handovers"])
+        self.handovers, self.versions = list(state["handovers"]), list(state["versions"])
         if not self.streams.restore(state["streams"], self.iteration):
             kinds = {"from": state["streams"]["kind"], "to": self.streams.kind}
             self.handovers.append({"iteration": self.iteration, **kinds})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 from introprior.experiment.cells import TABLE4_SETTINGS
 from introprior.experiment.config import Configuration
 from introprior.experiment.paths import Paths
+from introprior.reporting import read
 
 os.environ["MPLBACKEND"] = "agg"  # as for the figures, before anything imports Matplotlib
 
@@ -39,6 +40,10 @@ class Shown:
     def beside(self, name: str) -> str:
         """Another of its files."""
         return str(Path(self.trained).with_name(name))
+
+    def read(self, reader: Callable[[str], Any], name: str) -> Any:
+        """Another of its files, by a reader of :mod:`introprior.reporting.read`, if it is this run's."""
+        return read.of(self.beside(name), reader(self.beside(name)), dataset=self.dataset, cell=self.cell)
 
     @property
     def measured(self) -> list[str]:

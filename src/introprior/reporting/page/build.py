@@ -33,6 +33,9 @@ TAIL = 12
 """Lines of a log."""
 
 _PLACES = ("experiment", "device", "jobs_per_gpu", "gpu_memory_mb", "max_runtime", "checkpoint_seconds", "page")
+_TESTED = ("percent", "percent_low", "percent_high", "mean", "reference_mean", "effect", "low", "high", "p_holm")
+_WORDS = ("claim", "source", "verdict", "statement", "where", "need")
+_SUMMARY = ("mean", "std", "sem", "n", "diverged", "paper_mean", "paper_spread")
 _MARKS = {"yes": "✓", "no": "✗"}
 
 
@@ -165,15 +168,15 @@ def fate(run: Shown) -> dict[str, Any]:
     row |= {"seeds": " ".join(map(str, made["seeds"])), "status": f"diverged{of}" if lost else "ok"}
     row |= {"detail": "; ".join(f"seed {each['seed']}: {each['detail']}" for each in lost)}
     row |= {name: made[name] for name in ("device", "seconds", "started", "commit")}
-    history = pd.DataFrame(read.history(run.beside("history.csv")))
+    history = pd.DataFrame(run.read(read.history, "history.csv"))
     step = "epoch" if "epoch" in history else "iteration"
     fakes = history[history["quantity"] == "fake_kl"]
-    if len(fakes):
+    if len(fakes) and "real_kl" in set(history["quantity"]):
         late = history[history[step] >= fakes[step].max() - 0.1 * (fakes[step].max() - fakes[step].min())]
         means = late.groupby("quantity")["value"].mean()
         row["fake_over_real_kl"] = means["fake_kl"] / means["real_kl"]
     if measured := [path for path in run.measured if Path(path).exists()]:
-        values = pd.DataFrame(read.metrics(measured))
+        values = pd.DataFrame(read.of(measured[0], read.metrics(measured), dataset=run.dataset, cell=run.cell))
         row |= values.groupby("metric", sort=False)["value"].mean().to_dict()
     return row
 
@@ -194,24 +197,22 @@ def verdicts(config: Configuration, folder: Path) -> pd.DataFrame:
     """How many published values were set beside ours, could be judged, are met: table, published, judged, met."""
     rows = []
     for n in config.page.tables:
-        compared = _csv(folder / f"table{n}_vs_paper.csv")
+        compared = read.table(folder / f"table{n}_vs_paper.csv", ("metric", "within"), ())
         if compared is not None:
             known = compared["metric"].map(lambda name: name not in METRICS or METRICS[name].decimals is not None)
-            answers = compared.loc[known, "within"].fillna("NA")
+            answers = compared.loc[known, "within"].replace("", "NA")
             rows.append((n, len(answers), int((answers != "NA").sum()), int((answers == "yes").sum())))
     return pd.DataFrame(rows, columns=["table", "published", "judged", "met"])
 
 
-def _csv(path: Path) -> pd.DataFrame | None:
-    return pd.read_csv(path, keep_default_na=False, na_values=[""]) if path.exists() else None
-
-
 def table(config: Configuration, n: int, folder: Path) -> dict[str, Any]:
     """A table as the page shows it: its caption, a column for each cell, a row for each dataset and metric."""
-    tidy, compared = (_csv(folder / f"table{n}{kind}.csv") for kind in ("", "_vs_paper"))
+    texts = ("dataset", "cell", "metric")
+    tidy = read.table(folder / f"table{n}.csv", texts, _SUMMARY)
+    compared = read.table(folder / f"table{n}_vs_paper.csv", (*texts, "within"), _SUMMARY)
     if tidy is None or compared is None:
         return {"number": n, "rows": []}
-    text = (folder / f"table{n}_vs_paper.md").read_text(encoding="utf-8").partition("\n")[0]
+    text = read.text(folder / f"table{n}_vs_paper.md").partition("\n")[0]
     caption = re.sub(r"\\(.)", r"\1", text.partition("** ")[2]).replace("&lt;", "<")
     spread, told = config.resolved_protocol.report.spread, named(config).values()
     hidden = {m for m in METRICS if m.startswith("entropy_") or m.endswith(("_gen", "_rec"))} - {*told}
@@ -256,7 +257,10 @@ def entry(row: Any, compared: Any, decimals: int | None, spread: str) -> dict[st
 
 def claimed(folder: Path) -> list[dict[str, Any]]:
     """The claims, each with its verdicts and tests by source; none where they were not tested."""
-    verdict, tests = (_csv(folder / f"{name}.csv") for name in ("claims", "tests"))
+    verdict, tests = (
+        read.table(folder / "claims.csv", _WORDS, ()),
+        read.table(folder / "tests.csv", _WORDS[:2], _TESTED),
+    )
     if verdict is None or tests is None:
         return []
     found = []

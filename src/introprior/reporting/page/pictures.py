@@ -32,7 +32,7 @@ _GRID, _ROWS = 8, 4
 def draw(run: Shown, curves: Path, panels: Path | None) -> None:
     """Draw a run's curves into an SVG and, if asked, what it generates and its latent space into a PNG."""
     with look():
-        save(game(pd.DataFrame(read.history(run.beside("history.csv")))), [curves])
+        save(game(pd.DataFrame(run.read(read.history, "history.csv"))), [curves])
         if panels is not None:
             picture = of_images if run.r_entropy else of_density
             save(picture(run), [panels], dpi=160)
@@ -87,12 +87,12 @@ def _line(axis: Axes, steps: pd.Series, values: pd.Series, colour: str, label: s
 
 def of_density(run: Shown) -> Figure:
     """Data, samples, density and latent space, as in Figure 3."""
-    return figure3.draw([read.density_panels(run.beside("panels.npz"))], [run.dataset], [run.cell])
+    return figure3.draw([run.read(read.density_panels, "panels.npz")], [run.dataset], [run.cell])
 
 
 def of_images(run: Shown) -> Figure:
     """Generated images, test images over their reconstructions, and the first two latent dimensions."""
-    panels = read.image_panels(run.beside("panels.npz"))
+    panels = run.read(read.image_panels, "panels.npz")
     figure = Figure(figsize=(TEXT_WIDTH, 1.75), layout="constrained")
     axes = figure.subplots(1, 3, width_ratios=(2, 2, 1.35), subplot_kw={"xticks": [], "yticks": []})
     titles = ("generated", "test images over their reconstructions", "latent space")
