@@ -159,7 +159,16 @@ class Duel:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("prior", ["sg", "vamp", "mog"])
 def test_the_warm_up_equals_the_naive_script(prior, protocol):
-    duel = Duel(prior, rules(protocol), PROTOCOLS[protocol])
+    agree_on_the_warm_up(Duel(prior, rules(protocol), PROTOCOLS[protocol]), prior)
+
+
+@pytest.mark.parametrize("prior", ["vamp", "mog"])
+def test_the_warm_up_with_the_cauchy_schwarz_divergence_equals_the_naive_script(prior):
+    choices = PROTOCOLS["authors"]._replace(cauchy_schwarz=True)
+    agree_on_the_warm_up(Duel(prior, rules("authors", "mog5-cs"), choices), prior)
+
+
+def agree_on_the_warm_up(duel: Duel, prior: str) -> None:
     loss, _ = losses.warmup_loss(duel.model, duel.x, duel.streams, betas(), duel.rules)
     loss.mean(-1).sum().backward()
     duel.assert_losses(loss, duel.naively(naive.warmup_step))
