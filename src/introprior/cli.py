@@ -268,6 +268,10 @@ results  results/<experiment> (default: the last started)
     "summary": ("results.summary", [], [], """\
 print what came out, in ten lines: the histogram KL in 2D, nearest neighbours on images, where to look
 results  folder of an experiment, for example results/demo"""),
+    "collect": ("results.collect", [], [], """\
+write all metrics of all runs into one tidy CSV
+results  folder of an experiment, for example results/paper
+--output!  the CSV"""),
     "claims": ("results.claims", [], [], """\
 print what the paper says in words, and whether its own numbers support it
 results  folder of an experiment, whose numbers are tested, too (default: none)"""),

@@ -1,4 +1,5 @@
-"""The commands that say what came out: summary, in a few lines; claims and page, of whatever is there."""
+"""The commands that say what came out: summary, in a few lines; collect, in one file; claims and page, of whatever is
+there."""
 
 from __future__ import annotations
 
@@ -7,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from introprior.errors import UserError
 from introprior.experiment import cells
+from introprior.operations import files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,17 +27,13 @@ def summary(given: argparse.Namespace) -> None:
 
     from introprior.reporting import read
 
-    density = sorted(given.results.glob("density/*/*/metrics.csv"))
-    probes = sorted(given.results.glob("images/*/*/r*/seed*/probes.csv"))
-    if not density and not probes:
-        raise UserError(f"{given.results}: no results yet; run snakemake (see introprior status)")
-    for paths, metric, what in (
-        (density, "KL", "Histogram KL of generated points (lower is better; data: of data itself, a floor)"),
-        (probes, "knn_few", "Accuracy of the nearest neighbours' class on images (higher is better)"),
+    everything = pd.DataFrame(read.measured(given.results))
+    for metric, what in (
+        ("KL", "Histogram KL of generated points (lower is better; data: of data itself, a floor)"),
+        ("knn_few", "Accuracy of the nearest neighbours' class on images (higher is better)"),
     ):
-        if paths:
-            rows = pd.DataFrame(read.metrics(paths))
-            rows = rows[rows["metric"].isin((metric, f"{metric}_floor"))]
+        rows = everything[everything["metric"].isin((metric, f"{metric}_floor"))]
+        if len(rows):
             labels = rows["cell"].map(lambda cell: cells.parse(cell).label).where(rows["metric"] == metric, "data")
             table = (
                 rows.assign(cell=labels).pivot_table("value", "dataset", "cell").rename_axis(index=None, columns=None)
@@ -44,6 +41,17 @@ def summary(given: argparse.Namespace) -> None:
             order = sorted(table, key=lambda name: (name == "data", len(name), name))
             print(f"{what}:\n{table[order].to_string(float_format='{:.2f}'.format, na_rep='diverged')}\n")
     print("\n  ".join(["Look at", *_worth_a_look(given.results)]))
+
+
+def collect(given: argparse.Namespace) -> None:
+    """Write all metrics of all runs into one CSV file."""
+    import pandas as pd
+
+    from introprior.reporting import read
+
+    rows = pd.DataFrame(read.measured(given.results), columns=read.MEASURED)
+    with files.written(given.output) as temporary:
+        rows.to_csv(temporary, index=False)
 
 
 def claims(given: argparse.Namespace) -> None:

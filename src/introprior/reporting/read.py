@@ -60,6 +60,7 @@ def _status(text: str) -> str:
 _CELL: Columns = {"dataset": str, "cell": str}
 _RUN: Columns = {**_CELL, "r_entropy": _number, "seed": int}
 _FATE: Columns = {"value": _measured, "status": _status, "detail": str}
+MEASURED = [*_RUN, "metric", *_FATE]
 _NUMBERS = ("beta_rec", "beta_kl", "beta_neg", "settings", "diverged", "KL")
 _HYPERPARAMETERS = ("dataset", "cell", "source", *_NUMBERS)
 _INFORMATION: Columns = {"information": _number}
@@ -118,6 +119,14 @@ def table(path: str | Path, texts: Sequence[str], numbers: Sequence[str]) -> pd.
         return frame.astype(dict.fromkeys(numbers, float))
     except (OSError, ValueError, KeyError, OverflowError) as error:  # those of pandas are ValueErrors
         raise UserError(f"{path}: {one_line(error)}; {_REMEDY}") from error
+
+
+def measured(folder: str | Path) -> Rows:
+    """Every ``metrics.csv`` and ``probes.csv`` below a folder, as :func:`metrics`; the columns: :data:`MEASURED`."""
+    paths = [path for name in ("metrics.csv", "probes.csv") for path in sorted(Path(folder).rglob(name))]
+    if not paths:
+        raise UserError(f"{folder}: no results yet; run snakemake (see introprior status)")
+    return metrics(paths)
 
 
 def slices(paths: Paths) -> Rows:
