@@ -166,6 +166,7 @@ def test_what_is_wrong_is_said_in_one_line(cell, run, tmp_path):
         "x: not numbers": lambda: one.encode("spam"),
         r"z: must have the shape \[N, 2\]": lambda: one.decode(torch.zeros(3, 3)),
         "component: must be from 0 to 7, is 8": lambda: one.sample(1, component=8),
+        r"b: must have the shape \[2\], has \[3\]": lambda: one.interpolate([0.0, 0.0], [1.0, 1.0, 1.0]),
         "count: must be at least 1": lambda: one.sample(0),
         "steps: must be at least 2": lambda: one.interpolate([0.0, 0.0], [1.0, 1.0], 1),
         "metrics.csv|no results yet": lambda: image.metrics,

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -71,8 +70,7 @@ class Trained:
         Raises:
             UserError: data of another shape.
         """
-        x = self._tensor("x", x, self._shape)
-        posterior = self.model.encode(x.unsqueeze(0))
+        posterior = self.model.encode(self._tensor("x", x, "N", *self._shape).unsqueeze(0))
         return Posterior(posterior.mean[0], posterior.logvar[0])
 
     def decode(self, z: Any) -> Tensor:
@@ -81,7 +79,7 @@ class Trained:
         Raises:
             UserError: codes of another dimension.
         """
-        return self.model.decode(self._tensor("z", z, (self.model.latent_dim,)).unsqueeze(0))[0]
+        return self.model.decode(self._tensor("z", z, "N", self.model.latent_dim).unsqueeze(0))[0]
 
     def reconstruct(self, x: Any) -> Tensor:
         """What the decoder makes of the posteriors' means."""
@@ -89,7 +87,7 @@ class Trained:
 
     def log_prob(self, z: Any) -> Tensor:
         """Log-density of the prior in nats, ``[N]``."""
-        return self.prior.log_prob(self._tensor("z", z, (self.model.latent_dim,)))
+        return self.prior.log_prob(self._tensor("z", z, "N", self.model.latent_dim))
 
     def sample_prior(self, count: int, component: int | None = None, seed: int = 0) -> Tensor:
         """Samples of the prior, or of one of its components (from 0): codes, the same ones for the same seed.
@@ -125,7 +123,8 @@ class Trained:
         """
         if steps < 2:
             raise UserError(f"steps: must be at least 2, is {steps}")
-        start, end = (self.encode(torch.as_tensor(x).unsqueeze(0)).mean for x in (a, b))
+        ends = [self._tensor(name, x, *self._shape) for name, x in (("a", a), ("b", b))]
+        start, end = self.encode(torch.stack(ends)).mean
         return self.decode(torch.lerp(start, end, torch.linspace(0, 1, steps, device=start.device).unsqueeze(-1)))
 
     # ---- Its numbers ----
@@ -155,25 +154,22 @@ class Trained:
     def _shape(self) -> tuple[int, ...]:
         return self.run.training.shape if isinstance(self.run, ImageRun) else (DATA_DIM,)
 
-    def _tensor(self, name: str, values: Any, shape: Sequence[int]) -> Tensor:
-        """A batch of what is given, refused in one line where it is none, or of another shape."""
+    def _tensor(self, name: str, values: Any, *shape: int | str) -> Tensor:
+        """What is given, refused in one line where it is no tensor or of another shape; a name stands for any size."""
         try:
             found = torch.as_tensor(values, device=next(self.model.parameters()).device)
         except (TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"{name}: not numbers that torch takes ({one_line(error)})") from error
-        if found.dim() != 1 + len(shape) or found.shape[1:] != shape:
-            wanted = ", ".join(map(str, ("N", *shape)))
-            raise UserError(f"{name}: must have the shape [{wanted}], has {list(found.shape)}")
+        sizes = [size if isinstance(wanted, int) else wanted for size, wanted in zip(found.shape, shape, strict=False)]
+        if found.dim() != len(shape) or tuple(sizes) != shape:
+            raise UserError(f"{name}: must have the shape [{', '.join(map(str, shape))}], has {list(found.shape)}")
         return to_unit(found) if found.dtype == torch.uint8 else found.float()
 
 
 def load(
-    path: str | Path,
-    seed: int | None = None,
-    epoch: int | None = None,
-    data: str | Path | None = None,
+    path: str | Path, seed: int | None = None, epoch: int | None = None, data: str | Path | None = None,
     device: str | torch.device = "cpu",
-) -> Trained:
+) -> Trained:  # fmt: skip
     """A trained run, ready to be looked at.
 
     Args:
