@@ -257,10 +257,8 @@ def entry(row: Any, compared: Any, decimals: int | None, spread: str) -> dict[st
 
 def claimed(folder: Path) -> list[dict[str, Any]]:
     """The claims, each with its verdicts and tests by source; none where they were not tested."""
-    verdict, tests = (
-        read.table(folder / "claims.csv", _WORDS, ()),
-        read.table(folder / "tests.csv", _WORDS[:2], _TESTED),
-    )
+    verdict = read.table(folder / "claims.csv", _WORDS, ())
+    tests = read.table(folder / "tests.csv", _WORDS[:2], _TESTED)
     if verdict is None or tests is None:
         return []
     found = []
