@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -92,6 +93,17 @@ def evaluating(folder: Path, *more: object, model: Path | None = None, **options
     outputs = ["--metrics", folder / "metrics.csv", "--panels", folder / "panels.npz", "--device", "cpu", *more]
     model = model or folder / "ensemble.pt"
     return ["evaluate", "--model", model, "--options", json.dumps(EVALUATION | options), *outputs]
+
+
+def shorten(folder: Path, train: int, test: int) -> None:
+    """Keep the first images of a prepared dataset."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for split, count in (("train", train), ("test", test)):
+        manifest["splits"][split]["count"] = count
+        for kind in ("images", "labels"):
+            path = folder / manifest["splits"][split][kind]["file"]
+            np.save(path, np.load(path)[:count])
+    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 MAKERS = {"search": searching, "select": selecting, "train": training, "evaluate": evaluating}

@@ -26,7 +26,7 @@ from introprior.metrics.inception import truncated
 from introprior.metrics.probes import knn_accuracy, svm_accuracy
 from introprior.training import checkpoints, images
 from introprior.training.loop import Training
-from tests.commands import do, rows, stopping
+from tests.commands import do, rows, shorten, stopping
 from tests.runs import a_member, image_run
 
 CPU = torch.device("cpu")
@@ -58,24 +58,13 @@ def playing(folder: Path, data: Path, cell: str, *more: object, **values: Any) -
     return ["train", "--data", data, *options(**values), *outputs, "--device", "cpu", *more]
 
 
-def shorten(data: Path) -> None:
-    """Keep the first images of a prepared dataset."""
-    manifest = json.loads((data / "manifest.json").read_text())
-    for split, count in (("train", TRAIN), ("test", TEST)):
-        manifest["splits"][split]["count"] = count
-        for kind in ("images", "labels"):
-            path = data / manifest["splits"][split][kind]["file"]
-            np.save(path, np.load(path)[:count])
-    (data / "manifest.json").write_text(json.dumps(manifest))
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Dataset, classifier and reference statistics; a warm-up of mog4-lc, and a run that began with it."""
     folder = tmp_path_factory.mktemp("world")
     data = folder / "data"
     do("prepare", "--dataset", "digits", "--output", data)
-    shorten(data)
+    shorten(data, TRAIN, TEST)
     do("classifier", "--data", data, "--options", '{"epochs": 1}', "--output", folder / "classifier.pt")
     do(
         *("reference", "--data", data, "--classifier", folder / "classifier.pt", "--output"),

@@ -21,8 +21,7 @@ from introprior.data.images.splits import load, to_unit
 from introprior.errors import UserError
 from introprior.evaluation.density import Ensemble
 from introprior.reporting import read
-from tests.commands import EVALUATION, TRAINING, do, evaluating, training
-from tests.test_image_commands import shorten
+from tests.commands import EVALUATION, TRAINING, do, evaluating, shorten, training
 
 PAGE = (Path(__file__).parents[1] / "docs" / "tutorial.md").read_text()
 CPU = torch.device("cpu")
@@ -42,9 +41,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A trained run on images with snapshots after epochs 1 and 2, and its data."""
     folder = tmp_path_factory.mktemp("images")
     do("prepare", "--dataset", "digits16", "--output", folder / "data")
-    shorten(folder / "data")  # 240 images, 8 batches
-    sizes = {"batch_size": 30, "latent_dim": 4, "widths": [2, 4], "monte_carlo_samples": 2, "iterations": 16}
-    sizes |= {"warmup_iterations": 8, "mixture_warmup_iterations": 1}
+    shorten(folder / "data", train=150, test=20)
+    sizes = {"batch_size": 30, "latent_dim": 4, "widths": [2, 4], "monte_carlo_samples": 2, "iterations": 10}
+    sizes |= {"warmup_iterations": 5, "mixture_warmup_iterations": 1}
     options = {"dataset": "digits16", "cell": "mog4-ip", "seeds": [3], "training": sizes, "snapshots": [1, 2]}
     outputs = ["--output", folder / "run/snapshots.pt", "--history", folder / "run/history.csv"]
     do("train", "--data", folder / "data", "--options", json.dumps(options), "--betas", 1, 1, 8, *outputs)
