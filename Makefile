@@ -63,7 +63,7 @@ quick: $(STAMP) ## run the tests that start no programs, the mathematics among t
 kernel: $(STAMP) ## run the KL's GPU kernels at full size, interpreted on a CPU (minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/kernel $(ARGS)
 
-fuzz: $(STAMP) ## damage what commands read, at random with fixed seeds: they are to say so in one line (minutes)
+fuzz: $(STAMP) ## damage configurations, command lines and results at random: each must be told in one line (minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
 rehearse: $(STAMP) ## rehearse at tiny sizes, on a CPU, what the first minutes on a GPU are to bring
@@ -74,9 +74,6 @@ slurm: $(STAMP) ## run the workflow on a real Slurm, started for that (Debian, r
 
 soak: $(STAMP) ## run the demo while its jobs are killed at random; the tables must come out the same
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/soak $(ARGS)
-
-fuzz: $(STAMP) ## try thousands of wrong configurations and command lines; each must be told in one line (minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
 lint: $(STAMP) ## check style, types and the workflow's rules
 	$(BIN)/ruff check
