@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from introprior.experiment import sources
+from introprior.operations import dag, status
 
 pytest.importorskip("snakemake")
 
@@ -378,6 +379,43 @@ def test_the_page_on_adding_a_dataset(fresh):
             assert code == 1
             assert "introprior: results: KMNIST has no section; give it one in images.by_dataset\n" in printed
             assert "Traceback" not in printed
+
+
+def test_the_page_on_modules(fresh, tmp_path):
+    """Its Snakefile, with a rule of its own, in a folder that holds nothing else; what is known there afterwards."""
+    page = (ROOT / "docs/as-a-module.md").read_text()
+    configuration, snakefile = (
+        re.search(rf"^```{kind}\n(.*?)^```", page, re.M | re.S)[1] for kind in ("yaml", "python")
+    )
+    snakefile = snakefile.replace("/home/me/introprior", str(fresh.folder))
+    (tmp_path / "config.yaml").write_text(configuration)
+    (tmp_path / "Snakefile").write_text(snakefile)
+    where = ("header", "--directory", str(tmp_path), "--snakefile", str(tmp_path / "Snakefile"))
+    profile = ("--workflow-profile", str(fresh.folder / "workflow/profiles/default"))
+    named = {f"introprior_{rule}": 2 for rule in ("published", "train", "evaluate")}
+    assert fresh.plan(*where, *profile) == named | {"introprior_table1": 1, "header": 1}
+    known = dag.read(tmp_path / "results/rings")
+    assert sorted(job.rule for job in known.jobs) == sorted([*["published", "train", "evaluate"] * 2, "table1"])
+    assert len(status.look(tmp_path / "results/rings")["runs"]) == 2 * 5
+
+    (tmp_path / "Snakefile").write_text(snakefile.replace("    config:", '    prefix: "there"\n    config:'))
+    code, printed = fresh.snakemake("-n", *where)
+    assert code == 1
+    assert "introprior: module: prefix would move the sources, too" in printed
+
+
+def test_another_folder_needs_no_configuration(fresh, tmp_path):
+    where = ("--directory", str(tmp_path), "--snakefile", str(fresh.folder / "Snakefile"))
+    code, printed = fresh.snakemake("-n", "table3", *where, "--config", "experiment=elsewhere")
+    assert code == 0, printed
+    assert re.search(r"^search +8$", printed, re.M)
+    assert len(dag.read(tmp_path / "results/elsewhere").jobs) == 8 + 4 + 1
+
+
+def test_rules_and_package_of_two_checkouts_do_not_mix(fresh):
+    code, printed = fresh.snakemake("-n", "table3", PYTHONPATH=str(ROOT / "src"))
+    assert code == 1
+    assert f"introprior: the rules are those of {fresh.folder}, the package that of {ROOT}" in printed
 
 
 # ---- Mistakes ----
