@@ -18,6 +18,12 @@ CORES ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSOR
 PYTHON ?= python3 python3.13 python3.12 python3.11
 SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
+# What .venv holds names this folder: moved or copied elsewhere, it is set up anew.
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+$(STAMP): MOVED
+MOVED:
+endif
+
 # Recipes, and the shell commands of Snakemake's rules below them, find the environment's programs.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Some wheels weigh hundreds of megabytes: allow a slow line five minutes of silence.
@@ -86,6 +92,7 @@ distclean: clean ## clean, and remove .venv too
 	rm -rf .venv*
 
 $(STAMP): requirements.lock pyproject.toml
+	@[[ $$(cat $@ 2>/dev/null) == "$(CURDIR)" ]] || rm -f $(BIN)/python
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
 	  export PATH="$(SYSTEM_PATH)"; \
 	  for python in $(PYTHON); do \
@@ -99,4 +106,4 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(VENV)/first.txt
 	$(BIN)/uv pip install --python $(BIN)/python --no-build-isolation --require-hashes --requirements requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --no-build-isolation --no-deps --editable .
-	@touch $@
+	@printf '%s' "$(CURDIR)" > $@

@@ -205,6 +205,18 @@ def test_make_env_without_python_says_what_to_install(tmp_path: Path) -> None:
 
 
 @needs_make
+def test_make_env_notices_that_the_folder_was_moved(tmp_path: Path) -> None:
+    for name in ("requirements.lock", "pyproject.toml", ".venv/.stamp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(str(tmp_path))
+    assert "The environment is ready" in make(tmp_path, "env", "PYTHON=no-such-python").stdout
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    done = make(moved, "env", "PYTHON=no-such-python")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "found no Python" in done.stderr
+
+
+@needs_make
 def test_make_clean_keeps_what_was_computed(tmp_path: Path) -> None:
     kept = ["results/paper/table.csv", "results/reference/table.csv", ".venv/lib/__pycache__/kept.pyc"]
     kept += [".snakemake/metadata/record"]
@@ -220,7 +232,7 @@ def test_make_clean_keeps_what_was_computed(tmp_path: Path) -> None:
 def test_git_ignores_results_but_not_the_reference(tmp_path: Path) -> None:
     shutil.copy(ROOT / ".gitignore", tmp_path)
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
-    ignored = ["results/paper/tables/table1.csv", ".venv/bin/python", "src/introprior/__pycache__/a.pyc"]
+    ignored = ["results/paper/tables/table1.csv", ".venv/bin/python", "src/introprior/__pycache__/a.pyc", "report.html"]
     kept = ["results/reference/table1.csv", "src/introprior/paper/table1.csv", "workflow/Snakefile"]
     for name in ignored + kept:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

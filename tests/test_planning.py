@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -393,10 +394,20 @@ def test_the_papers_plan(here, paper, capsys):
     assert found["critical_path"]["seconds"] <= found["seconds"]["2"]
     assert found["seconds"]["1"] > found["seconds"]["2"] > found["seconds"]["4"]
     assert found["bytes"] > 10e9
+    told = re.search(r"some ([\d,]+) jobs, (\d+) GPU-hours .* and (\d+) GB", (ROOT / "README.md").read_text())
+    assert told
+    in_words = [float(number.replace(",", "")) for number in told.groups()]
+    assert in_words == pytest.approx([found["jobs"], found["gpu_seconds"] / 3600, found["bytes"] / 1e9], rel=0.05)
     found = planned(capsys, "--gpus", "0", "--cores", "4")
     assert (found["gpus"], found["gpu_seconds"], list(found["seconds"])) == (0, 0, ["0"])
     (here / "cpu.yaml").write_text("device: cpu")  # is no other configuration
     assert planned(capsys, "--configfile", "cpu.yaml", "--cores", "4") == found
+
+
+def test_a_plan_says_from_where_on_the_cores_bound_it(here, paper, capsys):
+    for cores, said in (("8", "More than 8 of these GPUs bring nothing on 8 cores"), ("64", "")):
+        assert main(["plan", "--gpus", "4", "--cores", cores]) == 0
+        assert re.findall("More than .* cores", capsys.readouterr().out) == [said] * bool(said)
 
 
 def test_measured_rates_are_named(here, mini, capsys):

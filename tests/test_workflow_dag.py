@@ -381,6 +381,27 @@ def test_the_page_on_adding_a_dataset(fresh):
             assert "Traceback" not in printed
 
 
+def test_the_page_on_adding_a_distribution(fresh):
+    page = (ROOT / "docs/add-a-dataset.md").read_text()
+    blocks = (re.findall(rf"^```{kind}\n(.*?)^```", page, re.M | re.S) for kind in ("python", "yaml", "bash"))
+    (function, entry), (changes,), (command,) = blocks
+    from introprior.data import density  # late: it brings torch
+
+    exec(function, names := dict(vars(density)))
+    generators = [density.torch.Generator().manual_seed(seed) for seed in (0, 1)]
+    points = names["two_moons"](1000, density.Streams(generators))
+    assert points.shape == (2, 1000, 2)
+    assert 1.5 < points.abs().max() < 4
+    assert (points[0] != points[1]).any()
+
+    (fresh.folder / "moons.yaml").write_text(changes)
+    known = 'DensityDataset("8Gaussian"'
+    with fresh.changed("src/introprior/data/catalogue.py", known, f"{entry.strip()},\n        {known}"):
+        plan = fresh.plan(*command.split()[1:])
+    assert (plan["published"], plan["train"], plan["table1"], plan["figure3"]) == (2 * 8, 8, 1, 1)
+    assert "search" not in plan
+
+
 def test_the_page_on_modules(fresh, tmp_path):
     """Its Snakefile, with a rule of its own, in a folder that holds nothing else; what is known there afterwards."""
     page = (ROOT / "docs/as-a-module.md").read_text()
@@ -394,6 +415,7 @@ def test_the_page_on_modules(fresh, tmp_path):
     profile = ("--workflow-profile", str(fresh.folder / "workflow/profiles/default"))
     named = {f"introprior_{rule}": 2 for rule in ("published", "train", "evaluate")}
     assert fresh.plan(*where, *profile) == named | {"introprior_table1": 1, "header": 1}
+    assert "Table 1: 2 cells" in (fresh.folder / "log.txt").read_text()
     known = dag.read(tmp_path / "results/rings")
     assert sorted(job.rule for job in known.jobs) == sorted([*["published", "train", "evaluate"] * 2, "table1"])
     assert len(status.look(tmp_path / "results/rings")["runs"]) == 2 * 5
