@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from introprior.experiment.config import Configuration, load
 from introprior.experiment.protocol import PRESETS
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +34,18 @@ def test_every_option_of_the_protocol_is_explained_with_both_presets():
     for option, row in rows.items():
         shown = [cell.strip(" `") for cell in row.split("|")[:2]]
         assert shown == [str(preset[option]).lower() for preset in presets]
+
+
+def test_configurations_on_pages_are_valid():
+    """Those that name a dataset or prior of the page's own are tested with it: test_the_page_on_..."""
+    found = []
+    for page in (page for page in PAGES if not page.name.startswith(("add-", "as-"))):
+        for indent, block in re.findall(r"^( *)```yaml\n(.*?)^ *```", page.read_text(), re.MULTILINE | re.DOTALL):
+            text = re.sub(f"^{indent}", "", block, flags=re.MULTILINE)
+            values = next(yaml.safe_load_all(text))
+            if values.keys() <= Configuration.model_fields.keys():
+                found.append(load(values))
+    assert len(found) >= 3
 
 
 def test_the_readmes_commands_exist():

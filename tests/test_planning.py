@@ -214,12 +214,24 @@ def test_more_work_takes_longer(paper):
 @pytest.mark.parametrize("most", [10, 60, 2880])
 def test_nobody_asks_for_more_than_may_be_asked_for_and_each_attempt_for_more(most):
     for rule, place in itertools.product([*costs.COSTS, "table"], ("gpu", "cpu")):
-        asked = costs.asked(rule, place, most)
+        asked = costs.asked(rule, place, most, {})
         minutes, memory = ([asked[key](None, attempt) for attempt in (1, 2, 3)] for key in ("runtime", "mem_mb"))
         assert 10 <= minutes[0] <= minutes[1] <= minutes[2] <= most
         assert minutes[0] == most or minutes[0] * 60 >= 2 * getattr(costs.of(rule), place)
         assert memory == [memory[0], 2 * memory[0], 3 * memory[0]]
-    assert costs.asked("train", "cpu", 2880)["runtime"](None, 1) > costs.asked("train", "gpu", 2880)["runtime"](None, 1)
+    on_cpu, on_gpu = (costs.asked("train", place, 2880, {})["runtime"](None, 1) for place in ("cpu", "gpu"))
+    assert on_cpu > on_gpu
+
+
+def test_what_comes_with_a_gpu_is_asked_for_with_one_only():
+    more = {"slurm_partition": "gpu", "gpu": 0, "gres": "shard:1", "mem_mb": 1}
+    asked = {
+        (rule, place): costs.asked(rule, place, 60, more) for rule in ("game", "probe") for place in ("gpu", "cpu")
+    }
+    assert {key: found for key, found in asked["game", "gpu"].items() if key != "runtime"} == more
+    for key in (("game", "cpu"), ("probe", "gpu"), ("probe", "cpu")):
+        assert not more.keys() & asked[key].keys() - {"gpu", "mem_mb"}
+        assert not asked[key].get("gpu")
 
 
 def test_the_measured_hours_on_a_cpu(project, paper):

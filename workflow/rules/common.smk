@@ -186,7 +186,7 @@ def data_folder(wildcards, input):
 
 def asked(rule):
     """What a job of a rule asks a cluster for, more at each attempt."""
-    return costs.asked(rule, "gpu" if GPU else "cpu", CONFIG.max_runtime)
+    return costs.asked(rule, "gpu" if GPU else "cpu", CONFIG.max_runtime, CONFIG.gpu_resources)
 
 
 def options(resolve):
