@@ -1,6 +1,7 @@
 """The documentation names what exists."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,20 @@ def test_configurations_on_pages_are_valid():
             if values.keys() <= Configuration.model_fields.keys():
                 found.append(load(values))
     assert len(found) >= 3
+
+
+def test_snakemake_understands_the_commands_on_pages():
+    """Options that take several values take what follows them, targets too."""
+    cli = pytest.importorskip("snakemake.cli")
+    parser, found = cli.get_argument_parser(), []
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
+        text = page.read_text().replace("\\\n", " ")
+        for command in re.findall(r"^ *(?:\w+=\S+ )?snakemake (.*)$", text, re.MULTILINE):
+            given, _ = parser.parse_known_args(shlex.split(command, comments=True))
+            assert [pair for pair in given.config or [] if "=" not in pair] == [], command
+            assert [str(path) for path in given.configfile or [] if path.suffix != ".yaml"] == [], command
+            found.append(given.targets)
+    assert sum(map(bool, found)) > 10
 
 
 def test_the_readmes_commands_exist():

@@ -93,9 +93,9 @@ class Project:
         print(json.dumps(request), file=self.server.stdin, flush=True)
         return int(self.server.stdout.readline()), log.read_text()
 
-    def plan(self, *arguments: str) -> dict[str, int]:
+    def plan(self, *arguments: str, **environment: str) -> dict[str, int]:
         """How many jobs of each rule a dry run plans."""
-        code, printed = self.snakemake("--dry-run", *arguments)
+        code, printed = self.snakemake("--dry-run", *arguments, **environment)
         assert code == 0, printed
         counts = re.findall(r"^(\w+) +(\d+)$", printed.rpartition("Job stats:")[2], re.MULTILINE)
         assert bool(counts) is ("Nothing to be done" not in printed), printed
@@ -370,9 +370,10 @@ def test_the_title_of_a_metric_outdates_no_measurement(finished):
 def test_the_page_on_adding_a_dataset(fresh):
     page = (ROOT / "docs/add-an-image-dataset.md").read_text()
     entry, changes = (re.search(rf"^```{kind}\n(.*?)^```", page, re.M | re.S)[1] for kind in ("python", "yaml"))
+    (command,) = re.findall(r"^snakemake (.*)$", page, re.M)
     (fresh.folder / "kmnist.yaml").write_text(changes)
     with fresh.changed("src/introprior/data/images/catalogue.py", "_ENTRIES = (", f"_ENTRIES = (\n{entry.rstrip()},"):
-        plan = fresh.plan("images", "--configfile", "kmnist.yaml")
+        plan = fresh.plan(*command.split(), CUDA_VISIBLE_DEVICES="0")
         assert (plan["prepare"], plan["game"], plan["table2"], plan["table5"], plan["figure2"]) == (1, 99, 1, 1, 1)
         for target in ("results/data/KMNIST/manifest.json", "results/paper/images/KMNIST/classifier.pt"):
             code, printed = fresh.snakemake("--dry-run", target)
