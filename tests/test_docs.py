@@ -1,12 +1,15 @@
 """The documentation names what exists."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from introprior.experiment.config import Configuration, load
 from introprior.experiment.protocol import PRESETS
 
 ROOT = Path(__file__).parents[1]
@@ -34,12 +37,38 @@ def test_every_option_of_the_protocol_is_explained_with_both_presets():
         assert shown == [str(preset[option]).lower() for preset in presets]
 
 
+def test_configurations_on_pages_are_valid():
+    """Those that name a dataset or prior of the page's own are tested with it: test_the_page_on_..."""
+    found = []
+    for page in (page for page in PAGES if not page.name.startswith(("add-", "as-"))):
+        for indent, block in re.findall(r"^( *)```yaml\n(.*?)^ *```", page.read_text(), re.MULTILINE | re.DOTALL):
+            text = re.sub(f"^{indent}", "", block, flags=re.MULTILINE)
+            values = next(yaml.safe_load_all(text))
+            if values.keys() <= Configuration.model_fields.keys():
+                found.append(load(values))
+    assert len(found) >= 3
+
+
+def test_snakemake_understands_the_commands_on_pages():
+    """Options that take several values take what follows them, targets too."""
+    cli = pytest.importorskip("snakemake.cli")
+    parser, found = cli.get_argument_parser(), []
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
+        text = page.read_text().replace("\\\n", " ")
+        for command in re.findall(r"^ *(?:\w+=\S+ )?snakemake (.*)$", text, re.MULTILINE):
+            given, _ = parser.parse_known_args(shlex.split(command, comments=True))
+            assert [pair for pair in given.config or [] if "=" not in pair] == [], command
+            assert [str(path) for path in given.configfile or [] if path.suffix != ".yaml"] == [], command
+            found.append(given.targets)
+    assert sum(map(bool, found)) > 10
+
+
 def test_the_readmes_commands_exist():
     text = (ROOT / "README.md").read_text()
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", text, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
-    named = set(re.findall(r"^snakemake .*?\b(table\d|figure\d|images|density)\b", text, re.MULTILINE))
+    named = set(re.findall(r"^snakemake ([a-z]\w*) ", text, re.MULTILINE))
     assert named
     command = [sys.executable, "-m", "snakemake", "--list-target-rules"]
     rules = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()

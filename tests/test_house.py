@@ -268,7 +268,7 @@ def test_make_clean_keeps_what_was_computed(tmp_path: Path) -> None:
 def test_git_ignores_results_but_not_the_reference(tmp_path: Path) -> None:
     shutil.copy(ROOT / ".gitignore", tmp_path)
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
-    ignored = ["results/paper/tables/table1.csv", ".venv/bin/python", "src/introprior/__pycache__/a.pyc"]
+    ignored = ["results/paper/tables/table1.csv", ".venv/bin/python", "src/introprior/__pycache__/a.pyc", "report.html"]
     kept = ["results/reference/table1.csv", "src/introprior/paper/table1.csv", "workflow/Snakefile"]
     for name in ignored + kept:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -214,12 +215,24 @@ def test_more_work_takes_longer(paper):
 @pytest.mark.parametrize("most", [10, 60, 2880])
 def test_nobody_asks_for_more_than_may_be_asked_for_and_each_attempt_for_more(most):
     for rule, place in itertools.product([*costs.COSTS, "table"], ("gpu", "cpu")):
-        asked = costs.asked(rule, place, most)
+        asked = costs.asked(rule, place, most, {})
         minutes, memory = ([asked[key](None, attempt) for attempt in (1, 2, 3)] for key in ("runtime", "mem_mb"))
         assert 10 <= minutes[0] <= minutes[1] <= minutes[2] <= most
         assert minutes[0] == most or minutes[0] * 60 >= 2 * getattr(costs.of(rule), place)
         assert memory == [memory[0], 2 * memory[0], 3 * memory[0]]
-    assert costs.asked("train", "cpu", 2880)["runtime"](None, 1) > costs.asked("train", "gpu", 2880)["runtime"](None, 1)
+    on_cpu, on_gpu = (costs.asked("train", place, 2880, {})["runtime"](None, 1) for place in ("cpu", "gpu"))
+    assert on_cpu > on_gpu
+
+
+def test_what_comes_with_a_gpu_is_asked_for_with_one_only():
+    more = {"slurm_partition": "gpu", "gpu": 0, "gres": "shard:1", "mem_mb": 1}
+    asked = {
+        (rule, place): costs.asked(rule, place, 60, more) for rule in ("game", "probe") for place in ("gpu", "cpu")
+    }
+    assert {key: found for key, found in asked["game", "gpu"].items() if key != "runtime"} == more
+    for key in (("game", "cpu"), ("probe", "gpu"), ("probe", "cpu")):
+        assert not more.keys() & asked[key].keys() - {"gpu", "mem_mb"}
+        assert not asked[key].get("gpu")
 
 
 def test_the_measured_hours_on_a_cpu(project, paper):
@@ -394,10 +407,20 @@ def test_the_papers_plan(here, paper, capsys):
     assert found["critical_path"]["seconds"] <= found["seconds"]["2"]
     assert found["seconds"]["1"] > found["seconds"]["2"] > found["seconds"]["4"]
     assert found["bytes"] > 10e9
+    told = re.search(r"some ([\d,]+) jobs, (\d+) GPU-hours .* and (\d+) GB", (ROOT / "README.md").read_text())
+    assert told
+    in_words = [float(number.replace(",", "")) for number in told.groups()]
+    assert in_words == pytest.approx([found["jobs"], found["gpu_seconds"] / 3600, found["bytes"] / 1e9], rel=0.05)
     found = planned(capsys, "--gpus", "0", "--cores", "4")
     assert (found["gpus"], found["gpu_seconds"], list(found["seconds"])) == (0, 0, ["0"])
     (here / "cpu.yaml").write_text("device: cpu")  # is no other configuration
     assert planned(capsys, "--configfile", "cpu.yaml", "--cores", "4") == found
+
+
+def test_a_plan_says_from_where_on_the_cores_bound_it(here, paper, capsys):
+    for cores, said in (("8", "More than 8 of these GPUs bring nothing on 8 cores"), ("64", "")):
+        assert main(["plan", "--gpus", "4", "--cores", cores]) == 0
+        assert re.findall("More than .* cores", capsys.readouterr().out) == [said] * bool(said)
 
 
 def test_measured_rates_are_named(here, mini, capsys):

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from introprior.experiment import sources
+from introprior.operations import dag, status
 
 pytest.importorskip("snakemake")
 
@@ -92,9 +93,9 @@ class Project:
         print(json.dumps(request), file=self.server.stdin, flush=True)
         return int(self.server.stdout.readline()), log.read_text()
 
-    def plan(self, *arguments: str) -> dict[str, int]:
+    def plan(self, *arguments: str, **environment: str) -> dict[str, int]:
         """How many jobs of each rule a dry run plans."""
-        code, printed = self.snakemake("--dry-run", *arguments)
+        code, printed = self.snakemake("--dry-run", *arguments, **environment)
         assert code == 0, printed
         counts = re.findall(r"^(\w+) +(\d+)$", printed.rpartition("Job stats:")[2], re.MULTILINE)
         assert bool(counts) is ("Nothing to be done" not in printed), printed
@@ -369,15 +370,75 @@ def test_the_title_of_a_metric_outdates_no_measurement(finished):
 def test_the_page_on_adding_a_dataset(fresh):
     page = (ROOT / "docs/add-an-image-dataset.md").read_text()
     entry, changes = (re.search(rf"^```{kind}\n(.*?)^```", page, re.M | re.S)[1] for kind in ("python", "yaml"))
+    (command,) = re.findall(r"^snakemake (.*)$", page, re.M)
     (fresh.folder / "kmnist.yaml").write_text(changes)
     with fresh.changed("src/introprior/data/images/catalogue.py", "_ENTRIES = (", f"_ENTRIES = (\n{entry.rstrip()},"):
-        plan = fresh.plan("images", "--configfile", "kmnist.yaml")
+        plan = fresh.plan(*command.split(), CUDA_VISIBLE_DEVICES="0")
         assert (plan["prepare"], plan["game"], plan["table2"], plan["table5"], plan["figure2"]) == (1, 99, 1, 1, 1)
         for target in ("results/data/KMNIST/manifest.json", "results/paper/images/KMNIST/classifier.pt"):
             code, printed = fresh.snakemake("--dry-run", target)
             assert code == 1
             assert "introprior: results: KMNIST has no section; give it one in images.by_dataset\n" in printed
             assert "Traceback" not in printed
+
+
+def test_the_page_on_adding_a_distribution(fresh):
+    page = (ROOT / "docs/add-a-dataset.md").read_text()
+    blocks = (re.findall(rf"^```{kind}\n(.*?)^```", page, re.M | re.S) for kind in ("python", "yaml", "bash"))
+    (function, entry), (changes,), (command,) = blocks
+    from introprior.data import density  # late: it brings torch
+
+    exec(function, names := dict(vars(density)))
+    generators = [density.torch.Generator().manual_seed(seed) for seed in (0, 1)]
+    points = names["two_moons"](1000, density.Streams(generators))
+    assert points.shape == (2, 1000, 2)
+    assert 1.5 < points.abs().max() < 4
+    assert (points[0] != points[1]).any()
+
+    (fresh.folder / "moons.yaml").write_text(changes)
+    known = 'DensityDataset("8Gaussian"'
+    with fresh.changed("src/introprior/data/catalogue.py", known, f"{entry.strip()},\n        {known}"):
+        plan = fresh.plan(*command.split()[1:])
+    assert (plan["published"], plan["train"], plan["table1"], plan["figure3"]) == (2 * 8, 8, 1, 1)
+    assert "search" not in plan
+
+
+def test_the_page_on_modules(fresh, tmp_path):
+    """Its Snakefile, with a rule of its own, in a folder that holds nothing else; what is known there afterwards."""
+    page = (ROOT / "docs/as-a-module.md").read_text()
+    configuration, snakefile = (
+        re.search(rf"^```{kind}\n(.*?)^```", page, re.M | re.S)[1] for kind in ("yaml", "python")
+    )
+    snakefile = snakefile.replace("/home/me/introprior", str(fresh.folder))
+    (tmp_path / "config.yaml").write_text(configuration)
+    (tmp_path / "Snakefile").write_text(snakefile)
+    where = ("header", "--directory", str(tmp_path), "--snakefile", str(tmp_path / "Snakefile"))
+    profile = ("--workflow-profile", str(fresh.folder / "workflow/profiles/default"))
+    named = {f"introprior_{rule}": 2 for rule in ("published", "train", "evaluate")}
+    assert fresh.plan(*where, *profile) == named | {"introprior_table1": 1, "header": 1}
+    assert "Table 1: 2 cells" in (fresh.folder / "log.txt").read_text()
+    known = dag.read(tmp_path / "results/rings")
+    assert sorted(job.rule for job in known.jobs) == sorted([*["published", "train", "evaluate"] * 2, "table1"])
+    assert len(status.look(tmp_path / "results/rings")["runs"]) == 2 * 5
+
+    (tmp_path / "Snakefile").write_text(snakefile.replace("    config:", '    prefix: "there"\n    config:'))
+    code, printed = fresh.snakemake("-n", *where)
+    assert code == 1
+    assert "introprior: module: prefix would move the sources, too" in printed
+
+
+def test_another_folder_needs_no_configuration(fresh, tmp_path):
+    where = ("--directory", str(tmp_path), "--snakefile", str(fresh.folder / "Snakefile"))
+    code, printed = fresh.snakemake("-n", "table3", *where, "--config", "experiment=elsewhere")
+    assert code == 0, printed
+    assert re.search(r"^search +8$", printed, re.M)
+    assert len(dag.read(tmp_path / "results/elsewhere").jobs) == 8 + 4 + 1
+
+
+def test_rules_and_package_of_two_checkouts_do_not_mix(fresh):
+    code, printed = fresh.snakemake("-n", "table3", PYTHONPATH=str(ROOT / "src"))
+    assert code == 1
+    assert f"introprior: the rules are those of {fresh.folder}, the package that of {ROOT}" in printed
 
 
 # ---- Mistakes ----

@@ -135,7 +135,7 @@ def test_demo_shares_the_gpus_out(cluster: Cluster, project: Project) -> None:
         ("rule_measure_distances_evaluate_images", ["distances", "evaluate_images"]),
     ):
         [job] = [job for job in gpu.values() if job["Comment"] == comment]
-        asked = [costs.asked(rule, "gpu", most) for rule in rules]
+        asked = [costs.asked(rule, "gpu", most, {}) for rule in rules]
         minutes, memory = (
             each(one[key](None, 1) for one in asked) for key, each in (("runtime", sum), ("mem_mb", max))
         )

@@ -23,15 +23,25 @@ from introprior.reporting.page import shown as shown_runs
 from introprior.reporting.tables import captions
 
 
+def stop(problem):
+    """End Snakemake with one line, where exceptions bring a traceback."""
+    logger.error(f"introprior: {problem}")
+    sys.exit(1)
+
+
 def checked(function, *arguments, **named):
-    """What the function returns; its UserError ends Snakemake with one line, where other exceptions bring a traceback."""
+    """What the function returns; its UserError ends Snakemake."""
     try:
         return function(*arguments, **named)
     except UserError as error:
-        logger.error(f"introprior: {error}")
-        sys.exit(1)
+        stop(error)
 
 
+if workflow.modifier.path_modifier.replace_prefix("src") != "src":
+    stop("module: prefix would move the sources, too; name the folder below results by the key experiment instead")
+USED, OWN = Path(introprior.__file__).parent, Path(workflow.snakefile).parents[2] / "src" / "introprior"
+if OWN.is_dir() and not OWN.samefile(USED):
+    stop(f"the rules are those of {OWN.parents[1]}, the package that of {USED}; activate the .venv of that project")
 if workflow.is_main_process:
     checked(read_yaml, workflow.configfiles)  # Snakemake has read them, but not noticed a key that stands twice
 CONFIG = checked(load, config, workflow.configfiles)
@@ -61,7 +71,7 @@ ENVIRONMENT = "../../envs/introprior.yaml"
 # ---- Paths ----
 PATHS = Paths(CONFIG.experiment)
 if workflow.is_main_process:
-    dag.tell(workflow, CONFIG, PATHS.results)
+    dag.tell(workflow, CONFIG, PATHS.results, rules)
 RESULTS, TABLES, FIGURES = PATHS.results, PATHS.tables, PATHS.figures
 LOGS, BENCHMARKS, STATE = PATHS.logs, PATHS.benchmarks, PATHS.state
 
@@ -178,7 +188,7 @@ def data_folder(wildcards, input):
 
 def asked(rule):
     """What a job of a rule asks a cluster for, more at each attempt."""
-    return costs.asked(rule, "gpu" if GPU else "cpu", CONFIG.max_runtime)
+    return costs.asked(rule, "gpu" if GPU else "cpu", CONFIG.max_runtime, CONFIG.gpu_resources)
 
 
 def options(resolve):
@@ -195,8 +205,9 @@ def package(*modules):
 
 def sources(*modules, data=(), script=None):
     """Files that a job depends on: of the package the modules and what they import, data of its own; the job's script."""
-    home, scripts = Path(introprior.__file__).parent, Path(workflow.snakefile).parents[1] / "scripts"
-    others = [home / name for name in data] + [scripts / script for script in [script] * bool(script)]
+    others = [USED / name for name in data]
+    if script:
+        others.append(workflow.source_path(f"../scripts/{script}"))
     return [*package(*modules), *map(os.path.relpath, others)]
 
 

@@ -2,11 +2,11 @@
 from introprior.reporting.tables.latex import pdflatex_available
 
 TABLE_RULES = {
-    1: ("the six cells", TABLE1_CELLS),
-    2: ("images, 100 components", list(CONFIG.tables.table2)),
+    1: (f"{len(TABLE1_CELLS)} cells", TABLE1_CELLS),
+    2: (f"images, {len(CONFIG.tables.table2)} cells", list(CONFIG.tables.table2)),
     3: ("hyperparameters", TABLE3_CELLS),
     4: ("the baseline under several settings", TABLE4_CELLS),
-    5: ("images, 10 and 100 components", list(CONFIG.tables.table5)),
+    5: (f"images, {len(CONFIG.tables.table5)} cells", list(CONFIG.tables.table5)),
 }
 
 for number, (shown, cells) in TABLE_RULES.items():

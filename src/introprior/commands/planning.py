@@ -141,6 +141,7 @@ def _times(found: Mapping[str, Any]) -> list[str]:
         rows.append(["time", *map(duration, found["seconds"].values())])
         lines = table(rows, left=(0,))
         lines[0] += f"   (with {found['cores']} CPU cores)"
+        lines += _bound(found)
     else:
         lines = [f"time on {found['cores']} CPU cores: {duration(found['seconds']['0'])}"]
     path = found["critical_path"]
@@ -148,6 +149,16 @@ def _times(found: Mapping[str, Any]) -> list[str]:
     chain = " > ".join(f"{step['rule']} {duration(step['seconds'])}" for step in steps)
     on = "GPUs" if found["gpus"] else "cores"
     return [*lines, f"No number of {on} makes it shorter than {duration(path['seconds'])}: {chain}."]
+
+
+def _bound(found: Mapping[str, Any]) -> list[str]:
+    """From which number of GPUs on more of them are of no use, where it is the cores that they wait for."""
+    times = {int(count): seconds for count, seconds in found["seconds"].items()}
+    most, shortest = max(times), 1.01 * times[max(times)]
+    enough = min(count for count, seconds in times.items() if seconds <= shortest)
+    if enough == most or shortest < 1.05 * found["critical_path"]["seconds"]:
+        return []
+    return [f"More than {enough} of these GPUs bring nothing on {found['cores']} cores: every job takes one (--cores)."]
 
 
 # ---- status ----

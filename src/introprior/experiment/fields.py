@@ -88,6 +88,8 @@ Grid = Annotated[int, Field(ge=2, le=20_000)]
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """Of a folder."""
+Resource = Annotated[str, Field(pattern=r"^[a-z][a-z_]*$")]
+"""Of Snakemake's, by name."""
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,4})?)$")]
 
 

@@ -53,6 +53,7 @@ FEATURES: dict[str, tuple[Features, ...]] = {"inception": ("fid_authors", "fid")
 """The distances that each kind of features gives."""
 
 PAPER = Configuration()
+BETAS = ("beta_rec", "beta_kl", "beta_neg")
 
 
 def _betas(values: tuple[float | None, ...]) -> tuple[float | None, ...]:
@@ -245,28 +246,30 @@ def hyperparameters(config: Configuration, dataset: str, cell: str) -> dict[str,
     """The content of ``hyperparameters.json`` for a cell that is not searched: the configuration's or published values.
 
     The paper prints S-IntroVAE's with the standard Gaussian prior only (Table 3); mixtures take the same. A VAE has
-    weights of its own, which stand in the authors' code, credited to Daniel and Tamar (protocol note 2.7).
-
+    weights of its own, which stand in the authors' code, credited to Daniel and Tamar (protocol note 2.7). Cells that
+    are defined by published values (``-dt``) take the configuration's only on a dataset that has none.
     """
-    source: str
-    betas: dict[str, float | None]
     known = cells.parse(cell, "results")
-    own = {} if known.published_betas else config.density.search.own.get(dataset, {})
-    if weights := own.get(cell) or own.get("all"):
-        source, betas = "own", dict(zip(("beta_rec", "beta_kl", "beta_neg"), weights, strict=True))
+    source, betas = _published(config, dataset, known)
+    own = config.density.search.own.get(dataset, {})
+    weights = own.get(cell) or own.get("all")
+    if weights and not (known.published_betas and betas):
+        source, betas = "own", dict(zip(BETAS, weights, strict=True))
         if not known.adversarial:
             betas["beta_neg"] = None
-    elif known.adversarial:
-        source = "daniel-tamar" if known.published_betas else config.density.search.published
-        column = {"table3": "grid_search_optimum", "daniel-tamar": "daniel_tamar_2021"}[source]
-        betas = {row["hyperparameter"]: float(row[column]) for row in _paper("table3.csv", dataset)}
-    else:
-        source, betas = "vae", {}
-        for row in _paper("vae.csv", dataset):
-            betas = {"beta_rec": float(row["beta_rec"]), "beta_kl": float(row["beta_kl"]), "beta_neg": None}
     if not betas:
-        raise UserError(f"{dataset}, {cell}: no published hyperparameters; let density.search.cells include this cell")
+        raise UserError(f"{dataset}, {cell}: no published hyperparameters; give your own in density.search.own")
     return {"dataset": dataset, "cell": cell, **betas, "source": source, "settings": None, "diverged": None, "KL": None}
+
+
+def _published(config: Configuration, dataset: str, cell: cells.Cell) -> tuple[str, dict[str, float | None]]:
+    """The published weights of a cell, and what they are called; none for a dataset that is not the paper's."""
+    if not cell.adversarial:
+        rows = _paper("vae.csv", dataset)
+        return "vae", {name: float(row[name]) if name in row else None for row in rows for name in BETAS}
+    source = "daniel-tamar" if cell.published_betas else config.density.search.published
+    column = {"table3": "grid_search_optimum", "daniel-tamar": "daniel_tamar_2021"}[source]
+    return source, {row["hyperparameter"]: float(row[column]) for row in _paper("table3.csv", dataset)}
 
 
 def _paper(name: str, dataset: str) -> list[dict[str, str]]:

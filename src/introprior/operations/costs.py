@@ -109,14 +109,18 @@ def seconds(job: Job, place: Place) -> float:
     return START[place] + getattr(cost, place) * cost.times(job)
 
 
-def asked(rule: str, place: Place, most_minutes: int) -> dict[str, Any]:
+def asked(rule: str, place: Place, most_minutes: int, with_gpu: Mapping[str, int | str]) -> dict[str, Any]:
     """The resources of a rule: three times the default's time, more at each attempt; a GPU if that is any faster.
 
-    A training that the cluster cuts after the ``most_minutes`` that it gives goes on when it is retried.
+    A training that the cluster cuts after the ``most_minutes`` that it gives goes on when it is retried. What is asked
+    for ``with_gpu``, a partition for instance, comes with it, and in place of what else has its name.
     """
     cost = of(rule)
     minutes = 10 + 3 * getattr(cost, place) / 60
-    return {
+    found = {
         "mem_mb": lambda wildcards, attempt: cost.mem_mb * attempt,
         "runtime": lambda wildcards, attempt: min(round(minutes * attempt), most_minutes),
-    } | ({"gpu": int(place == "gpu")} if cost.gpu != cost.cpu else {})
+    }
+    if cost.gpu == cost.cpu:
+        return found
+    return found | ({"gpu": 1, **with_gpu} if place == "gpu" else {"gpu": 0})

@@ -92,10 +92,11 @@ class Dag:
 # ---- Writing, inside Snakemake ----
 
 
-def tell(workflow: Any, config: Configuration, results: str) -> None:
+def tell(workflow: Any, config: Configuration, results: str, rules: Any) -> None:
     """Have Snakemake write its jobs once it has resolved them, in a run or a dry run; where that fails, it warns.
 
-    ``results`` is the experiment's folder.
+    ``results`` is the experiment's folder, ``rules`` are Snakemake's of this project by the names that they have here:
+    in a module they may be called otherwise, and the rules of others stand beside them.
     """
     from snakemake.common import NOTHING_TO_BE_DONE_MSG
     from snakemake.logging import logger
@@ -108,8 +109,10 @@ def tell(workflow: Any, config: Configuration, results: str) -> None:
             logger.removeFilter(resolved)
             path = Path(results) / (PLANNED if workflow.dryrun else NAME)
             try:
-                known = Dag(config.experiment, config.model_dump(mode="json"), identity(config), _jobs(workflow.dag))
-                _write(path, known, begun)
+                names = {known.rule: name for name, known in vars(rules)["_rules"].items()}
+                jobs = _jobs([job for job in workflow.dag.jobs if job.rule in names], names)
+                found = Dag(config.experiment, config.model_dump(mode="json"), identity(config), jobs)
+                _write(path, found, begun)
             except Exception as error:  # whatever it is, the run is worth more
                 warning = "introprior: status and verify will not know the jobs of this run"
                 logger.warning(f"{warning} ({one_line(error)})")
@@ -126,15 +129,15 @@ def identity(config: Configuration) -> str:
     return f"{config.identity}-{digest.hexdigest()[:16]}"
 
 
-def _jobs(dag: Any) -> tuple[Job, ...]:
-    """Snakemake's jobs, in the order in which the targets ask for them."""
-    made = {str(path) for job in dag.jobs for path in job.output}
+def _jobs(resolved: Sequence[Any], names: Mapping[Any, str]) -> tuple[Job, ...]:
+    """Snakemake's jobs, in the order in which the targets ask for them; names are those of their rules."""
+    made = {str(path) for job in resolved for path in job.output}
     jobs = []
-    for job in dag.jobs:
+    for job in resolved:
         options = job.params.get("options")
         jobs.append(
             Job(
-                rule=job.rule.name,
+                rule=names[job.rule],
                 wildcards={name: str(value) for name, value in (job.wildcards_dict or {}).items()},
                 outputs=tuple(map(str, job.output)),
                 inputs=tuple(dict.fromkeys(path for path in map(str, job.input) if path in made)),

@@ -30,6 +30,8 @@ from introprior.experiment.fields import (
     Name,
     Natural,
     PathText,
+    Resource,
+    Text,
     Weight,
     blamed,
     expanded,
@@ -45,7 +47,7 @@ TABLE3_CELL = "sg"
 """The cell whose hyperparameters Table 3 shows."""
 
 _TAKEN = {"data": "the prepared datasets", "reference": "the committed outcomes"}
-_PLACES = {"device", "jobs_per_gpu", "gpu_memory_mb", "max_runtime", "checkpoint_seconds"}
+_PLACES = {"device", "jobs_per_gpu", "gpu_memory_mb", "gpu_resources", "max_runtime", "checkpoint_seconds"}
 """Keys that say how to compute, not what."""
 
 
@@ -70,6 +72,9 @@ class Configuration(Model):
     )
     gpu_memory_mb: Natural = option(
         4000, "Memory, in MB, that must be free on a GPU before a job takes it; with 0, any will do."
+    )
+    gpu_resources: dict[Resource, int | Text] = option(
+        {}, "What jobs on a GPU ask a cluster for besides it, such as a partition; see docs/cluster.md."
     )
     max_runtime: Annotated[int, Field(ge=10, le=10**6)] = option(
         2880,
