@@ -127,7 +127,7 @@ class _Ticket:
     def __init__(self, gpus: list[Gpu]):
         self.path = _place() / f"{_TICKET}{max(_tickets(), default=(0,))[0] + 1:09d}.lock"
         self._handle = locks.taken(self.path, wait=True)
-        self.path.write_text(" ".join(gpu.key for gpu in gpus))
+        self.path.write_text(" ".join(gpu.key for gpu in gpus), encoding="utf-8")
 
     def give_back(self) -> None:
         """Leave the queue."""
@@ -149,7 +149,7 @@ def _ahead(own: _Ticket | None) -> list[list[str]]:
             break
         with contextlib.suppress(OSError):  # given back by now; or left by another user's process, which is no matter
             if locks.is_held(path):
-                waiting.append(path.read_text(errors="replace").split())
+                waiting.append(path.read_text(encoding="utf-8", errors="replace").split())
             else:
                 path.unlink()
     return waiting
