@@ -36,7 +36,7 @@ endif
 # An environment's programs name the folder that it was made in: one that was moved or copied is made anew.
 MOVED := $(shell [ ! -s $(STAMP) ] || [ "$$(cat $(STAMP))" = "$$(cd $(VENV) && pwd -P)" ] || echo MOVED)
 
-.PHONY: help env demo demo-all test quick kernel rehearse slurm soak fuzz lint config bench lock clean distclean
+.PHONY: help env demo demo-all test quick kernel fuzz rehearse slurm soak lint config bench lock clean distclean
 
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
