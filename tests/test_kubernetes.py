@@ -194,7 +194,7 @@ def cluster(project: Path, preempted: int = 0) -> Iterator[tuple[Cluster, str]]:
 
 def test_the_plan_is_that_of_this_machine(project: Path) -> None:
     here = plan(project)
-    assert here["train"] == 32
+    assert here["train"] == 8
     assert plan(project, "--workflow-profile", PROFILE) == here
 
 
