@@ -63,8 +63,9 @@ os.environ.update(
     INTROPRIOR_CHECKPOINT_SECONDS=str(CONFIG.checkpoint_seconds),
     INTROPRIOR_CONFIGURATION=CONFIG.identity,
     # The command `introprior` of the environment that Snakemake runs in, activated or not.
-    PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+    PATH=os.pathsep.join([os.path.join(sys.prefix, "bin"), os.environ.get("PATH", os.defpath)]),
 )
+sys.executable = checked(dag.callable_as, sys.executable)
 
 ENVIRONMENT = "../../envs/introprior.yaml"
 

@@ -9,10 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from introprior.errors import UserError, one_line, unknown
@@ -116,9 +120,36 @@ def tell(workflow: Any, config: Configuration, results: str, rules: Any) -> None
             except Exception as error:  # whatever it is, the run is worth more
                 warning = "introprior: status and verify will not know the jobs of this run"
                 logger.warning(f"{warning} ({one_line(error)})")
+            if begun and not workflow.dryrun:
+                try:
+                    check_dates(path for job in workflow.dag.jobs for path in job.input)
+                except UserError as error:
+                    logger.error(f"introprior: {error}")
+                    sys.exit(1)
         return True
 
     logger.addFilter(resolved)
+
+
+def check_dates(inputs: Iterable[str]) -> None:
+    """A `UserError` where an input is dated in the future: Snakemake would delete what was made of it, at the end."""
+    now = time.time()
+    for path in sorted(set(map(str, inputs))):
+        with suppress(OSError):
+            if (ahead := os.stat(path).st_mtime - now) > 1:
+                problem = f"dated {ahead:,.0f} s in the future, so Snakemake would delete what is made from it"
+                raise UserError(f"{path}: {problem}; touch it, once this machine's clock is right")
+
+
+def callable_as(executable: str) -> str:
+    """What to call a Python by, whose folder is in PATH: Snakemake writes that into shell commands without quotes.
+
+    Raises:
+        UserError: it cannot be found by its name either.
+    """
+    if os.pathsep in executable:
+        raise UserError(f"{executable}: no folder in PATH may have a colon in its name; rename it, then make env")
+    return executable if quote(executable) == executable else Path(executable).name
 
 
 def identity(config: Configuration) -> str:

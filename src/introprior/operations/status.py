@@ -114,7 +114,7 @@ def _left_behind(results: Path, seen: Sequence[Seen]) -> None:
     for one in reversed(seen):
         of = [user for path in one.job.outputs for user in users.get(path, ())]
         outside = not any(Path(path).is_relative_to(results) for path in one.job.outputs)
-        if outside and of and one.state in ("waiting", "stopped") and all(user.state == "done" for user in of):
+        if outside and of and one.state != "running" and all(user.state == "done" for user in of):
             one.state, one.detail = "done", ""
         for path in one.job.inputs:
             users.setdefault(path, []).append(one)
