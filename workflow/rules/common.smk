@@ -39,6 +39,7 @@ def checked(function, *arguments, **named):
 
 if workflow.modifier.path_modifier.replace_prefix("src") != "src":
     stop("module: prefix would move the sources, too; name the folder below results by the key experiment instead")
+SCRIPTS = Path(workflow.snakefile).parents[1] / "scripts"
 USED, OWN = Path(introprior.__file__).parent, Path(workflow.snakefile).parents[2] / "src" / "introprior"
 if OWN.is_dir() and not OWN.samefile(USED):
     stop(f"the rules are those of {OWN.parents[1]}, the package that of {USED}; activate the .venv of that project")
@@ -207,8 +208,9 @@ def package(*modules):
 def sources(*modules, data=(), script=None):
     """Files that a job depends on: of the package the modules and what they import, data of its own; the job's script."""
     others = [USED / name for name in data]
-    if script:
-        others.append(workflow.source_path(f"../scripts/{script}"))
+    if script:  # of a checkout by its place, for Snakemake's copies have another in every run
+        here = SCRIPTS / script
+        others.append(here if here.is_file() else workflow.source_path(f"../scripts/{script}"))
     return [*package(*modules), *map(os.path.relpath, others)]
 
 
