@@ -4,7 +4,7 @@
     python benchmarks/gpu_campaign.py --out OUT --tables            tables and Figure 3 of what came home, anywhere
     make rehearse                                                   the same at tiny sizes on a CPU
 
-It needs torch, Triton, NumPy, pandas, tqdm, filelock, pydantic, PyYAML and pytest, but no Snakemake. Stages:
+It needs torch, Triton, NumPy, pandas, tqdm, pydantic, PyYAML and pytest, but no Snakemake. Stages:
 
     environment   versions, and the card's ceilings: copies, and matrix products of the networks' own shape
     tests         pytest -m gpu: kernels against float64, replays against iterations, a run cut and resumed

@@ -8,6 +8,7 @@ file is given, one is absent, damaged or cut short, or something in it is unknow
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -113,11 +114,15 @@ def table(path: str | Path, texts: Sequence[str], numbers: Sequence[str]) -> pd.
 
     if not Path(path).exists():
         return None
+    content = text(path)
+    if not content.endswith("\n"):
+        raise UserError(f"{path}: cut short; {_REMEDY}")
     try:
-        frame = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(texts, str))
+        kinds = dict.fromkeys(texts, str)
+        frame = pd.read_csv(io.StringIO(content), keep_default_na=False, na_values=[""], dtype=kinds)
         frame[list(texts)] = frame[list(texts)].fillna("")
         return frame.astype(dict.fromkeys(numbers, float))
-    except (OSError, ValueError, KeyError, OverflowError) as error:  # those of pandas are ValueErrors
+    except (ValueError, KeyError, OverflowError) as error:  # those of pandas are ValueErrors
         raise UserError(f"{path}: {one_line(error)}; {_REMEDY}") from error
 
 
@@ -208,7 +213,8 @@ def hyperparameters(paths: Paths) -> Rows:
         try:
             row = {name: math.nan if record[name] is None else record[name] for name in _HYPERPARAMETERS}
             named = all(isinstance(row[name], str) for name in ("dataset", "cell"))
-            if row["source"] not in SOURCES or not named or not all(isinstance(row[n], int | float) for n in _NUMBERS):
+            whole = all(math.isnan(row[name]) or float(row[name]).is_integer() for name in ("settings", "diverged"))
+            if row["source"] not in SOURCES or not named or not whole or any(abs(row[n]) > 1e15 for n in _NUMBERS):
                 raise ValueError(row)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: not hyperparameters ({error!r}); {_REMEDY}") from None
@@ -247,7 +253,8 @@ def choices(paths: Paths) -> Choices:
 def codes(path: str | Path) -> dict[str, Any]:
     """Codes of a run: train and test ``[N, D]``, train_labels and test_labels ``[N]``; which run, status, detail."""
     scalars = ("dataset", "cell", "r_entropy", "seed", "status", "detail")
-    return arrays(path, {"train": 2, "train_labels": 1, "test": 2, "test_labels": 1}, scalars)
+    found = arrays(path, {"train": 2, "train_labels": 1, "test": 2, "test_labels": 1}, scalars)
+    return _paired(path, found, {"train": "train_labels", "test": "test_labels"})
 
 
 def density_panels(path: str | Path) -> dict[str, Any]:
@@ -255,7 +262,8 @@ def density_panels(path: str | Path) -> dict[str, Any]:
     any; and ``usable``, whether there is a run to show."""
     axes = dict.fromkeys(("data", "samples", "density", "latent", "latent_density", "prior_means"), 2)
     axes["prior_weights"] = 1
-    return _usable(arrays(path, axes, ("limit", "latent_limit", "dataset", "cell", "status")), axes)
+    found = arrays(path, axes, ("limit", "latent_limit", "dataset", "cell", "status"))
+    return _usable(_paired(path, found, {"prior_means": "prior_weights"}), axes)
 
 
 def image_panels(path: str | Path) -> dict[str, Any]:
@@ -264,7 +272,8 @@ def image_panels(path: str | Path) -> dict[str, Any]:
     axes = dict.fromkeys(("samples", "real", "reconstructions"), 4)
     axes |= {"z": 2, "labels": 1, "prior_means": 2, "prior_weights": 1}
     scalars = ("dataset", "cell", "r_entropy", "seed", "epoch", "status")
-    return _usable(arrays(path, axes | {"classes": 1}, scalars), axes)
+    found = arrays(path, axes | {"classes": 1}, scalars)
+    return _usable(_paired(path, found, {"z": "labels", "prior_means": "prior_weights"}), axes)
 
 
 def study(path: str | Path) -> dict[str, Any]:
@@ -290,9 +299,18 @@ def arrays(path: str | Path, axes: Mapping[str, int], scalars: Sequence[str] = (
     for name, count in axes.items():
         if name not in content:
             raise UserError(f"{path}: no entry {name!r}; {_REMEDY}")
-        if content[name].ndim != count or (content[name].dtype.kind == "U" and count > 1):
-            raise UserError(f"{path}: {name} is no array of numbers with {count} axes; {_REMEDY}")
+        kinds = "biufU" if not count else {"labels": "iu", "classes": "U"}.get(name.rpartition("_")[2], "biuf")
+        if content[name].ndim != count or content[name].dtype.kind not in kinds:
+            raise UserError(f"{path}: {name} is no array of its kind with {count} axes; {_REMEDY}")
     return content | {name: content[name].item() for name in scalars}
+
+
+def _paired(path: str | Path, found: dict[str, Any], pairs: Mapping[str, str]) -> dict[str, Any]:
+    """The entries, of which some have a row for each row of another."""
+    for one, other in pairs.items():
+        if len(found[one]) != len(found[other]):
+            raise UserError(f"{path}: {one} and {other} have different lengths; {_REMEDY}")
+    return found
 
 
 def _usable(run: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:

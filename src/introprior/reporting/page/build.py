@@ -34,6 +34,7 @@ TAIL = 12
 
 _PLACES = ("experiment", "device", "jobs_per_gpu", "gpu_memory_mb", "max_runtime", "checkpoint_seconds", "page")
 _TESTED = ("percent", "percent_low", "percent_high", "mean", "reference_mean", "effect", "low", "high", "p_holm")
+_SIDES = ("dataset", "metric", "cell", "reference", "outcome")
 _WORDS = ("claim", "source", "verdict", "statement", "where", "need")
 _SUMMARY = ("mean", "std", "sem", "n", "diverged", "paper_mean", "paper_spread")
 _MARKS = {"yes": "✓", "no": "✗"}
@@ -258,7 +259,7 @@ def entry(row: Any, compared: Any, decimals: int | None, spread: str) -> dict[st
 def claimed(folder: Path) -> list[dict[str, Any]]:
     """The claims, each with its verdicts and tests by source; none where they were not tested."""
     verdict = read.table(folder / "claims.csv", _WORDS, ())
-    tests = read.table(folder / "tests.csv", _WORDS[:2], _TESTED)
+    tests = read.table(folder / "tests.csv", (*_WORDS[:2], *_SIDES), (*_TESTED, "diverged"))
     if verdict is None or tests is None:
         return []
     found = []
