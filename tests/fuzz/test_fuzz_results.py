@@ -122,7 +122,7 @@ class Tree:
         """One run, from the data to its probes."""
         names = {"dataset": "digits"}
         commands.do("prepare", "--dataset", "digits", "--output", self.data)
-        images.shorten(self.data)
+        commands.shorten(self.data, images.TRAIN, images.TEST)
         record = provenance.path_of(self.data / "manifest.json")
         content = json.loads(record.read_text())
         for name, made in content["outputs"].items():
