@@ -212,11 +212,13 @@ def hyperparameters(paths: Paths) -> Rows:
         record = read_json(path)
         try:
             row = {name: math.nan if record[name] is None else record[name] for name in _HYPERPARAMETERS}
+            row |= {name: row[name] + 0.0 for name in ("beta_rec", "beta_kl", "beta_neg", "KL")}
             named = all(isinstance(row[name], str) for name in ("dataset", "cell"))
-            whole = all(math.isnan(row[name]) or float(row[name]).is_integer() for name in ("settings", "diverged"))
-            if row["source"] not in SOURCES or not named or not whole or any(abs(row[n]) > 1e15 for n in _NUMBERS):
+            counts = [row[name] for name in ("settings", "diverged")]
+            counted = all(math.isnan(count) or (count < 1e9 and float(count).is_integer()) for count in counts)
+            if row["source"] not in SOURCES or not named or not counted:
                 raise ValueError(row)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{path}: not hyperparameters ({error!r}); {_REMEDY}") from None
         rows.append(row)
     return rows
