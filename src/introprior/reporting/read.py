@@ -217,9 +217,9 @@ def hyperparameters(paths: Paths) -> Rows:
             counts = [row[name] for name in ("settings", "diverged")]
             counted = all(math.isnan(count) or (count < 1e9 and float(count).is_integer()) for count in counts)
             if row["source"] not in SOURCES or not named or not counted:
-                raise ValueError(row)
+                raise ValueError("a source, name or count that is none")
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise UserError(f"{path}: not hyperparameters ({error!r}); {_REMEDY}") from None
+            raise UserError(f"{path}: not hyperparameters ({error!r}): {one_line(record)}; {_REMEDY}") from None
         rows.append(row)
     return rows
 
