@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 VOID = ("meta", "link", "img", "br")
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?(?!\w)")
@@ -43,6 +44,21 @@ FRAME = """
 <iframe src="{name}" style="width: {width}px; height: 900px; border: 0"></iframe>
 <script>onmessage = (event) => (document.title = "checked " + event.data);</script>"""
 """A window is 500 wide at least, a frame is not."""
+CATEGORIES = """
+<script>
+addEventListener("load", async () => {
+  const shown = {}, said = () => new Promise((done) => setTimeout(done, 200)).then(() => app.innerText);
+  const app = document.querySelector("#app"), link = (text) => [...app.querySelectorAll("nav a")]
+    .find((a) => a.textContent === text);
+  for (const category of Object.keys(categories)) {
+    await said();
+    link(category)?.click();
+    shown[category] = (await said()).includes(category) ? app.querySelectorAll("table tbody tr").length : 0;
+    app.querySelector("nav nav a")?.click();
+  }
+  document.title = "checked " + JSON.stringify({ wrong: window.wrong, shown });
+});
+</script></body>"""
 CATCH = """<head><script>
 window.wrong = [];
 addEventListener("error", (event) => wrong.push(event.message || "error"));
@@ -120,19 +136,34 @@ def broken_links(index: Path) -> list[str]:
     return [link for link in page.links if link not in inside and (".." in link or not (index.parent / link).is_file())]
 
 
-def in_a_browser(index: Path, width: int, scheme: int) -> dict[str, object]:
+def in_a_browser(index: Path, width: int, scheme: int) -> dict[str, Any]:
     """What headless chromium says of a page: what is wrong, how many pictures, its width; scheme 0 is dark, 1 light."""
     frame, copy = (index.with_name(f"checked{part}-{width}-{scheme}.html") for part in ("", "-page"))
     frame.write_text(FRAME.format(name=copy.name, width=width))
     copy.write_text(index.read_text().replace("<head>", CATCH, 1).replace("</body>", CHECKS, 1))
-    flags = ["--window-size=1600,1000", f"--blink-settings=preferredColorScheme={scheme}"]
-    flags += ["--virtual-time-budget=20000"]
-    command = [str(shutil.which("chromium")), "--headless", "--no-sandbox", "--disable-gpu", *flags, "--dump-dom"]
     try:
-        done = subprocess.run([*command, frame.resolve().as_uri()], capture_output=True, text=True, timeout=300)
+        return _checked(frame, f"--blink-settings=preferredColorScheme={scheme}")
     finally:
         frame.unlink()
         copy.unlink()
+
+
+def report_in_a_browser(report: Path) -> dict[str, Any]:
+    """What chromium says of Snakemake's report: what is wrong, and how many results each category shows when clicked."""
+    copy = report.with_name("checked-report.html")
+    before, _, after = report.read_text().rpartition("</body>")
+    copy.write_text(before.replace("<head>", CATCH, 1) + CATEGORIES + after)
+    try:
+        return _checked(copy)
+    finally:
+        copy.unlink()
+
+
+def _checked(page: Path, *flags: str) -> dict[str, Any]:
+    """What a page's script has put into its title."""
+    command = [str(shutil.which("chromium")), "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1600,1000"]
+    command += [*flags, "--virtual-time-budget=20000", "--dump-dom", page.resolve().as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     found = re.search(r"<title>checked (.*?)</title>", done.stdout)
     assert found, done.stderr[-2000:]
     return json.loads(found[1])

@@ -379,10 +379,15 @@ def test_a_second_run_does_nothing(project, made):
     assert {path: path.stat().st_mtime_ns for path in made.rglob("*")} == before
 
 
-def test_the_report_has_every_caption(project, made):
+@pytest.fixture(scope="module")
+def report(project, made):
     code, printed = project.snakemake("--configfile", "tiny.yaml", "--report", "report.html", **ENVIRONMENT)
     assert code == 0, printed
-    report = (project.folder / "report.html").read_text().replace("\\n", " ")
+    return project.folder / "report.html"
+
+
+def test_the_report_has_every_caption(report):
+    text = report.read_text().replace("\\n", " ")
     captions = [
         "Table 1, performance on the 2D datasets",
         "Table 3, hyperparameters of S-IntroVAE",
@@ -402,8 +407,16 @@ def test_the_report_has_every_caption(project, made):
         "12 iterations [30000], 4 of them warm-up [2000], batches of 16 [512], seeds 0, 1 [0, 1, 2, 3, 4]",
     ]
     captions += ["Tables 1 to 5, each followed by its companion"] if shutil.which("pdflatex") else []
-    assert [caption for caption in captions if caption not in report] == []
-    assert "{{" not in "".join(re.findall(r'"caption": "(.*?)", "', report))
+    assert [caption for caption in captions if caption not in text] == []
+    assert "{{" not in "".join(re.findall(r'"caption": "(.*?)", "', text))
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium")
+def test_every_category_of_the_report_opens(report):
+    told = pages.report_in_a_browser(report)
+    assert [said for said in told["wrong"] if "tailwind" not in said] == []  # Snakemake's own warning
+    assert set(told["shown"]) == {"Density estimation in 2D", "Image generation", "Method", "Claims of the paper"}
+    assert min(told["shown"].values()) >= 2
 
 
 def test_a_truncated_result_is_told_of_and_made_again_with_what_depends_on_it(project, made):
