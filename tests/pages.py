@@ -149,7 +149,7 @@ def in_a_browser(index: Path, width: int, scheme: int) -> dict[str, Any]:
 
 
 def report_in_a_browser(report: Path) -> dict[str, Any]:
-    """What chromium says of Snakemake's report: what is wrong, and how many results each category shows when clicked."""
+    """What chromium says of Snakemake's report: what is wrong, and how many results each category shows on a click."""
     copy = report.with_name("checked-report.html")
     before, _, after = report.read_text().rpartition("</body>")
     copy.write_text(before.replace("<head>", CATCH, 1) + CATEGORIES + after)
