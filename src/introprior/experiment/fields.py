@@ -88,7 +88,7 @@ Side = Annotated[int, Field(ge=4, le=1024)]
 """Of square images, in pixels."""
 Grid = Annotated[int, Field(ge=2, le=20_000)]
 Text = Annotated[str, Field(min_length=1)]
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Name = Annotated[str, Field(max_length=100, pattern=NAME)]
 """Of a folder."""
 Resource = Annotated[str, Field(pattern=r"^[a-z][a-z_]*$")]

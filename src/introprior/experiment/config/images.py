@@ -111,7 +111,7 @@ def _over_the_usual(sections: Any) -> Any:
         return sections
     with blamed():
         for name, part in sections.items():
-            if not isinstance(part, Mapping) or part.get("folder") is None:
+            if not isinstance(part, Mapping) or all(part.get(key) is None for key in ("folder", "size", "channels")):
                 dataset(name)
             elif not re.fullmatch(NAME, str(name)):
                 raise wrong("", f"{shown(name)} must be letters, digits, . _ and -, a letter or digit first")
