@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from introprior import cli
 from introprior.data import catalogue, density, images, points
 from introprior.data.images import folders, splits
 from introprior.errors import UserError
@@ -24,7 +25,7 @@ from introprior.game.randomness import Streams
 from introprior.metrics import classifier as classifiers
 from introprior.reporting import read
 from introprior.reporting.tables.sheets import Request, measured, summarise
-from tests.commands import EVALUATION, TRAINING, do, rows
+from tests.commands import EVALUATION, TRAINING, do, rows, stopping
 
 CPU = torch.device("cpu")
 
@@ -419,6 +420,25 @@ def test_only_the_window_leaves_a_training_as_it_is(tmp_path: Path) -> None:
     narrow, wide = told(half_width=3.0), told(half_width=5.0)
     assert [ours == theirs for ours, theirs in zip(narrow, wide, strict=True)] == [True, False, False]
     assert "points" not in jobs.train(Configuration(), "sg")
+
+
+def test_a_training_on_other_points_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def training(folder: str, *more: object) -> list[object]:
+        own = {"points": {"mine": {"file": "p.npy"}}, "dataset": "mine", "cell": "sg", "seeds": [0]}
+        told = json.dumps(own | {"training": TRAINING, "betas": [1, 0.05, 0.15]})
+        return ["train", "--options", told, "--output", f"{folder}/e.pt", "--history", f"{folder}/h.csv", *more]
+
+    np.save("p.npy", some_points())
+    with stopping(monkeypatch, 8):
+        assert cli.main([*training("stopped", "--state", "state")]) != 0
+    assert list(Path("state").rglob("train-*.pt"))
+    np.save("p.npy", 2 * some_points())
+    density._read.cache_clear()  # as in a process of its own
+    do(*training("stopped", "--state", "state"))
+    do(*training("undisturbed"))
+    assert Path("stopped/h.csv").read_text() == Path("undisturbed/h.csv").read_text()
 
 
 def test_points_are_trained_on_and_measured(tmp_path: Path) -> None:

@@ -131,6 +131,8 @@ def _train(given: argparse.Namespace, shared: Path | None) -> Facts | None:
     if name != split.manifest["dataset"]:  # which may be somebody's own
         data.dataset(str(name), "--dataset")
     running.belongs(given.data, "--data", split.manifest, {"dataset": given.stated["dataset"]})
+    if given.state is not None and "source" in split.manifest:  # not to go on with pictures that have changed since
+        given.state /= split.manifest["source"][:16]
     options = told.read(given, jobs.TrainImages, _filled_in(given.stated, split.images, only_warmup))
     if options.betas is None:
         raise UserError("--betas is missing; give beta_rec beta_kl beta_neg (1 1 256 in the paper, MNIST 1 1 128)")

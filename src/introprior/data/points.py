@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,6 +64,11 @@ def _numbers(line: str) -> bool:
         return [float(word) for word in line.split(",")] != []
     except ValueError:
         return False
+
+
+def fingerprint(paths: Iterable[str | os.PathLike[str]]) -> str:
+    """SHA-256 of the points in some files."""
+    return hashlib.sha256(b"".join(hashlib.sha256(read(path).tobytes()).digest() for path in paths)).hexdigest()
 
 
 def half_width(path: str | os.PathLike[str], given: float | None = None) -> float:

@@ -73,6 +73,11 @@ class ImageSchedule(GameNumbers):
         return self
 
 
+def _own(text: str) -> Any:
+    """A field of one's own data alone: nothing is said of it where there is none."""
+    return Field(None, description=text, exclude_if=lambda value: value is None)
+
+
 class OfDataset(Model):
     """Networks, batches and beta_neg for a dataset."""
 
@@ -82,14 +87,14 @@ class OfDataset(Model):
     latent_dim: Width = Field(description="Dimensions of the latent space.")
     widths: OneOrMore[Width] = Field(description="Channels after each halving of height and width.")
     beta_neg: Positive = Field(description="Weight of the fakes' KL divergence in the encoder's loss.")
-    folder: PathText | None = option(
-        None, "Of pictures of your own: a folder, an .npz or an .npy file; see docs/your-own-data.md."
+    folder: PathText | None = _own(
+        "Of pictures of your own: a folder, an .npz or an .npy file; see docs/your-own-data.md."
     )
-    size: Side | None = option(None, "Height and width that your own pictures are brought to.")
-    channels: Literal[1, 3] | None = option(None, "Of your own pictures, 1 (grey) or 3 (colour, the default).")
+    size: Side | None = _own("Height and width that your own pictures are brought to.")
+    channels: Literal[1, 3] | None = _own("Of your own pictures, 1 (grey) or 3 (colour, the default).")
 
     @model_validator(mode="after")
-    def _own(self) -> Self:
+    def _whole(self) -> Self:
         if self.folder is None and (self.size or self.channels):
             raise wrong("folder", "is missing, and size and channels are of pictures of your own; give it")
         if self.folder is not None and self.size is None:
