@@ -334,6 +334,13 @@ def test_the_small_classifier_learns_which_way_up_without_labels() -> None:
     assert found.test_accuracy > 0.9
 
 
+def test_prepare_wants_a_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = ["prepare", "--dataset", "mine", "--pictures", str(album(tmp_path / "in", {"": 20})), "--output", "out"]
+    for more, said in (([], "--size is missing"), (["--size", "2"], "--size: must be at least 4, is 2")):
+        assert cli.main([*told, *more]) == 2
+        assert said in capsys.readouterr().err
+
+
 # Points
 
 

@@ -36,7 +36,7 @@ _PHRASES = {
 # The same of images; ``by_dataset`` has a section for each dataset.
 _IMAGE_PHRASES = {
     "stand_ins": "stand-ins {}",
-    "own": "images of one's own {}",
+    "own": "own images {}",
     "protocol": "protocol {}",
     "evaluation.features": "distances by {} features",
     "training.epochs": "{} epochs",
