@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from introprior.data.images import FILES
 from introprior.experiment import sources
 from introprior.operations import dag, status
 
@@ -401,6 +402,41 @@ def test_the_page_on_adding_a_distribution(fresh):
         plan = fresh.plan(*command.split()[1:])
     assert (plan["published"], plan["train"], plan["table1"], plan["figure3"]) == (2 * 8, 8, 1, 1)
     assert "search" not in plan
+
+
+def test_ones_own_data_outdate_what_is_made_of_them(fresh):
+    page = (ROOT / "docs/your-own-data.md").read_text()
+    pictures, points = re.findall(r"^```yaml\n(.*?)^```", page, re.M | re.S)
+    few = "{samples: 100, allow_few: true, latent_points: 20, grid_images: 16}, probes: {neighbours: [1, 5]}"
+    own = {
+        "mine": pictures,
+        "moons": points,
+        "few": f"experiment: own\ndensity: {{members_per_job: 1}}\nimages: {{evaluation: {few}}}\n",
+    }
+    for name, content in own.items():
+        (fresh.folder / f"{name}.yaml").write_text(content)
+    (folder := fresh.folder / "path/to/pictures").mkdir(parents=True)
+    for i in range(200):
+        (folder / f"{i}.png").write_text("looked into when they are prepared")
+    (fresh.folder / "moons.csv").write_text("x,y\n1,2\n2,1\n")
+    targets = ("results/own/density/moons/sg/metrics.csv", "results/own/images/mine/warmups/sg/seed0/warmup.pt")
+    files = ("--configfile", *(f"{name}.yaml" for name in own))
+    jobs = {"published": 1, "train": 1, "evaluate": 1, "prepare": 1, "warmup": 1}
+    assert fresh.plan(*targets, *files) == jobs
+    made = {"results/own/density/moons/sg": ("metrics.csv", "panels.npz", "ensemble.pt", "history.csv")}
+    made["results/own/density/moons/sg"] += ("hyperparameters.json",)
+    made |= {"results/data/mine": FILES, str(Path(targets[1]).parent): ("warmup.pt",)}
+    for place, names in made.items():
+        (fresh.folder / place).mkdir(parents=True)
+        for name in names:
+            (fresh.folder / place / name).touch()
+    code, printed = fresh.snakemake("--touch", "--forceall", *targets, "--cores", "1", *files)
+    assert code == 0, printed
+    assert fresh.plan(*targets, *files) == {}
+    with fresh.changed("moons.csv", "2,1", "3,1"):
+        assert fresh.plan(*targets, *files) == {"train": 1, "evaluate": 1}
+    with fresh.changed("path/to/pictures/7.png", "looked", "LOOKED"):
+        assert fresh.plan(*targets, *files) == {"prepare": 1, "warmup": 1}
 
 
 def test_the_page_on_modules(fresh, tmp_path):

@@ -183,8 +183,11 @@ choose the searched setting with the lowest KL
 --output!  JSON with the chosen hyperparameters"""),
     "prepare": ("images.prepare", [], ["folder"], """\
 find or download an image dataset, check it, and convert it once
---dataset!  MNIST, FMNIST, CIFAR-10, or a stand-in: digits, digits16, photos
+--dataset!  MNIST, FMNIST, CIFAR-10, a stand-in: digits, digits16, photos; or a name for --pictures
 --output!  folder for the converted files
+--pictures  of your own: a folder, an .npz or an .npy file (docs/your-own-data.md)
+--size  their height and width, to be
+--channels  1 (grey) or 3 (default: 3)
 --source  torchvision's root, only read; without it Debian's package, or a download
 --offline  download nothing
 --no-verify  also take other idx files than the published ones"""),
@@ -311,6 +314,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "--protocol": {"choices": list(PRESETS)},
     "--set": {"action": "append", "default": [], "metavar": "KEY=VALUE"},
     "--checkpoint-seconds": {"type": float},
+    "--channels": {"type": int, "choices": (1, 3), "default": 3},
     "--betas": {"type": float, "nargs": "+", "metavar": "BETA"},
     "--seeds": {"type": int, "nargs": "+"},
     "--published": {"metavar": "JSON"},
@@ -318,7 +322,7 @@ KINDS: dict[str, dict[str, Any]] = {
     **{name: {"type": Path, "nargs": "?"} for name in ("status results", "claims results")},
     "--configfile": FILES | {"default": [], "metavar": "FILE"},
     "--watch": {"type": float, "metavar": "SECONDS"},
-    **dict.fromkeys(("--gpus", "--cores", "--games", "--threads"), INTEGER),
+    **dict.fromkeys(("--gpus", "--cores", "--games", "--threads", "--size"), INTEGER),
     **dict.fromkeys(("--dataset", "--cell", "--metric", "--device"), TEXT),
     **dict.fromkeys(("--slices", "--reference", "choose --metrics"), FILES),
     **dict.fromkeys(("train --output", "train --history", "train --hyperparameters"), FILES),
@@ -357,7 +361,7 @@ def _parser() -> argparse.ArgumentParser:
                 kind |= {"default": environment[flag]} if flag in environment else {}
                 kind |= {"required": True} if mark == "!" else {}
                 action = (either if mark == "|" else place).add_argument(flag, **kind)
-                if action.type is Path and action.dest not in (*writes, "output", "source", "state"):
+                if action.type is Path and action.dest not in (*writes, "output", "source", "state", "pictures"):
                     reads.append(action.dest)
         part.set_defaults(function=function, reads=reads, writes=writes)
     return parser

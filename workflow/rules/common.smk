@@ -215,9 +215,17 @@ def sources(*modules, data=(), script=None):
 
 
 def preparing(wildcards):
-    """The sources that make a dataset: stand-ins are computed, published files are as they are."""
+    """The sources that make a dataset: stand-ins are computed, one's own pictures converted, published files as they are."""
     entry = DATASETS.get(wildcards.dataset)
-    return sources("data.images.store", *["data.images.standins"] * bool(entry and entry.stand_in_for))
+    read = ["data.images.standins"] * bool(entry and entry.stand_in_for) + ["data.images.folders"] * bool(
+        entry and entry.own
+    )
+    return sources("data.images.store", *read)
+
+
+def points(wildcards):
+    """Files with points of the user's own that a job draws from."""
+    return [own.file for own in jobs.own_points(CONFIG, wildcards.get("dataset")).values()]
 
 
 def prior(*modules):

@@ -16,10 +16,11 @@ rule prepare:
     params:
         folder=lambda wildcards, output: os.path.dirname(output[0]),
         unverified=lambda wildcards: checked(jobs.unverified, CONFIG, wildcards.dataset),
+        own=lambda wildcards: checked(jobs.pictures, CONFIG, wildcards.dataset),
     message:
         "{wildcards.dataset}: found or downloaded, checked and converted"
     shell:
-        "introprior prepare --dataset {wildcards.dataset:q} --output {params.folder:q}"
+        "introprior prepare --dataset {wildcards.dataset:q} --output {params.folder:q} {params.own:q}"
         + given("--source", CONFIG.images.source)
         + ("" if CONFIG.images.verify else " --no-verify")
         + " > {log:q} 2>&1"

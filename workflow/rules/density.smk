@@ -6,6 +6,7 @@ MEMBERS = "all datasets, {wildcards.cell}" if CONFIG.density.together else "{wil
 rule search:
     input:
         prior("evaluation.search"),
+        points,
     output:
         SLICE,
     log:
@@ -71,6 +72,7 @@ rule published:
 rule train:
     input:
         prior("training.density"),
+        points,
         hyperparameters=of_cell(HYPERPARAMETERS),
     output:
         model=of_cell(ENSEMBLE),
@@ -96,6 +98,7 @@ rule train:
 rule evaluate:
     input:
         prior("evaluation.density"),
+        points,
         model=of_cell(ENSEMBLE),
     output:
         metrics=of_cell(CELL_METRICS),

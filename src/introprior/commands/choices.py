@@ -7,7 +7,6 @@ import argparse
 from pydantic import ConfigDict
 
 from introprior.commands import options as told
-from introprior.data.catalogue import dataset
 from introprior.evaluation import selection
 from introprior.experiment import cells
 from introprior.experiment.fields import Model, Positive
@@ -32,7 +31,6 @@ class Hyperparameters(Model):
 
 def select(given: argparse.Namespace) -> dict[str, str]:
     """Choose among the settings that searches tried, or take over published ones."""
-    dataset(given.dataset, "--dataset")
     cells.parse(given.cell, "--cell")
     if given.slices:
         tried = read.slices(given.slices)

@@ -14,7 +14,7 @@ from introprior.commands import options as told
 from introprior.commands import running
 from introprior.commands.choices import Hyperparameters
 from introprior.commands.running import Facts
-from introprior.data import catalogue
+from introprior.data import catalogue, points
 from introprior.errors import UserError
 from introprior.evaluation import density as evaluation
 from introprior.evaluation import search as searching
@@ -35,6 +35,7 @@ def search(given: argparse.Namespace) -> Facts | None:
     options = told.read(given, jobs.Search)
     files.check_writable(given.output)
     run = run_of(options, [options.seed], {options.dataset: options.betas})
+    _keep_apart(given, options)
     catalogue.check_size(run.dataset, options.samples, "--options: samples")
     with running.session(given, run, partial(begin, run), given.output) as session:
         if session is None:
@@ -61,6 +62,7 @@ def train(given: argparse.Namespace) -> Facts | None:
     for flag in ("output", "history"):
         _one_each(f"--{flag}", getattr(given, flag), options.dataset)
     run = run_of(options, options.seeds, _weights(given, options))
+    _keep_apart(given, options)
     with running.session(given, run, partial(begin, run), *given.output, *given.history) as session:
         if session is None:
             return None
@@ -70,6 +72,12 @@ def train(given: argparse.Namespace) -> Facts | None:
             session.save(output, rows, model=checkpoints.model_state(session.training.model, rows))
             write_history(history, session.training, name)
     return session.facts()
+
+
+def _keep_apart(given: argparse.Namespace, options: jobs.Search | jobs.Train) -> None:
+    """A training on points that have changed since must not go on where that on the former ones stopped."""
+    if options.points and given.state is not None:
+        given.state /= points.fingerprint(own.file for own in options.points.values())[:16]
 
 
 def _weights(given: argparse.Namespace, options: jobs.Train) -> dict[str, list[Betas]]:

@@ -19,6 +19,7 @@ from introprior.commands import options as told
 from introprior.commands import running
 from introprior.commands.running import Facts, Session
 from introprior.data import images as data
+from introprior.data.images import folders
 from introprior.data.images.splits import load
 from introprior.data.images.store import read_manifest
 from introprior.errors import UserError
@@ -40,6 +41,10 @@ from introprior.training import images as training
 
 def prepare(given: argparse.Namespace) -> Facts:
     """Find or download a dataset, and convert it."""
+    if given.pictures is not None:
+        if given.size is None:
+            raise UserError("--size is missing; give the height and width to bring the pictures to")
+        data.add(folders.describe(given.dataset, given.pictures, given.size, given.channels))
     manifest = data.prepare(
         given.dataset, given.output, source=given.source, offline=given.offline, verify=not given.no_verify
     )
@@ -122,17 +127,19 @@ def _train(given: argparse.Namespace, shared: Path | None) -> Facts | None:
         raise UserError("--data is missing; give the folder that `introprior prepare` wrote")
     if given.stated.get("dataset") is None:
         raise UserError("--dataset: is missing; give it")
-    data.dataset(str(given.stated["dataset"]), "--dataset")
-    split = load(given.data, "train")
+    split, name = load(given.data, "train"), given.stated["dataset"]
+    if name != split.manifest["dataset"]:  # which may be somebody's own
+        data.dataset(str(name), "--dataset")
     running.belongs(given.data, "--data", split.manifest, {"dataset": given.stated["dataset"]})
-    count = len(split.images)
-    options = told.read(given, jobs.TrainImages, _filled_in(given.stated, count, only_warmup))
+    if given.state is not None and "source" in split.manifest:  # not to go on with pictures that have changed since
+        given.state /= split.manifest["source"][:16]
+    options = told.read(given, jobs.TrainImages, _filled_in(given.stated, split.images, only_warmup))
     if options.betas is None:
         raise UserError("--betas is missing; give beta_rec beta_kl beta_neg (1 1 256 in the paper, MNIST 1 1 128)")
     named = {key: getattr(options, key) for key in ("cell", "training", "protocol")}
     members = told.members(options.dataset, options.cell, options.seeds, [options.betas])
     run = ImageRun.read(named | {"members": members}, "--options")
-    per_epoch = math.ceil(count / run.training.batch_size)
+    per_epoch = math.ceil(len(split.images) / run.training.batch_size)
     if options.iterations_per_epoch not in (None, per_epoch):
         raise UserError(
             f"{given.data}: has {per_epoch} batches of {run.training.batch_size}, not the "
@@ -181,7 +188,7 @@ def _write_history(path: Path, session: Session, per_epoch: int) -> None:
     files.write_csv(path, rows, (*named, "iteration", "epoch", "seed", "quantity", "value"))
 
 
-def _filled_in(stated: dict[str, Any], images: int, only_warmup: bool) -> dict[str, Any]:
+def _filled_in(stated: dict[str, Any], images: torch.Tensor, only_warmup: bool) -> dict[str, Any]:
     """The options with what is not told of the training: the dataset's shape, and the paper's epochs in iterations.
 
     What is wrong with those that are told, their model says.
@@ -196,9 +203,9 @@ def _filled_in(stated: dict[str, Any], images: int, only_warmup: bool) -> dict[s
     batch = training.get("batch_size")
     if type(batch) is not int or batch < 1:
         batch = ImageTraining.model_fields["batch_size"].default
-    per_epoch = -(-images // batch)
+    per_epoch = -(-len(images) // batch)
     training = {
-        "shape": list(data.DATASETS[stated["dataset"]].shape),
+        "shape": list(images.shape[1:]),
         "iterations": usual.epochs * per_epoch,
         "warmup_iterations": usual.warmup_epochs * per_epoch,
         "mixture_warmup_iterations": usual.mixture_warmup_epochs * per_epoch,

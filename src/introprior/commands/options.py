@@ -12,7 +12,7 @@ from pydantic import Field
 
 from introprior.errors import UserError, one_line
 from introprior.experiment import cells
-from introprior.experiment.fields import Count, Model, Weight, shown
+from introprior.experiment.fields import Count, Model, Side, Weight, shown
 from introprior.experiment.protocol import PRESETS
 from introprior.experiment.run import Member
 from introprior.operations import files
@@ -27,6 +27,7 @@ class Flags(Model):
 
     checkpoint_seconds: Weight = 0
     watch: Seconds = 1
+    size: Side = 32
     threads: Annotated[Count, Field(le=4096)] = 1
     gpus: Annotated[int, Field(ge=0, le=10_000)] = 0
     cores: Annotated[Count, Field(le=100_000)] = 1

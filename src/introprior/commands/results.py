@@ -32,7 +32,7 @@ def summary(given: argparse.Namespace) -> None:
         ("KL", "Histogram KL of generated points (lower is better; data: of data itself, a floor)"),
         ("knn_few", "Accuracy of the nearest neighbours' class on images (higher is better)"),
     ):
-        rows = everything[everything["metric"].isin((metric, f"{metric}_floor"))]
+        rows = everything[everything["metric"].isin((metric, f"{metric}_floor"))].query("status != 'unlabelled'")
         if len(rows):
             labels = rows["cell"].map(lambda cell: cells.parse(cell).label).where(rows["metric"] == metric, "data")
             table = (

@@ -1,12 +1,15 @@
 """The two-dimensional distributions by name: what the configuration has to know of them, without importing torch.
 
-To add one, write a function in :mod:`introprior.data.density` and enter it here.
+To add one, write a function in :mod:`introprior.data.density` and enter it here. Points of one's own come in from a
+configuration (`add`).
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
+from introprior.data import points
 from introprior.errors import UserError, unknown
 
 
@@ -27,6 +30,7 @@ class DensityDataset:
     limit: float
     sampler: str
     multiple: int = 1
+    file: str = ""
 
 
 DATASETS: dict[str, DensityDataset] = {
@@ -39,6 +43,17 @@ DATASETS: dict[str, DensityDataset] = {
     )
 }
 """All distributions, in the order of the paper's tables."""
+
+
+def add(name: str, file: str, half_width: float | None) -> None:
+    """Make somebody's own points known in this process, in place of those that had the name before.
+
+    Raises:
+        UserError: the name is one of the project's; a file or window that will not do (`introprior.data.points`).
+    """
+    if name in DATASETS and not DATASETS[name].file:
+        raise UserError(f"there is a dataset {name} already; give yours another name")
+    DATASETS[name] = DensityDataset(name, name, points.half_width(file, half_width), "", file=os.path.abspath(file))
 
 
 def dataset(name: str, where: str = "") -> DensityDataset:

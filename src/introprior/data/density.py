@@ -1,5 +1,7 @@
 """The four two-dimensional distributions of the density-estimation benchmark: endless streams of fresh samples.
 
+Points of one's own, in a file, are drawn from with replacement.
+
 They go back to the toy data of FFJORD (Grathwohl et al., 2019), as Soft-IntroVAE (Daniel and Tamar, 2021) and then the
 paper's authors use them; constants and quirks are those of the authors' code. Training and evaluation draw from the
 same distribution. All that is random comes from the streams given, so a batch is a function of their states, and a
@@ -15,6 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from introprior.data import points
 from introprior.data.catalogue import check_size, dataset
 from introprior.game.randomness import Streams
 
@@ -39,7 +42,10 @@ def sample_members(name: str, n: int, streams: Streams) -> Tensor:
         where streams are generators.
     """
     check_size(name, n)
-    return globals()[dataset(name).sampler](n, streams)
+    entry = dataset(name)
+    if entry.file:
+        return _of_file(entry.file, n, streams)
+    return globals()[entry.sampler](n, streams)
 
 
 def of_size(n: int) -> Callable[[str, Streams], Tensor]:
@@ -82,6 +88,12 @@ def rings(n: int, streams: Streams) -> Tensor:
     return _scattered(_concentric(n, streams.device), n, 0.08, streams)
 
 
+def _of_file(file: str, n: int, streams: Streams) -> Tensor:
+    """Points of a file, drawn with replacement."""
+    known = _read(file, streams.device)
+    return known[streams.integers(len(known), n)]
+
+
 def _scattered(centres: Tensor, n: int, sigma: float, streams: Streams) -> Tensor:
     """Points of N(c, σ² I) with c uniform among ``centres [C, 2]``."""
     chosen = centres[streams.integers(len(centres), n)]
@@ -92,6 +104,11 @@ def _scattered(centres: Tensor, n: int, sigma: float, streams: Streams) -> Tenso
 @functools.lru_cache(maxsize=8)
 def _circle_of_eight(device: torch.device) -> Tensor:
     return _on_circle(8, 2 / 1.414).to(device, torch.float32)
+
+
+@functools.lru_cache(maxsize=8)
+def _read(file: str, device: torch.device) -> Tensor:
+    return torch.tensor(points.read(file), device=device)
 
 
 @functools.lru_cache(maxsize=32)

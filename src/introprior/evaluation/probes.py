@@ -21,12 +21,14 @@ def probe(codes: Mapping[str, Any], svm_iterations: Sequence[int], neighbours: S
         svm_iterations, neighbours: few and many, see :mod:`introprior.metrics.probes`.
 
     Returns:
-        rows ``svm_few``, ``svm_many``, ``knn_few``, ``knn_many`` with the columns ``COLUMNS``; of a run that diverged
-        they have no value.
+        rows ``svm_few``, ``svm_many``, ``knn_few``, ``knn_many`` with the columns ``COLUMNS``; of a run that diverged,
+        or of data without labels (status ``unlabelled``), they have no value.
     """
     train, train_labels, test, test_labels, status, detail = (codes[name] for name in CODES)
     if status == "ok" and not all(np.isfinite(part).all() for part in (train, test)):
         status, detail = "diverged", "codes are not finite"
+    elif status == "ok" and len(np.unique(train_labels)) < 2:
+        status, detail = "unlabelled", "images of one class alone, or without labels: nothing to tell apart"
     rows = []
     for kind, few_and_many in (("svm", svm_iterations), ("knn", neighbours)):
         accuracy = svm_accuracy if kind == "svm" else knn_accuracy

@@ -84,9 +84,12 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Epochs = Annotated[Count, Field(le=10_000)]
 Size = Annotated[Count, Field(le=10**6)]
 Width = Annotated[Count, Field(le=10**5)]
+Side = Annotated[int, Field(ge=4, le=1024)]
+"""Of square images, in pixels."""
 Grid = Annotated[int, Field(ge=2, le=20_000)]
 Text = Annotated[str, Field(min_length=1)]
-Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+Name = Annotated[str, Field(max_length=100, pattern=NAME)]
 """Of a folder."""
 Resource = Annotated[str, Field(pattern=r"^[a-z][a-z_]*$")]
 """Of Snakemake's, by name."""

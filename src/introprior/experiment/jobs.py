@@ -16,10 +16,11 @@ from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from introprior.data import catalogue
 from introprior.data.images import catalogue as image_catalogue
+from introprior.data.images import folders
 from introprior.errors import UserError
 from introprior.experiment import cells
 from introprior.experiment.config import Configuration, image_cell
@@ -45,7 +46,7 @@ from introprior.experiment.fields import (
     wrong,
 )
 from introprior.experiment.protocol import EvaluationProtocol, TrainingProtocol
-from introprior.experiment.run import DensityTraining, ImageTraining
+from introprior.experiment.run import DensityTraining, ImageTraining, OwnPoints, Points
 
 Features = Literal["fid_authors", "fid", "fd_classifier"]
 
@@ -81,6 +82,7 @@ class Search(_OfCell):
     """Options of ``introprior search``: one slice of a cell's grid."""
 
     dataset: str
+    points: OwnPoints = Field(default_factory=dict)
     training: DensityTraining = DensityTraining()
     seed: Seed = PAPER.density.search.seed
     betas: OneOrMore[Betas]
@@ -92,6 +94,7 @@ class Train(_OfCell):
     """Options of ``introprior train`` in 2D: all seeds of a cell, on one dataset or several."""
 
     dataset: Datasets
+    points: OwnPoints = Field(default_factory=dict)
     training: DensityTraining = DensityTraining()
     seeds: Some[Seed] = PAPER.density.seeds
     betas: Betas | None = None
@@ -100,6 +103,7 @@ class Train(_OfCell):
 class Evaluate(DensityEvaluation):
     """Options of ``introprior evaluate`` in 2D; what is named is only compared with the models."""
 
+    points: OwnPoints = Field(default_factory=dict)
     dataset: Datasets | None = None
     cell: str | None = None
     panel_grid: Grid = PAPER.figure3.grid
@@ -238,7 +242,7 @@ def search(config: Configuration, dataset: str, cell: str, slice: int | str) -> 
     if int(slice) >= len(jobs):
         raise UserError(f"results: the grid of {cell} has no slice {slice}, its last is {len(jobs) - 1}")
     halving = _picked(Cuts, chosen.halving) if chosen.halving.enabled else None
-    run = _density_run(config, dataset, cell)
+    run = _density_run(config, dataset, cell) | _points(config, dataset)
     return {**run, "seed": chosen.seed, "betas": jobs[int(slice)], "samples": chosen.samples, "halving": halving}
 
 
@@ -288,7 +292,7 @@ def evaluate(config: Configuration, cell: str, dataset: str | None = None) -> di
     figure = config.figure3
     panel = {"panel_grid": figure.grid, "panel_points": figure.points, "panel_seed": figure.seed}
     named = {"dataset": dataset or config.density.datasets, "cell": cell}
-    return _picked(Evaluate, config.density.evaluation, **named, **panel)
+    return {**_picked(Evaluate, config.density.evaluation, **named, **panel), **_points(config, dataset)}
 
 
 def _density_run(config: Configuration, dataset: str | None, cell: str) -> dict[str, Any]:
@@ -297,8 +301,21 @@ def _density_run(config: Configuration, dataset: str | None, cell: str) -> dict[
         catalogue.dataset(name, "results")
     cells.parse(cell, "results")
     protocol = config.resolved_protocol.training.dump(half="density")
-    named = {"dataset": dataset or config.density.datasets, "cell": cell}
+    named = {"dataset": dataset or config.density.datasets, "cell": cell, **_points(config, dataset, window=False)}
     return {**named, "protocol": protocol, "training": config.density.training.dump()}
+
+
+def own_points(config: Configuration, dataset: str | None) -> dict[str, Points]:
+    """Those of the configuration's points that a job on a dataset, or on all, draws from."""
+    known = config.density.points
+    return {name: known[name] for name in ([dataset] if dataset else config.density.datasets) if name in known}
+
+
+def _points(config: Configuration, dataset: str | None, window: bool = True) -> dict[str, Any]:
+    """What a job is told of them, if there are any; to a training their window is nothing."""
+    own = own_points(config, dataset)
+    left_out = set() if window else {"half_width"}
+    return {"points": {name: one.model_dump(exclude=left_out) for name, one in own.items()}} if own else {}
 
 
 # ---- Resolving: images ----
@@ -324,8 +341,17 @@ def family(cell: str) -> str:
 
 def unverified(config: Configuration, dataset: str) -> str:
     """Where files come from that need not be the published ones: another place outdates what was made of them."""
-    _section(config, dataset)
+    if own := _section(config, dataset).folder:
+        return folders.fingerprint(own)
     return "" if config.images.verify else config.images.source or ""
+
+
+def pictures(config: Configuration, dataset: str) -> list[str]:
+    """What ``introprior prepare`` is told of somebody's own pictures; nothing of other datasets."""
+    own = _section(config, dataset)
+    if own.folder is None:
+        return []
+    return ["--pictures", own.folder, "--size", str(own.size), "--channels", str(own.channels or 3)]
 
 
 def classifier(config: Configuration, dataset: str) -> dict[str, Any]:

@@ -8,15 +8,18 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, PlainSerializer, model_validator
 
+from introprior.data import catalogue
 from introprior.errors import UserError
 from introprior.experiment import cells
 from introprior.experiment.fields import (
     Count,
     Model,
+    Name,
     Natural,
     OneOrMore,
+    PathText,
     Positive,
     Rising,
     Seed,
@@ -24,6 +27,7 @@ from introprior.experiment.fields import (
     Three,
     Weight,
     Width,
+    blamed,
     option,
     wrong,
 )
@@ -105,6 +109,26 @@ class DensityTraining(AnyTraining):
     @property
     def data_elements(self) -> int:
         return 2
+
+
+class Points(Model):
+    """Points of one's own, in place of a distribution."""
+
+    file: PathText = Field(description="CSV with two columns of numbers, or .npy of [N, 2].")
+    half_width: Positive | None = option(
+        None, "Half the side of the window, about the origin, of histograms and grids; null, all points are in it."
+    )
+
+
+def _known(own: dict[str, Points]) -> dict[str, Points]:
+    for name, points in own.items():
+        with blamed(f"{name}.file"):
+            catalogue.add(name, points.file, points.half_width)
+    return own
+
+
+OwnPoints = Annotated[dict[Name, Points], AfterValidator(_known)]
+"""By the name that they are to have; whoever reads them makes them known (:func:`introprior.data.catalogue.add`)."""
 
 
 class ImageTraining(AnyTraining):

@@ -13,7 +13,7 @@ PACKAGE = Path(introprior.__file__).parent
 _IMPORT = re.compile(r"^ *(?:from introprior([.\w]*) import (\([^)]*\)|.*)|import introprior\.([.\w]+))$", re.MULTILINE)
 _ELSEWHERE = re.compile(
     r"(cli|commands|errors|experiment|operations|reporting\.job)(\..+)?"
-    r"|data\.images(\.(catalogue|standins|store))?"
+    r"|data\.images(\.(catalogue|folders|standins|store))?"
 )
 """What bears on no result, or by what a job is told or given alone: names, options, messages, locks, prepared data."""
 

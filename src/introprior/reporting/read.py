@@ -39,7 +39,7 @@ STUDY_IMAGES = {"real": "real", "real_rec": "reconstructed", "fake": "generated"
 """What the encoder study holds of each beta_neg and configuration, and what figures call it."""
 
 _REMEDY = "delete it and run again to make it anew"
-_STATUSES = ("ok", "diverged")
+_STATUSES = ("ok", "diverged", "unlabelled")
 
 
 def _measured(text: str) -> float:

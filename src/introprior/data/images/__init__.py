@@ -4,7 +4,7 @@
 and feeds it to training. This module is light: importing it brings neither torch nor numpy.
 """
 
-from introprior.data.images.catalogue import DATASETS, ImageDataset, dataset
+from introprior.data.images.catalogue import DATASETS, ImageDataset, add, dataset, published, title
 from introprior.data.images.store import FILES, prepare, read_manifest
 
-__all__ = ["DATASETS", "FILES", "ImageDataset", "dataset", "prepare", "read_manifest"]
+__all__ = ["DATASETS", "FILES", "ImageDataset", "add", "dataset", "prepare", "published", "read_manifest", "title"]

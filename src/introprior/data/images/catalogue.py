@@ -1,6 +1,7 @@
 """The image datasets by name. Light, so that configurations are checked without importing numpy.
 
-To add one, append an entry to `DATASETS`; docs/add-an-image-dataset.md walks through it.
+To add one, append an entry to `DATASETS`; docs/add-an-image-dataset.md walks through it. Pictures of one's own come in
+from a configuration (`add`).
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from introprior.errors import unknown
+from introprior.errors import UserError, unknown
 
 SPLITS, KINDS = ("train", "test"), ("images", "labels")
 
@@ -30,6 +31,7 @@ class ImageDataset:
         debian: the package that brings them, and the folder that it puts them into.
         stand_in_for: name of the dataset that a stand-in replaces; `standins` has a function of its own name.
         origin: what a stand-in is made from.
+        own: the folder or file of somebody's own pictures, which `folders` reads.
     """
 
     name: str
@@ -45,6 +47,7 @@ class ImageDataset:
     debian: tuple[str, str] | None = None
     stand_in_for: str | None = None
     origin: str = ""
+    own: str = ""
 
 
 def dataset(name: str, where: str = "") -> ImageDataset:
@@ -152,3 +155,24 @@ _ENTRIES = (
 
 DATASETS = {entry.name: entry for entry in _ENTRIES}
 """All datasets by name: the paper's in the order of its tables, then the stand-ins."""
+
+
+def add(entry: ImageDataset) -> None:
+    """Make somebody's own pictures known in this process, in place of those that had the name before.
+
+    Raises:
+        UserError: the name is one of the project's.
+    """
+    if entry.name in DATASETS and not DATASETS[entry.name].own:
+        raise UserError(f"there is a dataset {entry.name} already; give yours another name")
+    DATASETS[entry.name] = entry
+
+
+def title(name: str) -> str:
+    """What headings call a dataset: one that is not known here is somebody's own, and called by its name."""
+    return DATASETS[name].title if name in DATASETS else name
+
+
+def published(name: str) -> bool:
+    """Whether it is a dataset that others know, too: neither a stand-in nor somebody's own."""
+    return name in DATASETS and bool(DATASETS[name].torchvision)

@@ -10,10 +10,12 @@ import gzip
 import os
 import shutil
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from introprior.data.images import folders
 from introprior.data.images.catalogue import DATASETS, KINDS, SPLITS, ImageDataset, dataset
 from introprior.errors import UserError, one_line
 from introprior.operations import files
@@ -34,7 +36,7 @@ _AGAIN = "run `introprior prepare` to make it anew"
 
 Manifest = dict[str, Any]
 """Keys: format, version, dataset, title, stand_in_for, origin, verified, shape, classes, splits; a split has count,
-images and labels, each of them file and sha256."""
+images and labels, each of them file and sha256. Of one's own pictures there is source, too, their fingerprint."""
 
 
 def prepare(
@@ -59,13 +61,19 @@ def prepare(
     """
     entry, folder = dataset(name), Path(folder)
     present = _intact(folder, entry)
-    if present is not None and present["verified"]:  # a user's own files may have changed
+    source_of: dict[str, Any] = {"shape": list(entry.shape)}
+    if entry.own:
+        source_of["source"] = folders.fingerprint(entry.own)
+    if present is not None and present["verified"] and present | source_of == present:  # one's own files may change
         return present
     files.check_writable(folder / MANIFEST)
     if entry.stand_in_for:
         from introprior.data.images import standins
 
         splits, about = getattr(standins, name)(), {"origin": entry.origin, "verified": True}
+    elif entry.own:
+        splits, classes = folders.read(entry)
+        entry, about = replace(entry, classes=classes), {"origin": f"made of {entry.own}", "verified": True} | source_of
     else:
         try:
             splits, about = _published(entry, folder, source, offline, verify)

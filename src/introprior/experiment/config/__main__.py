@@ -119,7 +119,7 @@ def _choices(annotation: Any) -> list[str]:
     """The words that a key may have, where they are more than one."""
     parts = get_args(annotation)
     if get_origin(annotation) is Literal:
-        return [*parts] * (len(parts) > 1)
+        return [str(part) for part in parts] * (len(parts) > 1)
     return next(filter(None, map(_choices, parts)), [])
 
 

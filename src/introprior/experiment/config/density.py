@@ -24,7 +24,7 @@ from introprior.experiment.fields import (
     shown,
     wrong,
 )
-from introprior.experiment.run import DensityTraining
+from introprior.experiment.run import DensityTraining, OwnPoints
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -125,7 +125,12 @@ def check_size(path: str, size: int, datasets: tuple[str, ...]) -> None:
 class Density(Model):
     """Density estimation in two dimensions: Tables 1, 3 and 4, Figure 3."""
 
-    datasets: Some[str] = option(tuple(catalogue.DATASETS), "The datasets, in the order of the tables.")
+    points: OwnPoints = option(
+        {}, "Points of your own by a name for them: {file: points.csv, half_width: 4}; see docs/your-own-data.md."
+    )
+    datasets: Some[str] = option(
+        tuple(catalogue.DATASETS), "The datasets, those of points among them, in the order of the tables."
+    )
     seeds: Some[Seed] = option(
         (0, 1, 2, 3, 4), "Seeds of the runs behind every mean; trained together as one ensemble."
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from introprior.data.images.catalogue import DATASETS, dataset
+from introprior.data.images import folders
+from introprior.data.images.catalogue import DATASETS, add, dataset
 from introprior.experiment.fields import (
+    NAME,
     AllOrCount,
     Count,
     Epochs,
@@ -19,6 +22,7 @@ from introprior.experiment.fields import (
     PathText,
     Positive,
     Seed,
+    Side,
     Size,
     Some,
     SomeRising,
@@ -26,6 +30,7 @@ from introprior.experiment.fields import (
     Width,
     blamed,
     option,
+    shown,
     wrong,
 )
 from introprior.experiment.run import (
@@ -68,6 +73,11 @@ class ImageSchedule(GameNumbers):
         return self
 
 
+def _own(text: str) -> Any:
+    """A field of one's own data alone: nothing is said of it where there is none."""
+    return Field(None, description=text, exclude_if=lambda value: value is None)
+
+
 class OfDataset(Model):
     """Networks, batches and beta_neg for a dataset."""
 
@@ -77,6 +87,19 @@ class OfDataset(Model):
     latent_dim: Width = Field(description="Dimensions of the latent space.")
     widths: OneOrMore[Width] = Field(description="Channels after each halving of height and width.")
     beta_neg: Positive = Field(description="Weight of the fakes' KL divergence in the encoder's loss.")
+    folder: PathText | None = _own(
+        "Of pictures of your own: a folder, an .npz or an .npy file; see docs/your-own-data.md."
+    )
+    size: Side | None = _own("Height and width that your own pictures are brought to.")
+    channels: Literal[1, 3] | None = _own("Of your own pictures, 1 (grey) or 3 (colour, the default).")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.folder is None and (self.size or self.channels):
+            raise wrong("folder", "is missing, and size and channels are of pictures of your own; give it")
+        if self.folder is not None and self.size is None:
+            raise wrong("size", "is missing; give the height and width to bring the pictures to")
+        return self
 
 
 _FMNIST = OfDataset(batch_size=_USUAL.batch_size, latent_dim=_USUAL.latent_dim, widths=_USUAL.widths, beta_neg=256.0)
@@ -92,8 +115,11 @@ def _over_the_usual(sections: Any) -> Any:
     if not isinstance(sections, Mapping):
         return sections
     with blamed():
-        for name in sections:
-            dataset(name)
+        for name, part in sections.items():
+            if not isinstance(part, Mapping) or all(part.get(key) is None for key in ("folder", "size", "channels")):
+                dataset(name)
+            elif not re.fullmatch(NAME, str(name)):
+                raise wrong("", f"{shown(name)} must be letters, digits, . _ and -, a letter or digit first")
     usual = {name: dict(section) for name, section in SECTIONS.items()}
     return {
         name: {**usual.get(name, {}), **dict(part)} if isinstance(part, Mapping | Model) else part
@@ -144,7 +170,8 @@ class Images(Model):
 
     datasets: Some[str] = option(
         ("MNIST", "FMNIST", "CIFAR-10"),
-        "MNIST, FMNIST (Fashion-MNIST), CIFAR-10, or the stand-ins digits, digits16 and photos, in the tables' order.",
+        "MNIST, FMNIST (Fashion-MNIST), CIFAR-10, the stand-ins digits, digits16 and photos, or your own (by_dataset), "
+        "in the tables' order.",
     )
     seeds: Some[Seed] = option((0, 1, 2), "Seeds of the runs behind every mean; one job each.")
     r_entropy: Some[Weight] = option(
@@ -164,6 +191,11 @@ class Images(Model):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        for name in self.datasets:
+            own = self.by_dataset.get(name)
+            if own and own.folder and own.size:
+                with blamed(f"by_dataset.{name}.folder"):
+                    add(folders.describe(name, own.folder, own.size, own.channels or 3))
         for i, name in enumerate(self.datasets):
             with blamed(f"datasets[{i}]"):
                 dataset(name)

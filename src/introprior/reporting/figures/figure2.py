@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from introprior.data.images import DATASETS
+from introprior.data.images import title
 from introprior.experiment import cells as naming
 from introprior.metrics.registry import METRICS
 from introprior.reporting.figures.curves import courses, draw_curves
@@ -17,7 +17,7 @@ def draw(histories: pd.DataFrame, distances: pd.DataFrame, metric: str, cell: st
     runs, values = courses(histories, distances, "prior_logvar_max", metric)
     palette = {cell: DATA, f"{cell}-unclipped": MODEL}
     figure = Figure(figsize=(TEXT_WIDTH, 2.3), layout="constrained")
-    figure.suptitle(f"{DATASETS[runs['dataset'][0]].title}: {naming.parse(cell).label}", fontsize=7.5)
+    figure.suptitle(f"{title(runs['dataset'][0])}: {naming.parse(cell).label}", fontsize=7.5)
     labels = ("largest log-variance of the prior", METRICS[metric].label())
     for panel, (axis, label) in enumerate(zip(figure.subplots(1, 2, sharex=True), labels, strict=True)):
         shown = values[values["panel"] == panel]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
 
-from introprior.data.images import DATASETS
+from introprior.data.images import title
 from introprior.experiment import cells as naming
 from introprior.reporting.figures.panels import strip
 from introprior.reporting.figures.style import DATA, MODEL, TEXT_WIDTH, fit_scale, key, legend, say
@@ -28,8 +28,8 @@ def draw(study: Mapping[str, Any]) -> Figure:
     """
     figure = Figure(figsize=(TEXT_WIDTH, 7.9), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, hspace=0)
-    title, cell = DATASETS[study["dataset"]].title, naming.parse(study["cell"]).label
-    figure.suptitle(f"{title}: {cell}, trained for {study['epoch']:g} epochs", fontsize=8)
+    of = f"{title(study['dataset'])}: {naming.parse(study['cell']).label}"
+    figure.suptitle(f"{of}, trained for {study['epoch']:g} epochs", fontsize=8)
     halves = figure.subfigures(len(CONFIGURATIONS), 2, wspace=0.03, hspace=0.02)
     for row, configuration in enumerate(CONFIGURATIONS):
         for column, beta_neg in enumerate(study["beta_neg"]):

@@ -68,11 +68,11 @@ def arrange(cells: Sequence[str]) -> list[list[str]]:
 
 
 def scatter(axis: Axes, points: np.ndarray, run: Run) -> None:
-    """Codes ``[N, 2]`` coloured by class."""
-    classes = len(run["classes"])
+    """Codes ``[N, 2]`` coloured by class; of few the dots are larger."""
+    classes, area = len(run["classes"]), min(1.3 * math.sqrt(2000 / max(len(points), 1)), 8)
     sns.scatterplot(
         x=points[:, 0], y=points[:, 1], hue=run["labels"][: len(points)], hue_order=range(classes), legend=False,
-        palette=class_colours(classes), s=1.3, linewidth=0, alpha=0.8, rasterized=True, ax=axis,
+        palette=class_colours(classes), s=area, linewidth=0, alpha=0.8, rasterized=True, ax=axis,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from introprior.data.images import DATASETS
+from introprior.data.images import title
 from introprior.experiment import cells as naming
 from introprior.reporting.figures.panels import chosen_runs, regularisation, strip
 from introprior.reporting.figures.style import TEXT_WIDTH, Run, there
@@ -21,7 +21,7 @@ def draw(image_panels: Iterable[Run], chosen: Choices, dataset: str, cells: Sequ
     """The figure: a line for each cell, whose run of the chosen r_entropy is shown."""
     runs = chosen_runs(image_panels, chosen)
     figure = Figure(figsize=(TEXT_WIDTH, 0.45 + 0.62 * len(cells)), layout="constrained")
-    figure.suptitle(DATASETS[dataset].title, fontsize=7.5, x=0.005, ha="left")
+    figure.suptitle(title(dataset), fontsize=7.5, x=0.005, ha="left")
     grid = {"squeeze": False, "width_ratios": (GENERATED, PAIRS), "subplot_kw": {"xticks": [], "yticks": []}}
     panels = figure.subplots(len(cells), 2, **grid)
     for (generated, pairs), cell in zip(panels, cells, strict=True):
@@ -33,6 +33,6 @@ def draw(image_panels: Iterable[Run], chosen: Choices, dataset: str, cells: Sequ
             gap = np.full((PAIRS - len(above), *above.shape[1:]), 255, np.uint8)
             strip(pairs, np.concatenate([above, gap, below, gap]), PAIRS, rows=2)
         generated.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=6.5)
-    for axis, title in zip(panels[0], ("generated", "test images over their reconstructions"), strict=True):
-        axis.set_title(title, pad=3)
+    for axis, above in zip(panels[0], ("generated", "test images over their reconstructions"), strict=True):
+        axis.set_title(above, pad=3)
     return figure

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
-from introprior.data.images import DATASETS
+from introprior.data.images import title
 from introprior.operations.files import written
 
 TEXT_WIDTH = 6.75
@@ -95,7 +95,7 @@ def legend(figure: Figure | SubFigure, handles: Sequence[Artist], **style: Any) 
 def blocks(figure: Figure, datasets: Sequence[str], **style: Any) -> Iterator[tuple[str, SubFigure]]:
     """A part of the figure for each dataset of images, below one another, with its title."""
     for dataset, part in zip(datasets, figure.subfigures(len(datasets), 1, squeeze=False).flat, strict=True):
-        part.suptitle(DATASETS[dataset].title, ha="left", **style)
+        part.suptitle(title(dataset), ha="left", **style)
         yield dataset, part
 
 

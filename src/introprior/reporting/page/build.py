@@ -251,7 +251,7 @@ def entry(row: Any, compared: Any, decimals: int | None, spread: str) -> dict[st
     if pd.isna(row.n):
         return found | {"ours": ""}
     if row.n == 0:
-        return found | {"ours": "diverged"}
+        return found | {"ours": "diverged" if row.diverged else "–"}
     note = f"{row.n:g} of {row.n + row.diverged:g} seeds" if row.diverged else ""
     return found | {"ours": printed(row.mean, getattr(row, spread), decimals), "note": note, "sort": row.mean}
 

@@ -36,6 +36,7 @@ _PHRASES = {
 # The same of images; ``by_dataset`` has a section for each dataset.
 _IMAGE_PHRASES = {
     "stand_ins": "stand-ins {}",
+    "own": "own images {}",
     "protocol": "protocol {}",
     "evaluation.features": "distances by {} features",
     "training.epochs": "{} epochs",
@@ -54,7 +55,7 @@ _IMAGE_PHRASES = {
     "evaluation.classifier_epochs": "a classifier of {} epochs",
 }
 # The scale: with other values the numbers are of another kind. What else differs is worth comparing.
-_SCALE = ("training.", "evaluation.", "by_dataset.", "probes.", "stand_ins")
+_SCALE = ("training.", "evaluation.", "by_dataset.", "probes.", "stand_ins", "own")
 
 
 def density_settings(config: Configuration, keys: Iterable[str]) -> dict[str, Any]:
@@ -80,11 +81,15 @@ def image_settings(config: Configuration, datasets: Sequence[str]) -> dict[str, 
         shown.add("classifier_epochs")
     images["evaluation"] = {key: value for key, value in images["evaluation"].items() if key not in shown}
     sections = config.images.by_dataset
+    own = {name for name, section in sections.items() if section.folder}
     return {
         **_protocol(config, set(type(config.protocol_overrides).model_fields) - {"spread", "learning_rate_decay"}),
         **images,
-        "by_dataset": {name: sections[name].model_dump(mode="json") for name in datasets if name in sections},
+        "by_dataset": {
+            name: sections[name].model_dump(mode="json") for name in datasets if name in sections and name not in own
+        },
         "stand_ins": [name for name in datasets if DATASETS[name].stand_in_for and name in config.images.datasets],
+        "own": [name for name in datasets if name in own],
     }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from introprior.data.images import dataset as image_dataset
+from introprior.data import images
 from introprior.errors import UserError
 from introprior.metrics.registry import ENTROPIES, METRICS, PROBES
 from introprior.reporting.read import Choices
@@ -60,8 +60,7 @@ def _rows(number: str, request: Request, present: set[str]) -> dict[str, str]:
 
 def _title(dataset: str) -> str:
     """What tables call a dataset: a stand-in by its title, which says what it stands in for."""
-    entry = image_dataset(dataset)
-    return entry.title if entry.stand_in_for else entry.name
+    return dataset if images.published(dataset) else images.title(dataset)
 
 
 def _summary(runs: pd.DataFrame, choices: Choices, request: Request, rows: Mapping[str, str]) -> pd.DataFrame:
@@ -96,6 +95,7 @@ def _caption(number: str, tidy: pd.DataFrame, rows: Mapping[str, str], choices: 
         f"r_entropy of mixtures: of {', '.join(f'{r:g}' for r in tried)} the one with the fewest diverged seeds and, "
         f"of these, the lowest mean {distance} (GEN)."
     )
+    probed = tidy[tidy["metric"].isin(PROBES)]
     return captions.caption(
         OPENINGS[number],
         captions.spread_sentence(request.spread, len(request.seeds)),
@@ -107,6 +107,7 @@ def _caption(number: str, tidy: pd.DataFrame, rows: Mapping[str, str], choices: 
         "FID std is the literature's, with Inception in evaluation mode." * bool(request.others & set(rows)),
         f"Accuracies on codes of test images: linear SVMs of {_pair(request.svm_iterations)} iterations, "
         f"{_pair(request.neighbours)} nearest neighbours.",
+        "–: no labels to read off." * bool((probed["n"] + probed["diverged"] == 0).any()),
         "Best mean of a row in bold.",
         captions.DIVERGED * bool((tidy.loc[tidy["metric"].isin(rows), "diverged"] > 0).any()),
     )
@@ -114,7 +115,7 @@ def _caption(number: str, tidy: pd.DataFrame, rows: Mapping[str, str], choices: 
 
 def _notes(request: Request) -> list[str]:
     """What has no counterpart in the paper; one sentence where nothing has."""
-    strangers = [_title(name) for name in request.datasets if image_dataset(name).stand_in_for]
+    strangers = [_title(name) for name in request.datasets if not images.published(name)]
     sentences = [f"The paper has nothing to set beside {', '.join(strangers)}."] if strangers else []
     if len(strangers) == len(request.datasets):
         return sentences

@@ -119,9 +119,12 @@ def _entries(rows: Mapping[str, Any], metric: str, sheet: Sheet) -> tuple[Entry,
 
 
 def measured(row: Any, spread: str, decimals: int | None, bold: bool = False) -> Entry:
-    """A measured mean and spread; says how many seeds are behind it when some diverged, ``diverged`` when all did."""
+    """A measured mean and spread; says how many seeds are behind it when some diverged, ``diverged`` when all did.
+
+    Of data without labels a dash stands for what would need them.
+    """
     if row.n == 0:
-        return Entry("diverged")
+        return Entry("diverged" if row.diverged else "–")
     note = f"{row.n}/{row.n + row.diverged} seeds" if row.diverged else ""
     return Entry(shown(row.mean, getattr(row, spread), decimals), bold, note)
 
@@ -153,7 +156,8 @@ def summarise(runs: pd.DataFrame, request: Request, needed: Iterable[str]) -> pd
 
     Returns:
         the columns :data:`SUMMARY`: std with ddof = 0, sem = std / sqrt(n), n seeds behind the mean, diverged seeds
-        without a finite value. With one seed the spread is NaN, not 0; with none the mean is NaN too.
+        without a finite value (data without labels is no divergence). With one seed the spread is NaN, not 0; with none
+        the mean is NaN too.
 
     Raises:
         UserError: a run or one of its metrics is missing, or there are runs of other seeds.
@@ -169,7 +173,8 @@ def summarise(runs: pd.DataFrame, request: Request, needed: Iterable[str]) -> pd
                 "metrics.csv and run again to make it anew"
             )
         values = [value for value in groups[key]["value"] if math.isfinite(value)]
-        summaries.append((*key, *moments(values), len(values), len(found) - len(values)))
+        lost = len(found) - len(values) - int((groups[key]["status"] == "unlabelled").sum())
+        summaries.append((*key, *moments(values), len(values), lost))
     for metric in needed:
         if metric not in present:
             raise UserError(f"tables: no {metric} in the results; delete metrics.csv and probes.csv and run again")
