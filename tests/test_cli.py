@@ -595,10 +595,10 @@ def test_help_and_choosing_are_quick_since_they_do_without_torch(tmp_path, train
         printed, number = (each.communicate()[0].decode() for each in (helped, version))
     assert (helped.returncode, version.returncode, number) == (0, 0, f"introprior {package.__version__}\n")
     assert all(re.search(rf"^    {command}\s", printed, re.MULTILINE) for command in COMMANDS)
-    with process("select", "--dataset", "x", "--cell", "sg", "--slices", "y", "--output", tmp_path / "z") as refused:
+    with process("select", "--dataset", "x", "--cell", "nope", "--slices", "y", "--output", tmp_path / "z") as refused:
         out, err = refused.communicate()
     assert (refused.returncode, out) == (2, b"")
-    assert_refused((2, lines(err.decode())), "--dataset", "unknown dataset 'x'")
+    assert_refused((2, lines(err.decode())), "--cell", "unknown cell 'nope'")
     arguments = [str(argument) for argument in selecting(tmp_path, slices=(trained / "slice.csv",))]
     code = f"import sys; from introprior import cli; cli.main({arguments!r}); print(*sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
