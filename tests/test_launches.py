@@ -95,7 +95,7 @@ def test_a_dataset_more_costs_its_own_data_alone(launches):
 
 
 def test_which_kernels_are_ours(launches):
-    """Four KLs, the last of which has the mixture learn; two draws of data, eight of samples and sources, a KL's each."""
+    """Four KLs, the last of which has the mixture learn; the draws of each are what its name says."""
     kls = 4
     draws = {"data": 2, "real": 1, "source": 4, "fakes": 2, "kl": 6}
     expected = {"draw_kernel": sum(draws.values()), "table_kernel": kls, "value_kernel": kls, "mixture_kernel": 1}
