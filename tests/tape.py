@@ -29,7 +29,7 @@ class Tape(TorchDispatchMode):
         """The recorded operations once more, on the recorded memory, with the recorded scalars."""
         with torch._C._AutoDispatchBelowAutograd():
             for func, args, kwargs, result in self.operations:
-                if not _computes(func):
+                if not computes(func):
                     continue
                 for old, new in zip(_tensors(result), _tensors(func(*args, **kwargs)), strict=True):
                     if old.data_ptr() != new.data_ptr():
@@ -52,7 +52,7 @@ def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def _computes(func: Any) -> bool:
+def computes(func: Any) -> bool:
     """Not a view, and no bare memory."""
     returns = func._schema.returns
     view = bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)

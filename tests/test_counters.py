@@ -128,7 +128,7 @@ def begin(device: str, cell: str = "mog5-lc-ip", counted: bool = True) -> Traini
     """A small training, whose numbers are counted even where it is on a CPU; the KL is computed as there."""
     from introprior.game.counters import CounterStreams
 
-    fused._kernels = lambda *_: fused._MeanLogMixture
+    fused._kernels = lambda *_: fused._CrossEntropy
     training = density.begin(density_run(cell, MEMBERS, **SIZES), torch.device(device))
     if counted:
         seeds, datasets = zip(*((member.seed, member.dataset) for member in training.members), strict=True)

@@ -39,7 +39,7 @@ def errors(device: str, learning: tuple[str, ...] = INPUTS, members: int = 2, **
 
 
 def parts(device: str, *lead: int, dtype: torch.dtype = torch.float32, **shape: Any) -> list[Tensor]:
-    """Arguments of ``mean_log_mixture``."""
+    """Arguments of ``mixture_cross_entropy``."""
     values = case(*lead, **{"dim": 2} | shape)
     values["logits"] = torch.log_softmax(values["logits"], -1)
     return [value.to(device, dtype) for value in values.values()]
@@ -49,7 +49,7 @@ def computed(arguments: list[Tensor]) -> list[Tensor]:
     """The values and their gradients in all but the noise, each posterior with a weight of its own."""
     *learning, noise = arguments
     learning = [part.detach().requires_grad_() for part in learning]
-    value = fused.mean_log_mixture(*learning, noise)
+    value = fused.mixture_cross_entropy(*learning, noise)
     weights = torch.linspace(-1, 2, value.shape[-1], device=value.device).expand_as(value)
     return [value.detach(), *torch.autograd.grad(value, learning, weights)]
 
@@ -58,7 +58,7 @@ def way(device: str, **shape: Any) -> str:
     """Which way is taken."""
     arguments = parts(device, 1, **shape)
     arguments[0].requires_grad_()
-    return type(fused.mean_log_mixture(*arguments).grad_fn).__name__.removesuffix("Backward")
+    return type(fused.mixture_cross_entropy(*arguments).grad_fn).__name__.removesuffix("Backward")
 
 
 def same(some: list[Tensor], others: list[Tensor]) -> bool:
@@ -200,13 +200,13 @@ def test_a_graph_replays_both_passes():
 
 
 def test_shapes_that_the_kernels_cannot_take_go_the_other_way(there):
-    assert there(way) == there(way, components=128, draws=1, batch=1) == "KernelMeanLogMixture"
+    assert there(way) == there(way, components=128, draws=1, batch=1) == "KernelCrossEntropy"
     for shape in ({"dim": 5}, {"components": 129}, {"dtype": torch.float64}):
-        assert there(way, **shape) == "_MeanLogMixture"
+        assert there(way, **shape) == "_CrossEntropy"
 
 
 def test_a_cpu_goes_the_other_way():
-    assert way("cpu") == "_MeanLogMixture"
+    assert way("cpu") == "_CrossEntropy"
 
 
 def test_nobody_imports_triton_before_it_is_wanted(started):
@@ -222,7 +222,7 @@ def test_what_cannot_be_had_is_told_in_one_line_once(missing, monkeypatch, capsy
     fused._kernels.cache_clear()
     ways = [fused._kernels(torch.device("cpu"), 2).__name__ for _ in range(3)]
     fused._kernels.cache_clear()
-    assert ways == ["_MeanLogMixture"] * 3
+    assert ways == ["_CrossEntropy"] * 3
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("the KL's GPU kernel is not used, a slower way is: ")
     assert len(said) < 260
@@ -230,7 +230,7 @@ def test_what_cannot_be_had_is_told_in_one_line_once(missing, monkeypatch, capsy
 
 def test_kernels_that_compute_something_else_are_not_used(interpreted):
     name, said = interpreted(wrong)
-    assert name == "_MeanLogMixture"
+    assert name == "_CrossEntropy"
     assert said == "the KL's GPU kernel is not used, a slower way is: its numbers are wrong\n"
 
 
@@ -244,11 +244,11 @@ def test_kernels_that_compute_something_else_are_not_used(interpreted):
 )
 def test_every_launch_compiles_for_an_h100_and_spills_nothing(learning, shape, compiled, tmp_path):
     """Triton takes numbers that are one for constants: a lonely member's, too."""
-    from introprior.game.kernels import KernelMeanLogMixture
+    from introprior.game.kernels import KernelCrossEntropy
 
     arguments = parts("cpu", 1, **shape)
     learns = [part.requires_grad_(name in learning) for part, name in zip(arguments, INPUTS, strict=False)]
-    KernelMeanLogMixture.apply(*learns, arguments[-1]).sum().backward()
+    KernelCrossEntropy.apply(*learns, arguments[-1]).sum().backward()
     assert len(compiled) == 2 + (learning != POSTERIOR)
     spilt = [registers_in_memory(code, tmp_path / "kernel.cubin") for code in compiled]
     assert spilt in ([0] * len(compiled), [None] * len(compiled))

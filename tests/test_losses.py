@@ -14,7 +14,6 @@ from runs import a_member, density_run
 from torch import Tensor, nn
 
 from introprior.game import losses
-from introprior.game.distributions import Posterior
 from introprior.game.losses import Betas, Rules, Terms
 from introprior.game.model import IntroVAE
 from introprior.game.networks import MLPDecoder, MLPEncoder
@@ -263,15 +262,13 @@ def test_the_reconstruction_error_sums_squares_over_a_samples_elements(dims):
 @pytest.mark.parametrize(("scale", "alpha"), [(1.0, 2.0), (0.5, 2.0), (1 / 784, 1.0)])
 def test_the_encoder_loss_is_that_of_equation_98_for_every_sample(kinds, count, scale, alpha):
     real, *fakes = kinds[: 1 + count]
-    loss = losses.encoder_objective(real, fakes, BETAS, Rules(scale, alpha))
+    loss = losses.encoder_objective(real, Terms(*map(torch.cat, zip(*fakes, strict=True))), BETAS, Rules(scale, alpha))
     torch.testing.assert_close(loss, naive.encoder_loss(real, fakes, BETAS, scale, alpha))
 
 
 def test_the_exponential_is_taken_per_sample_before_any_mean():
     kl = torch.tensor([0.0, 100.0])
-    loss = losses.encoder_objective(
-        Terms(torch.zeros(2), torch.zeros(2)), [Terms(torch.zeros(2), kl)], BETAS, Rules(1.0)
-    )
+    loss = losses.encoder_objective(Terms(torch.zeros(2), torch.zeros(2)), Terms(torch.zeros(2), kl), BETAS, Rules(1.0))
     assert loss.mean().item() == pytest.approx(0.25)  # mean of 1/2 and 0; exp of the mean would be 0
     assert loss.tolist() == pytest.approx([0.5, 0.0])
 
@@ -472,17 +469,15 @@ class Scaling(nn.Module):
 def test_batches_of_images_do_not_affect_each_other(encoder):
     model = IntroVAE(encoder, Scaling(), Prior())
     images = [torch.randn(4, 3, 2, 2) + i for i in range(3)]
-    for together, image in zip(model.encode_each(images), images, strict=True):
-        for ours, alone in zip(together, Posterior(*encoder(image)), strict=True):
-            torch.testing.assert_close(ours, alone)
+    alone = (torch.cat(parts) for parts in zip(*map(encoder, images), strict=True))
+    for ours, theirs in zip(model.encode(torch.cat(images), 3), alone, strict=True):
+        torch.testing.assert_close(ours, theirs)
     latents = [torch.randn(4, 12) for _ in range(3)]
-    for together, z in zip(model.decode_each(latents), latents, strict=True):
-        torch.testing.assert_close(together, model.decode(z))
+    torch.testing.assert_close(model.decode(torch.cat(latents), 3), torch.cat([model.decode(z) for z in latents]))
 
 
 def test_batches_of_an_ensemble_keep_their_order():
     model, batches = build("sg"), [data(), 1 - data(), 2 * data()]
-    for together, x in zip(model.encode_each(batches), batches, strict=True):
-        torch.testing.assert_close(together.mean, model.encode(x).mean)
-    for together, z in zip(model.decode_each(batches), batches, strict=True):
-        torch.testing.assert_close(together, model.decode(z))
+    together = torch.cat(batches, 1)
+    torch.testing.assert_close(model.encode(together, 3).mean, torch.cat([model.encode(x).mean for x in batches], 1))
+    torch.testing.assert_close(model.decode(together, 3), torch.cat([model.decode(z) for z in batches], 1))

@@ -104,11 +104,10 @@ def test_batches_share_a_pass_only_where_samples_do_not_affect_each_other():
     mlp = IntroVAE(*(net(2, 2, 8, 2, [generator()]) for net in (MLPEncoder, MLPDecoder)), Prior())
     for model, shape in ((conv, (1, 6, 1, 4, 4)), (mlp, (1, 6, 2))):
         a, b = torch.randn(shape, generator=generator(1)), 3 * torch.randn(shape, generator=generator(2))
-        for together, alone in zip(model.encode_each([a, b]), (model.encode(a), model.encode(b)), strict=True):
-            torch.testing.assert_close(together, alone)
-        z = [torch.randn(1, 6, 2, generator=generator(seed)) for seed in (3, 4)]
-        for together, alone in zip(model.decode_each(z), map(model.decode, z), strict=True):
-            torch.testing.assert_close(together, alone)
+        alone = (torch.cat(parts, 1) for parts in zip(model.encode(a), model.encode(b), strict=True))
+        torch.testing.assert_close(tuple(model.encode(torch.cat((a, b), 1), 2)), tuple(alone))
+        z = torch.randn(1, 12, 2, generator=generator(3))
+        torch.testing.assert_close(model.decode(z, 2), torch.cat([model.decode(z[:, :6]), model.decode(z[:, 6:])], 1))
     joint = conv.encode(torch.cat((a := torch.randn(1, 6, 1, 4, 4), 3 * a), 1)).mean[:, :6]
     assert not torch.allclose(joint, conv.encode(a).mean, atol=1e-3)  # so a shared pass would have shown
 

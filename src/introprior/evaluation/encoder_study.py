@@ -70,8 +70,8 @@ def loss(
     Returns:
         ``[1, B]``.
     """
-    terms = [_pass(model, x, target, streams, rules)[0] for x in (real, fake)]
-    return losses.encoder_objective(terms[0], terms[1:], betas, rules)
+    of_real, of_fake = (_pass(model, x, target, streams, rules)[0] for x in (real, fake))
+    return losses.encoder_objective(of_real, of_fake, betas, rules)
 
 
 class Measured(NamedTuple):

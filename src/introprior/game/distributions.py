@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from introprior.game.fused import LOG_2PI, mean_log_mixture, quadratic
+from introprior.game.fused import LOG_2PI, mixture_cross_entropy, quadratic
 from introprior.game.randomness import Streams
 
 # ---- Posteriors, and the noise that samples of them are made of ----
@@ -62,9 +62,9 @@ class Posterior(NamedTuple):
         """T samples of each: noise ``[..., T, B, D]`` to z ``[..., T, B, D]``."""
         return self.mean.unsqueeze(-3) + torch.exp(0.5 * self.logvar).unsqueeze(-3) * noise
 
-    def entropy(self, noise: Noise) -> Tensor:
-        """``-mean_t log q(z_t|x)`` in nats, ``[..., B]``, of the samples that this noise makes."""
-        return 0.5 * (noise.second + self.logvar + LOG_2PI).sum(-1)
+    def mean_log_prob(self, noise: Noise) -> Tensor:
+        """``mean_t log q(z_t|x)`` in nats, ``[..., B]``, of the samples that this noise makes."""
+        return -0.5 * (noise.second + self.logvar + LOG_2PI).sum(-1)
 
     def detach(self) -> Posterior:
         """The same posteriors as constants."""
@@ -236,7 +236,7 @@ class GaussianMixture(Distribution):
             part.expand(*lead, *part.shape[-axes:]).reshape(lead.numel(), *part.shape[-axes:])
             for part, axes in zip(parts, (2, 2, 2, 2, 1, 3), strict=True)
         ]
-        return -mean_log_mixture(*flat).reshape(*lead, -1)
+        return mixture_cross_entropy(*flat).reshape(*lead, -1)
 
     def components(self) -> GaussianMixture:
         return self

@@ -27,7 +27,7 @@ def kl_monte_carlo(posterior: Posterior, prior: Distribution, noise: Noise) -> T
     >>> kl_monte_carlo(q, p, Samples(torch.tensor([[[1.0, 1.0]], [[-1.0, -1.0]]])))  # a pair of opposite samples
     tensor([1.])
     """
-    return prior.cross_entropy(posterior, noise) - posterior.entropy(noise)
+    return posterior.mean_log_prob(noise) + prior.cross_entropy(posterior, noise)
 
 
 def kl_closed_form(posterior: Posterior) -> Tensor:

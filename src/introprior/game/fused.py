@@ -1,6 +1,6 @@
-"""The mean log-density of samples under a mixture, fused: one pass, with its gradient by hand.
+"""The cross-entropy of posteriors under a mixture, fused: one pass, with its gradient by hand.
 
-The hot spot of the 2D runs. What is computed is ``mean_t log sum_k w_k N(z_t; mu_k, sigma_k^2)`` with
+The hot spot of the 2D runs. What is computed is ``-mean_t log sum_k w_k N(z_t; mu_k, sigma_k^2)`` with
 ``z_t = mean + sigma noise_t``; :meth:`introprior.game.distributions.GaussianMixture.cross_entropy` is its only caller.
 """
 
@@ -47,10 +47,10 @@ def quadratic(means: Tensor, logvars: Tensor, log_weights: Tensor) -> tuple[Tens
     return centre, coefficients.transpose(-1, -2), constants.unsqueeze(-2)
 
 
-def mean_log_mixture(
+def mixture_cross_entropy(
     mean: Tensor, logvar: Tensor, means: Tensor, logvars: Tensor, log_weights: Tensor, noise: Tensor
 ) -> Tensor:
-    """``mean_t log p(z_t)`` in nats for every posterior, ``[E, B]``; it can be differentiated once, the noise excepted.
+    """``-mean_t log p(z_t)`` in nats for every posterior, ``[E, B]``; to be differentiated once, but not in the noise.
 
     There are two ways to it. On a GPU, up to four dimensions and 128 components in float32 are the Triton kernels'
     (:mod:`introprior.game.kernels`). The first call of a process compiles and checks them, which waits for the GPU and
@@ -67,30 +67,30 @@ def mean_log_mixture(
     fits = mean.shape[-1] <= 4 and means.shape[-2] <= 128 and noise[0].numel() < 1 << 31  # addresses of 32 bits
     fits = fits and all(part.dtype == torch.float32 for part in parts)
     wanted = fits and (mean.is_cuda or os.environ.get("TRITON_INTERPRET") == "1")
-    way = _kernels(mean.device, mean.shape[-1]) if wanted else _MeanLogMixture
-    mean_log: Tensor = way.apply(*parts)
-    return mean_log
+    way = _kernels(mean.device, mean.shape[-1]) if wanted else _CrossEntropy
+    value: Tensor = way.apply(*parts)
+    return value
 
 
 @cache
 def _kernels(device: torch.device, dim: int) -> type[torch.autograd.Function]:
     """The kernels if they compile for a device and agree with the blocks in float64 there; else the blocks."""
     try:
-        from introprior.game.kernels import KernelMeanLogMixture  # late: imports Triton, which not all have
+        from introprior.game.kernels import KernelCrossEntropy  # late: imports Triton, which not all have
 
         shapes = ((2, 5, dim), (2, 5, dim), (2, 3, dim), (2, 3, dim), (2, 3), (2, 4, 5, dim))
         parts = [torch.linspace(-1, 2, math.prod(shape), device=device).float().view(shape) for shape in shapes]
         for ours, exact in zip(
-            _tried(KernelMeanLogMixture, parts),
-            _tried(_MeanLogMixture, [part.double() for part in parts]),
+            _tried(KernelCrossEntropy, parts),
+            _tried(_CrossEntropy, [part.double() for part in parts]),
             strict=True,
         ):
             if not (ours - exact).abs().max() < 1e-4 * exact.abs().max():
                 raise ArithmeticError("its numbers are wrong")
     except Exception as error:  # of Triton, its compiler, the driver
         print(f"the KL's GPU kernel is not used, a slower way is: {cut(one_line(error), 200)}", file=sys.stderr)
-        return _MeanLogMixture
-    return KernelMeanLogMixture
+        return _CrossEntropy
+    return KernelCrossEntropy
 
 
 def _tried(way: type[torch.autograd.Function], parts: list[Tensor]) -> list[Tensor]:
@@ -102,7 +102,7 @@ def _tried(way: type[torch.autograd.Function], parts: list[Tensor]) -> list[Tens
         return [value.detach(), *torch.autograd.grad(value.sum(), learning)]
 
 
-class _MeanLogMixture(torch.autograd.Function):
+class _CrossEntropy(torch.autograd.Function):
     """In blocks that stay in cache.
 
     The responsibilities that the log-sum-exp yields anyway give the gradient at once (Eq. 101-106): those of the
@@ -141,7 +141,7 @@ class _MeanLogMixture(torch.autograd.Function):
             weights.sub_(peak).exp2_()  # [e, n, M]
             sums[e, :, n] = slopes[e] @ weights.mT
         total = sums[:, -1]
-        log_prob = (total.log() + peaks.squeeze(-1) / LOG2_E).view(members, draws, batch).mean(1)
+        log_prob = total.log() + peaks.squeeze(-1) / LOG2_E
         mean_grad = logvar_grad = None
         if posterior_learns:
             slope = torch.addcmul(sums[:, dim:-1], sums[:, :dim], z).div_(total.unsqueeze(1)).view_as(noise)
@@ -149,12 +149,13 @@ class _MeanLogMixture(torch.autograd.Function):
             logvar_grad = 0.5 * (sigma.squeeze(2) * (slope * noise).mean(2)).mT
         kept = (features, room, total, means - centre, logvars) if mixture_learns else ()
         ctx.save_for_backward(mean_grad, logvar_grad, *kept)
-        return log_prob
+        return -log_prob.view(members, draws, batch).mean(1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         mean_grad, logvar_grad, *mixture = ctx.saved_tensors
+        grad = -grad  # what was kept are gradients of the mean log-density
         results: list[Tensor | None] = [None] * 6
         if mean_grad is not None:
             results[:2] = grad.unsqueeze(-1) * mean_grad, grad.unsqueeze(-1) * logvar_grad

@@ -1,4 +1,4 @@
-"""The mean log-density of samples under a mixture as Triton kernels, for latent spaces of few dimensions on a GPU.
+"""The cross-entropy of posteriors under a mixture as Triton kernels, for latent spaces of few dimensions on a GPU.
 
 The same estimate and gradients as those of the blocks in :mod:`introprior.game.fused`, its only caller, which decides
 between the two. Samples live in registers and components pass by: memory holds two numbers a sample, and only where the
@@ -178,12 +178,12 @@ def value_kernel(
             place = kept + (e * T + t) * B + b
             tl.store(place, lowest, mask=there)
             tl.store(place + E * T * B, total, mask=there)
-    tl.store(value + e * B + b, tl.sum(log_p, 0, keep_dims=True) * (LN_2 / T), mask=inside)
+    tl.store(value + e * B + b, tl.sum(log_p, 0, keep_dims=True) * (-LN_2 / T), mask=inside)
     if LEARNS:
         at = grads + (e * B + b) * D
         for d in tl.static_range(D):
-            tl.store(at + d, tl.sum(slope[d], 0, keep_dims=True) * (-2 * LN_2 / T), mask=inside)
-            by_logvar = sigma[d] * tl.sum(spread[d], 0, keep_dims=True) * (-LN_2 / T)
+            tl.store(at + d, tl.sum(slope[d], 0, keep_dims=True) * (2 * LN_2 / T), mask=inside)
+            by_logvar = sigma[d] * tl.sum(spread[d], 0, keep_dims=True) * (LN_2 / T)
             tl.store(at + E * B * D + d, by_logvar, mask=inside)
 
 
@@ -207,7 +207,7 @@ def mixture_kernel(
         inside = b < B
         at = e * stride_e + b * stride_b
         mu, sigma = row(mean + at, inside, D), deviations(row(logvar + at, inside, D), D)
-        weight = tl.load(grad + e * B + b, mask=inside, other=0.0) / T
+        weight = tl.load(grad + e * B + b, mask=inside, other=0.0) / -T
         for t in range(T):
             place = (e * T + t) * B + b
             z = affine(row(noise + e * noise_e + (t * B + b) * D, inside, D), sigma, mu, D)
@@ -229,8 +229,8 @@ def mixture_kernel(
 # ---- Their place in autograd ----
 
 
-class KernelMeanLogMixture(torch.autograd.Function):
-    """By these kernels; arguments and results as those of :func:`introprior.game.fused.mean_log_mixture`."""
+class KernelCrossEntropy(torch.autograd.Function):
+    """By these kernels; arguments and results as those of :func:`introprior.game.fused.mixture_cross_entropy`."""
 
     @staticmethod
     def forward(

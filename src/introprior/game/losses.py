@@ -7,7 +7,8 @@ Notation: ``rec`` is the reconstruction error, the sum of squared errors over a 
 Gaussian log-density), ``kl`` the divergence of its posterior from the prior (another than the KL where the rules say
 so). Fakes are what the decoder makes: decoded
 prior samples and, in the authors' protocol, reconstructions too; a fake term is the mean over these kinds. Losses are
-unreduced, ``[E, B]`` for E members and batches of B; betas are ``[E, 1]``.
+unreduced, ``[E, B]`` for E members and batches of B; betas are ``[E, 1]``. K kinds of fakes are one batch of K B, kind
+after kind.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from introprior.game.distributions import Distribution, Noise, Posterior, Samples
@@ -158,32 +160,32 @@ def encoder_loss(
     with torch.no_grad():  # before the reconstruction, as in the authors' code: BatchNorm's running statistics tell
         generated = model.decode(target.sample_with(*prior_noise))
     reconstruction = model.decode(z)
-    kinds = [generated, reconstruction] if rules.reconstructions_are_fakes else [generated]
-    posteriors = model.encode_each([kind.detach() for kind in kinds])
-    outputs = model.decode_each([q.sample(streams.normal(*size)) for q in posteriors])
-    fakes = [
-        Terms(reconstruction_error(kind, output, model.event_dims), divergence(q, target, streams, rules))
-        for kind, output, q in zip(kinds, outputs, posteriors, strict=True)
-    ]
+    kinds = 1 + rules.reconstructions_are_fakes
+    made = torch.cat((generated, reconstruction)[:kinds], -1 - model.event_dims)
+    q = model.encode(made.detach(), kinds)
+    output = model.decode(q.sample(torch.cat([streams.normal(*size) for _ in range(kinds)], -2)), kinds)
+    error = reconstruction_error(made, output, model.event_dims)
+    fakes = Terms(error, divergence(q, target, streams, rules, batches=kinds))
     sampled = rules.monte_carlo_samples > 0 and (not rules.cauchy_schwarz or rules.r_entropy > 0)
     noise = prior.draw(streams, rules.monte_carlo_samples, *size) if sampled else None
     kl = divergence(posterior, prior, streams, rules, noise)
     real = Terms(reconstruction_error(x, reconstruction, model.event_dims), kl)
     loss = encoder_objective(real, fakes, betas, rules)
-    told = _means(encoder_loss=loss, real_rec=real.rec, real_kl=real.kl, fake_rec=fakes[0].rec, fake_kl=fakes[0].kl)
+    fake_rec, fake_kl = (term[..., : size[0]] for term in fakes)
+    told = _means(encoder_loss=loss, real_rec=real.rec, real_kl=real.kl, fake_rec=fake_rec, fake_kl=fake_kl)
     if rules.r_entropy and isinstance(noise, Samples) and (mixture := prior.components()):
         loss = loss + responsibility_penalty(responsibilities(posterior, mixture, noise.noise), rules).unsqueeze(-1)
     return loss, Carried(target, posterior.detach(), z.detach(), real.kl.detach(), prior_noise), told
 
 
-def encoder_objective(real: Terms, fakes: Sequence[Terms], betas: Betas, rules: Rules) -> Tensor:
-    """L_E without responsibilities, of given terms: ``[..., B]``.
+def encoder_objective(real: Terms, fakes: Terms, betas: Betas, rules: Rules) -> Tensor:
+    """L_E without responsibilities, of given terms, real ``[..., B]`` and fake ``[..., K B]``: ``[..., B]``.
 
     Each exponential is taken per sample, before any mean over the batch; kinds of fakes are averaged after it.
     """
     scale, alpha = rules.scale, rules.alpha
-    repelled = [torch.exp(-alpha * scale * (betas.rec * fake.rec + betas.neg * fake.kl)) for fake in fakes]
-    return scale * (betas.rec * real.rec + betas.kl * real.kl) + _mean(repelled) / alpha
+    repelled = torch.exp(-alpha * scale * (betas.rec * fakes.rec + betas.neg * fakes.kl))
+    return scale * (betas.rec * real.rec + betas.kl * real.kl) + _over_kinds(repelled, real.rec) / alpha
 
 
 def responsibility_penalty(share: Tensor, rules: Rules) -> Tensor:
@@ -200,7 +202,7 @@ def decoder_prior_loss(
 ) -> tuple[Tensor, Told]:
     """L_D + L_P of Eq. 98 in one: its gradient in the decoder is that of L_D, in the prior that of L_P (Eq. 6 and 9).
 
-        scale (beta_rec rec(x) + gamma beta_kl kl(fake) + gamma gamma_r beta_rec rec(sg(fake))) + scale beta_kl kl(x)
+        scale (beta_rec (rec(x) + gamma gamma_r rec(sg(fake))) + beta_kl (kl(x) + gamma kl(fake)))
 
     The decoder learns, and with IP the prior; the encoder, already updated, is to be frozen. ``kl(fake)`` is attached
     to the decoder through the fake, and to the prior through the sample that the fake is decoded from: the prior as a
@@ -217,22 +219,21 @@ def decoder_prior_loss(
     target = source.detach()
     size = carried.z.shape[-2:]
     prior_noise = (streams.normal(*size), streams.uniform(size[0])) if rules.fresh_noise else carried.prior_noise
-    generated, reconstruction = model.decode_each([source.sample_with(*prior_noise), carried.z])
-    kinds = [generated, reconstruction] if rules.reconstructions_are_fakes else [generated]
-    posteriors = model.encode_each(kinds)
-    fakes_kl = [divergence(q, target, streams, rules) for q in posteriors]
-    real_rec = reconstruction_error(x, reconstruction, model.event_dims)
-    loss = betas.rec * real_rec + rules.gamma * betas.kl * _mean(fakes_kl)
+    decoded = model.decode(torch.cat((source.sample_with(*prior_noise), carried.z), -2), 2)
+    generated, reconstruction = decoded.chunk(2, -1 - model.event_dims)
+    kinds = 1 + rules.reconstructions_are_fakes
+    made = decoded if rules.reconstructions_are_fakes else generated
+    q = model.encode(made, kinds)
+    fake_kl = divergence(q, target, streams, rules, batches=kinds)
+    rec = reconstruction_error(x, reconstruction, model.event_dims)
     if rules.gamma_r_terms:
-        outputs = model.decode_each([q.sample(streams.normal(*size)).detach() for q in posteriors])
-        fakes_rec = [
-            reconstruction_error(kind.detach(), output, model.event_dims)
-            for kind, output in zip(kinds, outputs, strict=True)
-        ]
-        loss = loss + rules.gamma * rules.gamma_r * betas.rec * _mean(fakes_rec)
+        z = q.sample(torch.cat([streams.normal(*size) for _ in range(kinds)], -2)).detach()
+        fake_rec = reconstruction_error(made.detach(), model.decode(z, kinds), model.event_dims)
+        rec = torch.add(rec, _over_kinds(fake_rec, rec), alpha=rules.gamma * rules.gamma_r)
     real_kl = divergence(carried.posterior, source, streams, rules) if prior_learns else carried.real_kl
-    loss = rules.scale * loss + rules.scale * betas.kl * real_kl
-    return loss, _means(decoder_loss=loss, decoder_fake_kl=fakes_kl[0])
+    kl = torch.add(real_kl, _over_kinds(fake_kl, real_kl), alpha=rules.gamma)
+    loss = rules.scale * (betas.rec * rec + betas.kl * kl)
+    return loss, _means(decoder_loss=loss, decoder_fake_kl=fake_kl[..., : size[0]])
 
 
 # ---- Their parts ----
@@ -244,28 +245,45 @@ def reconstruction_error(target: Tensor, output: Tensor, event_dims: int = 1) ->
     >>> reconstruction_error(torch.zeros(3, 2), torch.ones(3, 2))
     tensor([2., 2., 2.])
     """
-    return (output - target).square().sum(tuple(range(-event_dims, 0)))
+    return F.mse_loss(output, target, reduction="none").sum(tuple(range(-event_dims, 0)))
 
 
 def divergence(
-    posterior: Posterior, prior: Distribution, streams: MemberStreams, rules: Rules, noise: Noise | None = None
+    posterior: Posterior,
+    prior: Distribution,
+    streams: MemberStreams,
+    rules: Rules,
+    noise: Noise | None = None,
+    batches: int = 1,
 ) -> Tensor:
     """KL of each posterior from the prior, ``[..., B]``, or what the rules have in its place.
 
-    Monte Carlo, for every prior, is with noise of its own unless some is given.
+    Monte Carlo, for every prior, is with noise of its own unless some is given, drawn batch by batch.
     """
     if rules.cauchy_schwarz and (mixture := prior.components()):
         return cauchy_schwarz(posterior, mixture)
     if rules.monte_carlo_samples == 0:
         return kl_closed_form(posterior)
     if noise is None:
-        noise = prior.draw(streams, rules.monte_carlo_samples, *posterior.mean.shape[-2:])
+        size, dim = posterior.mean.shape[-2:]
+        drawn = [prior.draw(streams, rules.monte_carlo_samples, size // batches, dim) for _ in range(batches)]
+        noise = _joined(drawn)
     return kl_monte_carlo(posterior, prior, noise)
 
 
-def _mean(terms: Sequence[Tensor]) -> Tensor:
-    return sum(terms[1:], terms[0]) / len(terms)
+def _joined(drawn: Sequence[Noise]) -> Noise:
+    """The noise of several batches as that of one."""
+    if len(drawn) == 1:
+        return drawn[0]
+    return type(drawn[0])(*(torch.cat(parts, -2) for parts in zip(*drawn, strict=True)))
+
+
+def _over_kinds(fake: Tensor, real: Tensor) -> Tensor:
+    """A fake term's mean over kinds: ``[..., K B]``, beside a real one ``[..., B]``, to ``[..., B]``."""
+    each: Tensor = fake.unflatten(-1, (-1, real.shape[-1]))
+    return each.mean(-2)
 
 
 def _means(**values: Tensor) -> Told:
-    return {name: value.detach().mean(-1) for name, value in values.items()}
+    means = torch.stack([value.detach() for value in values.values()]).mean(-1)
+    return dict(zip(values, means.unbind(), strict=True))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -31,16 +29,24 @@ class IntroVAE(nn.Module):
         self.bf16 = False
         self.couples_samples = bool(encoder.couples_samples) or bool(decoder.couples_samples)
 
-    def encode(self, x: Tensor) -> Posterior:
-        """Posteriors of a batch."""
+    def encode(self, x: Tensor, batches: int = 1) -> Posterior:
+        """Posteriors of a batch, or of several that lie one after another.
+
+        Those go through in one pass where samples do not affect each other, else each in a pass of its own.
+        """
+        if self.couples_samples and batches > 1:
+            each = map(self.encode, x.chunk(batches, -1 - self.event_dims))
+            return Posterior(*(torch.cat(parts, -2) for parts in zip(*each, strict=True)))
         if not self.bf16:
             return Posterior(*self.encoder(x))
         with torch.autocast(x.device.type, torch.bfloat16):
             mean, logvar = self.encoder(x)
         return Posterior(mean.float(), logvar.float())
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Means of p(x|z) of a batch."""
+    def decode(self, z: Tensor, batches: int = 1) -> Tensor:
+        """Means of p(x|z) of a batch, or of several, as in :meth:`encode`."""
+        if self.couples_samples and batches > 1:
+            return torch.cat([self.decode(batch) for batch in z.chunk(batches, -2)], -1 - self.event_dims)
         output: Tensor
         if not self.bf16:
             output = self.decoder(z)
@@ -48,21 +54,6 @@ class IntroVAE(nn.Module):
         with torch.autocast(z.device.type, torch.bfloat16):
             output = self.decoder(z)
         return output.float()
-
-    def encode_each(self, batches: Sequence[Tensor]) -> list[Posterior]:
-        """Posteriors of several batches: in one pass where samples do not affect each other, else one pass a batch."""
-        if self.couples_samples or len(batches) == 1:
-            return [self.encode(batch) for batch in batches]
-        mean, logvar = self.encode(torch.cat(list(batches), -1 - self.event_dims))
-        return [
-            Posterior(*part) for part in zip(mean.chunk(len(batches), -2), logvar.chunk(len(batches), -2), strict=True)
-        ]
-
-    def decode_each(self, batches: Sequence[Tensor]) -> list[Tensor]:
-        """What the decoder makes of several batches of latents, in as few passes as :meth:`encode_each`."""
-        if self.couples_samples or len(batches) == 1:
-            return [self.decode(batch) for batch in batches]
-        return list(self.decode(torch.cat(list(batches), -2)).chunk(len(batches), -1 - self.event_dims))
 
     def distribution(self) -> Distribution:
         """The prior's present one."""

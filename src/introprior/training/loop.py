@@ -200,11 +200,10 @@ class Training:
             yield players
 
     def _update(self, loss: Tensor, stage: str, players: Sequence[str]) -> None:
-        per_member = loss.mean(-1)
-        self.watch.see(self.clock, stage, per_member.detach())
+        self.watch.see(self.clock, stage, loss.detach().mean(-1))
         for player in players:
             self.optimizers[player].zero_grad()
-        per_member.sum().backward()
+        loss.backward(torch.full_like(loss, 1 / loss.shape[-1]))  # of each member's mean
         for player in players:
             self.optimizers[player].step()
 

@@ -1,4 +1,4 @@
-"""An iteration on a GPU as the replay of a CUDA graph: one launch in place of a thousand.
+"""An iteration on a GPU as the replay of a CUDA graph: one launch in place of hundreds.
 
 In 2D the arithmetic of an iteration takes less time than the host needs to say what is to be done. A graph says it
 once. Replays are the same kernels on the same memory with the same scalars, so they give the bits that iterations made

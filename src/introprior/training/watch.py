@@ -26,11 +26,11 @@ class Watch:
 
     def see(self, iteration: Tensor, stage: str, loss: Tensor) -> None:
         """Take note of a loss ``[E]`` at an iteration ``[]``, both on the device."""
-        row, finite = STAGES.index(stage), torch.isfinite(loss)
-        news = ~finite & (self.iteration < 0)
-        self.iteration.copy_(torch.where(news, iteration, self.iteration))
+        row, alive, finite = STAGES.index(stage), self.iteration < 0, loss.abs() < math.inf  # nor is what is no number
+        torch.where(alive & finite, loss, self.last[row], out=self.last[row])
+        news = alive > finite
         self.stage.masked_fill_(news, row)
-        self.last[row] = torch.where(finite & (self.iteration < 0), loss, self.last[row])
+        self.iteration.masked_fill_(news, iteration)
 
     def alive(self) -> int:
         """How many members still have finite losses. Waits for the device."""

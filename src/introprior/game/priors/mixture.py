@@ -173,5 +173,5 @@ def soft_clip(x: Tensor, low: Tensor | float, high: Tensor | float, steepness: f
         torch.as_tensor(low, dtype=x.dtype, device=x.device),
         torch.as_tensor(high, dtype=x.dtype, device=x.device),
     )
-    beta = steepness / ((high - low).abs() + 1e-8)
-    return x - F.softplus(beta * (x - high)) / beta + F.softplus(beta * (low - x)) / beta
+    unit = (high - low + 1e-8) / steepness  # 1 / beta
+    return x - unit * F.softplus((x - high) / unit) + unit * F.softplus((low - x) / unit)
