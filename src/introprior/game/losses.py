@@ -272,10 +272,13 @@ def divergence(
 
 
 def _joined(drawn: Sequence[Noise]) -> Noise:
-    """The noise of several batches as that of one."""
-    if len(drawn) == 1:
-        return drawn[0]
-    return type(drawn[0])(*(torch.cat(parts, -2) for parts in zip(*drawn, strict=True)))
+    """The noise of several batches as that of one; what all members share is joined once."""
+
+    def join(*parts: Tensor) -> Tensor:
+        rows = [part[:1] for part in parts] if parts[0].stride(0) == 0 else parts
+        return torch.cat(rows, -2).expand(len(parts[0]), *[-1] * (parts[0].ndim - 1))
+
+    return drawn[0] if len(drawn) == 1 else type(drawn[0])(*map(join, *drawn))
 
 
 def _over_kinds(fake: Tensor, real: Tensor) -> Tensor:
