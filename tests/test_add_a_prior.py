@@ -25,9 +25,7 @@ from introprior.experiment.config import Configuration
 from introprior.game.distributions import Posterior, Samples
 from introprior.game.divergences import kl_monte_carlo
 from introprior.game.priors import Start
-from tests import test_workflow_dag as dag
-
-server = dag.server  # a fixture
+from tests.projects import Project
 
 PAGE = (Path(__file__).parents[1] / "docs" / "add-a-prior.md").read_text()
 TINY = """\
@@ -131,14 +129,13 @@ def test_what_it_does_not_know_is_refused_in_one_line(torus):
         torus.Torus.begin(start)
 
 
-def test_the_page_as_it_stands_makes_table_1(tmp_path_factory, server):
-    project = dag.Project(tmp_path_factory.mktemp("project"), server)
+def test_the_page_as_it_stands_makes_table_1(tmp_path):
+    project = Project(tmp_path, tiny=TINY)
     (project.folder / "config/torus.py").write_text(block("python"))
     (project.folder / "config/torus.yaml").write_text(block("yaml"))
-    (project.folder / "tiny.yaml").write_text(TINY)
     snakemake, by_hand = (line for line in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL))
     arguments = [*snakemake.split()[1:], "tiny.yaml"]  # --configfile takes several
-    code, printed = project.snakemake(*arguments, OMP_NUM_THREADS="1")
+    code, printed = project.snakemake(*arguments)
     assert code == 0, printed[-3000:]
     with (project.folder / "results/torus/tables/table1.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
