@@ -54,7 +54,8 @@ def programs() -> Path:
         program.chmod(0o755)
     clean = {key: value for key, value in os.environ.items() if not key.startswith("SNAKEMAKE")}
     command = [sys.executable, __file__, folder]
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=clean)
+    alone = clean | {"OMP_NUM_THREADS": "1"}  # what has threads is not to be forked
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=alone)
     assert server.stdout.readline() == b"ready\n"
     atexit.register(server.communicate)  # which closes its standard input, and waits
     return made
