@@ -55,7 +55,8 @@ demo-all: $(STAMP) ## make every table and figure at a tiny scale, with numbers 
 	$(BIN)/snakemake --configfile config/demo-all.yaml --cores $(CORES) $(ARGS)
 
 test: $(STAMP) ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile \
+	  --no-loadscope-reorder $(ARGS)
 
 quick: $(STAMP) ## run the tests that start no programs, the mathematics among them
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 -m "not programs" $(ARGS)

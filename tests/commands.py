@@ -11,7 +11,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ import introprior as package
 from introprior import cli
 from introprior.data import density as data
 from introprior.training.loop import Training
+from tests import warm
 
 LABEL = "Checkerboard mog8-lc-ip"
 SOURCES = Path(package.__file__).parents[1]
@@ -207,9 +207,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def process(*arguments: object) -> subprocess.Popen[bytes]:
-    """``python -m introprior`` on its way."""
+    """``introprior`` on its way."""
     environment = {**os.environ, "PYTHONPATH": str(SOURCES), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "introprior", *map(str, arguments)]
+    command = [warm.programs() / "introprior", *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 

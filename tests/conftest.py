@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -15,8 +17,10 @@ from runs import a_member, density_run
 from torch import nn
 
 from introprior.experiment.run import Member
+from introprior.operations import dag
 from introprior.training import density
 from introprior.training.loop import Training
+from tests.projects import Project
 
 TINY = {"iterations": 40, "warmup_iterations": 6, "mixture_warmup_iterations": 2, "batch_size": 16}
 TINY |= {"monte_carlo_samples": 5, "hidden_width": 16, "hidden_layers": 2, "milestones": (9, 12)}
@@ -35,6 +39,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("programs")
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="there is no GPU"))
+    # What takes longest begins first, lest one worker is left with it at the end.
+    items.sort(key=lambda item: item.get_closest_marker("programs") is None)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -52,6 +58,20 @@ def interruptible() -> None:
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def paper_plan(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, int], Path]:
+    """How many jobs of each rule the paper takes, and where the jobs are told; planned once, whoever asks first."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    told = base / "paper.json"
+    with told.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not told.exists():
+            counts = Project(base / "paper").plan()
+            told.write_text(json.dumps(counts))
+    return json.loads(told.read_text()), base / "paper/results/paper" / dag.PLANNED
 
 
 @pytest.fixture(autouse=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import math
-import os
 import re
 import subprocess
 import sys
@@ -25,9 +23,9 @@ from introprior.experiment.config import Configuration
 from introprior.game.distributions import Posterior, Samples
 from introprior.game.divergences import kl_monte_carlo
 from introprior.game.priors import Start
-from tests import test_workflow_dag as dag
-
-server = dag.server  # a fixture
+from tests import warm
+from tests.commands import rows
+from tests.projects import Project
 
 PAGE = (Path(__file__).parents[1] / "docs" / "add-a-prior.md").read_text()
 TINY = """\
@@ -131,19 +129,17 @@ def test_what_it_does_not_know_is_refused_in_one_line(torus):
         torus.Torus.begin(start)
 
 
-def test_the_page_as_it_stands_makes_table_1(tmp_path_factory, server):
-    project = dag.Project(tmp_path_factory.mktemp("project"), server)
+def test_the_page_as_it_stands_makes_table_1(tmp_path):
+    project = Project(tmp_path, tiny=TINY)
     (project.folder / "config/torus.py").write_text(block("python"))
     (project.folder / "config/torus.yaml").write_text(block("yaml"))
-    (project.folder / "tiny.yaml").write_text(TINY)
     snakemake, by_hand = (line for line in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL))
     arguments = [*snakemake.split()[1:], "tiny.yaml"]  # --configfile takes several
-    code, printed = project.snakemake(*arguments, OMP_NUM_THREADS="1")
+    code, printed = project.snakemake(*arguments)
     assert code == 0, printed[-3000:]
-    with (project.folder / "results/torus/tables/table1.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    made = rows(project.folder / "results/torus/tables/table1.csv")
     for cell in ("torus", "torus-ip"):
-        assert any(row["cell"] == cell and row["metric"] == "KL" and float(row["mean"]) > 0 for row in rows)
+        assert any(row["cell"] == cell and row["metric"] == "KL" and float(row["mean"]) > 0 for row in made)
     assert "Torus" in (project.folder / "results/torus/tables/table1.md").read_text()
 
     (project.folder / "config/torus.py").write_text(block("python") + "\n# another version\n")
@@ -152,24 +148,10 @@ def test_the_page_as_it_stands_makes_table_1(tmp_path_factory, server):
     again = set(re.findall(r"8Gaussian ([\w-]+): (?:training|evaluation)", printed))
     assert again == {"torus", "torus-ip"}, printed
 
-    command = by_hand.replace("\\\n", "").replace("training.iterations=3000", "training.iterations=2200").split()
-    words = [word for word in command if "=" not in word or word.startswith("training")][1:]
-    run = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "introprior",
-            *words,
-            "--set",
-            "training.hidden_width=4",
-            "--set",
-            "training.batch_size=8",
-        ],
-        cwd=project.folder,
-        env=os.environ
-        | {"PYTHONPATH": str(project.folder / "src"), families.PRIORS: str(project.folder / "config/torus.py")},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
+    small = "training.iterations=12 --set training.warmup_iterations=4 --set training.mixture_warmup_iterations=2"
+    variable, _, *words = by_hand.replace("\\\n", "").replace("training.iterations=3000", small).split()
+    environment = project.environment | dict([variable.split("=")])
+    command = [warm.programs() / "introprior", *words]
+    done = subprocess.run(command, cwd=project.folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     assert (project.folder / "ensemble.pt").exists()

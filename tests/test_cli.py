@@ -315,10 +315,8 @@ def test_a_terminal_without_greek_letters_is_no_fault(monkeypatch):
 # ---- Damaged files ----
 
 
-@pytest.mark.parametrize("part", [0, 0.3, 0.99])
-def test_a_truncated_model_is_refused(tmp_path, introprior, trained, part):
-    whole = (trained / "ensemble.pt").read_bytes()
-    (tmp_path / "ensemble.pt").write_bytes(whole[: int(part * len(whole))])
+def test_a_truncated_model_is_refused(tmp_path, introprior, trained):
+    (tmp_path / "ensemble.pt").write_bytes((trained / "ensemble.pt").read_bytes()[:-100])
     assert_refused(introprior(*evaluating(tmp_path)), tmp_path / "ensemble.pt", "damaged", "delete it and run again")
     assert below(tmp_path) == {tmp_path / "ensemble.pt"}
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,8 @@ from matplotlib.image import imread
 from introprior import cli
 from introprior.operations.dag import sealed
 from tests import pages
-from tests import test_workflow_dag as dag
 from tests.commands import rows
-
-server = dag.server  # a fixture
+from tests.projects import Project, finished
 
 TINY = """\
 experiment: tiny
@@ -77,18 +76,15 @@ density:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, server: subprocess.Popen[str]) -> dag.Project:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A copy of the project and the two configurations."""
-    project = dag.Project(tmp_path_factory.mktemp("project"), server)
-    (project.folder / "tiny.yaml").write_text(TINY)
-    (project.folder / "long.yaml").write_text(LONG)
-    return project
+    return Project(tmp_path_factory.mktemp("project"), tiny=TINY, long=LONG)
 
 
 @pytest.fixture(scope="module")
-def made(project: dag.Project) -> Path:
+def made(project: Project) -> Path:
     """The results of a whole run."""
-    code, printed = project.snakemake(*TINY_ARGUMENTS, **ENVIRONMENT)
+    code, printed = project.snakemake(*TINY_ARGUMENTS)
     assert code == 0, printed[-5000:]
     counts = {"search": 1, "select": 1, "published": 5, "train": 6, "evaluate": 6, "all": 1}
     counts |= dict.fromkeys(("table1", "table3", "table4", "figure3", "search_figure"), 1)
@@ -99,14 +95,6 @@ def made(project: dag.Project) -> Path:
     counts |= dict.fromkeys(("figure2", "figure4", "figure5", "figure6", "figureS2", "figureS3", "claims", "page"), 1)
     assert finished(printed) == counts | ({"tables_pdf": 1} if shutil.which("pdflatex") else {})
     return project.folder / "results" / "tiny"
-
-
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
-
-
-def finished(printed: str) -> Counter[str]:
-    """How many jobs of each rule Snakemake finished."""
-    return Counter(re.findall(r"^Finished jobid: \d+ \(Rule: (\w+)\)", printed, re.MULTILINE))
 
 
 def body(markdown: Path) -> list[list[str]]:
@@ -151,18 +139,19 @@ def test_a_whole_run_leaves_all_results_and_nothing_else(made):
     assert {path.name for path in (made.parent / "data/digits").iterdir()} == data
 
 
-def verify(results: Path, *more: str) -> tuple[int, list[str]]:
+@pytest.fixture
+def verify(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, list[str]]]:
     """What ``introprior verify`` says, line by line, the paths relative to the results."""
-    command = [sys.executable, "-m", "introprior", "verify", str(results), *more]
-    done = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": str(dag.ROOT / "src")}, capture_output=True, text=True
-    )
-    said = done.stdout.replace(f"{results}/", "").splitlines()
-    assert len(done.stderr.splitlines()) == (done.returncode != 0), done.stderr
-    return done.returncode, said
+
+    def verified(results: Path, *more: str) -> tuple[int, list[str]]:
+        code, printed = cli.main(["verify", str(results), *more]), capsys.readouterr()
+        assert len(printed.err.splitlines()) == (code != 0), printed.err
+        return code, printed.out.replace(f"{results}/", "").splitlines()
+
+    return verified
 
 
-def test_a_results_tree_and_a_copy_of_it_are_verified(made, tmp_path):
+def test_a_results_tree_and_a_copy_of_it_are_verified(made, tmp_path, verify):
     code, said = verify(made)
     assert code == 0
     assert re.fullmatch(rf"{made}: \d+ files of \d+ jobs are as they were made", said[-1])
@@ -225,7 +214,7 @@ TAMPERED = {
 
 
 @pytest.mark.parametrize("what", TAMPERED)
-def test_what_is_wrong_with_a_results_tree_is_named(made, tmp_path, what):
+def test_what_is_wrong_with_a_results_tree_is_named(made, tmp_path, verify, what):
     name, tamper, expected = TAMPERED[what]
     results = tmp_path / "tiny"
     shutil.copytree(made, results)
@@ -239,7 +228,7 @@ def test_what_is_wrong_with_a_results_tree_is_named(made, tmp_path, what):
     assert verify(results, "--partial")[0] == 2
 
 
-def test_results_that_were_not_made_yet_are_missing_unless_that_is_said_to_be_right(made, tmp_path):
+def test_results_that_were_not_made_yet_are_missing_unless_that_is_said_to_be_right(made, tmp_path, verify):
     results = tmp_path / "tiny"
     shutil.copytree(made, results)
     for name in ("tables", "figures"):
@@ -372,7 +361,7 @@ def test_figures_show_something(made, name):
 def test_a_second_run_does_nothing(project, made):
     before = {path: path.stat().st_mtime_ns for path in made.rglob("*")}
     started = time.monotonic()
-    code, printed = project.snakemake(*TINY_ARGUMENTS, **ENVIRONMENT)
+    code, printed = project.snakemake(*TINY_ARGUMENTS)
     assert (code, finished(printed)) == (0, Counter())
     assert "Nothing to be done" in printed
     assert time.monotonic() - started < 20
@@ -381,7 +370,7 @@ def test_a_second_run_does_nothing(project, made):
 
 @pytest.fixture(scope="module")
 def report(project, made):
-    code, printed = project.snakemake("--configfile", "tiny.yaml", "--report", "report.html", **ENVIRONMENT)
+    code, printed = project.snakemake("--configfile", "tiny.yaml", "--report", "report.html")
     assert code == 0, printed
     return project.folder / "report.html"
 
@@ -419,12 +408,12 @@ def test_every_category_of_the_report_opens(report):
     assert min(told["shown"].values()) >= 2
 
 
-def test_a_truncated_result_is_told_of_and_made_again_with_what_depends_on_it(project, made):
+def test_a_truncated_result_is_told_of_and_made_again_with_what_depends_on_it(project, made, verify):
     path = made / "density/8Gaussian/vae-sg/metrics.csv"
     content = path.read_bytes()
     before = {path: path.stat().st_mtime_ns for path in made.rglob("*") if path.is_file()}
     path.write_bytes(content[: len(content) // 2])
-    code, printed = project.snakemake(*TINY_ARGUMENTS, **ENVIRONMENT)
+    code, printed = project.snakemake(*TINY_ARGUMENTS)
     assert (code, finished(printed)) == (1, Counter())
     (line,) = {line for line in printed.splitlines() if line.startswith("introprior: ")}
     assert path.relative_to(project.folder).as_posix() in line
@@ -432,7 +421,7 @@ def test_a_truncated_result_is_told_of_and_made_again_with_what_depends_on_it(pr
     assert "delete it and run again" in line
     assert not (made / "tables/table1.csv").exists()
     path.unlink()
-    code, printed = project.snakemake(*TINY_ARGUMENTS, **ENVIRONMENT)
+    code, printed = project.snakemake(*TINY_ARGUMENTS)
     assert code == 0, printed[-5000:]
     ran = dict.fromkeys(("evaluate", "table1", "claims", "page", "all"), 1)
     ran |= {"tables_pdf": 1} if shutil.which("pdflatex") else {}
@@ -451,12 +440,9 @@ def test_a_workflow_that_is_interrupted_goes_on_in_the_middle_of_a_training(proj
     target = "results/long/density/8Gaussian/sg/ensemble.pt"
     arguments = [target, "--configfile", "long.yaml", "--cores", "1"]
     results, log = (project.folder / "results/long" / part for part in ("", "logs/density/8Gaussian/sg/train.log"))
-    paths = {"PYTHONPATH": str(project.folder / "src"), "XDG_CACHE_HOME": str(project.folder / ".cache")}
-    environment = {**os.environ, **ENVIRONMENT, **paths, "CUDA_VISIBLE_DEVICES": ""}
-    environment = {key: value for key, value in environment.items() if not key.startswith("SNAKEMAKE")}
-    command = [sys.executable, "-m", "snakemake", *arguments]
+    command = [sys.executable, "-m", "snakemake", *arguments]  # and no warm one
     with subprocess.Popen(
-        command, cwd=project.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        command, cwd=project.folder, env=project.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         start_new_session=True,
     ) as process:  # fmt: skip
         try:
@@ -471,7 +457,7 @@ def test_a_workflow_that_is_interrupted_goes_on_in_the_middle_of_a_training(proj
     assert stopped
     assert project.folder / stopped[2] == state
     assert not list(results.rglob("ensemble.pt"))
-    code, printed = project.snakemake(*arguments, **ENVIRONMENT)
+    code, printed = project.snakemake(*arguments)
     assert code == 0, printed[-3000:]
     assert finished(printed) == {"train": 1}
     assert f" datasets sg: going on from iteration {stopped[1]} of {stopped[2]}" in log.read_text()
@@ -487,13 +473,11 @@ def test_no_value_of_the_configuration_reaches_a_shell_as_a_command(project):
     )
     data = "results/data/FMNIST/manifest.json"
     arguments = [data, "--configfile", "shell.yaml", "--cores", "1", "--retries", "0"]
-    code, printed = project.snakemake(*arguments, **ENVIRONMENT)
+    code, printed = project.snakemake(*arguments)
     assert code == 1
     log = (project.folder / "results/shell/logs/data/FMNIST.log").read_text()
     assert "introprior prepare: images.source: $(touch ran) {0} '`touch ran` is not a folder" in log, printed[-3000:]
-    code, printed = project.snakemake(
-        "results/tiny/density/$(touch ran)/sg/metrics.csv", *TINY_ARGUMENTS, **ENVIRONMENT
-    )
+    code, printed = project.snakemake("results/tiny/density/$(touch ran)/sg/metrics.csv", *TINY_ARGUMENTS)
     assert code == 1
     assert "results: unknown dataset '$(touch ran)'" in printed
     assert not list(project.folder.rglob("ran"))

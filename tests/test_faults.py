@@ -34,13 +34,13 @@ from introprior import cli
 from introprior.training import checkpoints, density
 from introprior.training.loop import Training
 from tests import commands
-from tests import test_end_to_end as workflow
 from tests import test_image_commands as images
 from tests.commands import LABEL, LONG, assert_same_training, below, do, lines, searching, training
+from tests.projects import Project, finished
 from tests.runs import a_member, density_run
 
 # Fixtures.
-introprior, undisturbed, world, server = commands.introprior, commands.undisturbed, images.world, workflow.server
+introprior, undisturbed, world = commands.introprior, commands.undisturbed, images.world
 
 GAME_OF_8 = {"cell": "mog8-lc-ip", "training": LONG}
 
@@ -126,8 +126,10 @@ RESULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", [Disk.fill, Disk.protect], ids=["full", "read-only"])
-@pytest.mark.parametrize("what", RESULTS)
+@pytest.mark.parametrize(
+    ("what", "fault"),
+    [("search", Disk.fill), ("train", Disk.fill), ("train", Disk.protect), ("images", Disk.protect)],
+)
 def test_results_that_find_no_disk_at_the_end_cost_no_training(
     tmp_path, disk, introprior, world, monkeypatch, what, fault
 ):
@@ -347,21 +349,20 @@ figureS2: {dataset: digits, cell: mog4-ip, r_entropy: 0, iterations: 4}
 """
 
 
-def test_what_diverges_is_never_retried_and_shown_in_the_tables(tmp_path, server):
+def test_what_diverges_is_never_retried_and_shown_in_the_tables(tmp_path):
     """Of two seeds one, of two settings one, and a run on images, from configuration to tables."""
-    project = workflow.dag.Project(tmp_path, server)
-    (tmp_path / "diverging.yaml").write_text(DIVERGING)
-    (tmp_path / "slower.yaml").write_text("density: {training: {learning_rate: 0.01}}\n")
+    slower = "density: {training: {learning_rate: 0.01}}\n"
+    project = Project(tmp_path, diverging=DIVERGING, slower=slower)
     results, once = tmp_path / "results/diverging", {"train", "evaluate", "warmup", "game", "evaluate_images"}
     tables = [results / "tables" / f"table{number}.md" for number in (1, 2, 3)]
     for targets, more, rules in ((tables[:2], [], once), (tables[2:], ["slower.yaml"], {"search", "select"})):
         names = [str(path.relative_to(tmp_path)) for path in targets]
         arguments = [*names, "--configfile", "diverging.yaml", *more, "--cores", "2", "--retries", "2"]
-        code, printed = project.snakemake(*arguments, **workflow.ENVIRONMENT)
+        code, printed = project.snakemake(*arguments)
         assert code == 0, printed[-5000:]
         assert "Error in rule" not in printed
         assert "Trying to restart" not in printed
-        ran = workflow.finished(printed)
+        ran = finished(printed)
         assert {rule: ran[rule] for rule in rules} == dict.fromkeys(rules, 1)
     for name in ("density/8Gaussian/vae-sg/train", "images/digits/mog4-ip/r0/seed0/train"):
         log = (results / "logs" / f"{name}.log").read_text()

@@ -14,7 +14,7 @@ from introprior.errors import UserError
 from introprior.experiment.run import ImageRun, ImageTraining, Run
 from introprior.game.model import IntroVAE
 from introprior.game.priors.mixture import VampPrior
-from introprior.training import checkpoints, images
+from introprior.training import images
 from introprior.training.loop import rules
 
 CPU = torch.device("cpu")
@@ -55,25 +55,6 @@ def test_the_loss_scale_is_one_over_the_pixels():
 def test_the_papers_epochs_are_counted_in_iterations():
     options = ImageTraining()
     assert (options.iterations, options.warmup_iterations, options.mixture_warmup_iterations) == (103_180, 9_380, 2_345)
-
-
-@pytest.mark.parametrize("at", [1, 3, 4])
-def test_a_resumed_run_equals_an_uninterrupted_one(digits, tmp_path, at):
-    run = a_run("mog10-lc-ip", r_entropy=1.0)
-    whole = images.begin(run, CPU, digits)
-    for _ in range(5):
-        whole.step()
-    first = images.begin(run, CPU, digits)
-    for _ in range(at):
-        first.step()
-    checkpoints.save(tmp_path / "state.pt", first.state())
-    second = images.begin(run, CPU, digits)
-    second.restore(checkpoints.load(tmp_path / "state.pt"), tmp_path / "state.pt")
-    for _ in range(5 - at):
-        second.step()
-    tensors = second.model.state_dict()
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(value, tensors[name]), name
 
 
 def test_a_run_begins_with_its_seed_alone(digits):

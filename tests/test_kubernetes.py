@@ -25,7 +25,7 @@ import yaml
 pytest.importorskip("snakemake")
 pytest.importorskip("snakemake_executor_plugin_kubernetes")
 
-from tests.test_workflow_dag import ROOT, copy_project
+from tests.projects import ROOT, copy_project
 
 PROFILE = "workflow/profiles/kubernetes"
 ENSEMBLE = "results/tiny/density/Rings/sg/ensemble.pt"

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -22,11 +23,9 @@ from introprior.cli import main
 from introprior.errors import UserError
 from introprior.operations import costs, dag, forecast
 from introprior.operations.dag import Job
-from tests import test_workflow_dag as workflow
+from tests import warm
+from tests.projects import ROOT, Project
 from tests.runs import a_record
-
-server = workflow.server  # a fixture
-ROOT = workflow.ROOT
 
 MINI = """\
 experiment: mini
@@ -37,21 +36,19 @@ QUIET = ("--quiet", "progress", "rules", "--cores", "1")
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory, server) -> workflow.Project:
+def project(tmp_path_factory) -> Project:
     """A copy of the project; GPUs are visible on it, at which nobody looks."""
-    project = workflow.Project(tmp_path_factory.mktemp("project"), server)
-    (project.folder / "mini.yaml").write_text(MINI)
-    return project
+    return Project(tmp_path_factory.mktemp("project"), mini=MINI)
 
 
-def snakemake(project: workflow.Project, *arguments: str) -> str:
+def snakemake(project: Project, *arguments: str) -> str:
     """What Snakemake prints; it succeeds."""
     code, printed = project.snakemake(*QUIET, *arguments)
     assert code == 0, printed
     return printed
 
 
-def dry_run(project: workflow.Project, experiment: str, *arguments: str) -> dag.Dag:
+def dry_run(project: Project, experiment: str, *arguments: str) -> dag.Dag:
     """The jobs that a dry run tells of."""
     snakemake(project, "--dry-run", *arguments)
     results = project.folder / "results" / experiment
@@ -60,8 +57,11 @@ def dry_run(project: workflow.Project, experiment: str, *arguments: str) -> dag.
 
 
 @pytest.fixture(scope="module")
-def paper(project) -> dag.Dag:
-    return dry_run(project, "paper")
+def paper(project, paper_plan) -> dag.Dag:
+    """As if the paper had been planned in the project."""
+    (results := project.folder / "results/paper").mkdir(parents=True)
+    shutil.copy(paper_plan[1], results)
+    return dag.read(results)
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +254,7 @@ def test_memory_suffices_and_is_not_boundless(tmp_path, paper):
     """Maximal resident memory of a real training at the paper's sizes, but for its length; and what it leaves."""
     (job,) = (job for job in paper.jobs if job.rule == "train" and job.wildcards == {"cell": "mog64-lc-ip"})
     datasets = job.options["dataset"]
-    short = {**job.options["training"], "iterations": 6, "warmup_iterations": 3, "mixture_warmup_iterations": 1}
+    short = {**job.options["training"], "iterations": 3, "warmup_iterations": 2, "mixture_warmup_iterations": 1}
     code = "import resource, sys; from introprior.cli import main; main(sys.argv[1:]);"
     code += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)"
     arguments = ["train", "--options", json.dumps({**job.options, "training": short}), "--device", "cpu", "--betas"]
@@ -446,6 +446,7 @@ def test_measured_rates_are_named(here, mini, capsys):
 def test_what_nobody_resolved_is_resolved_by_a_dry_run(here, capsys, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(here / "src"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(sys, "executable", str(warm.programs() / "python"))
     (here / "layers.yaml").write_text("experiment: layers\ndevice: cuda\n")  # which is where it will run
     arguments = ["table1", "--configfile", "mini.yaml", "layers.yaml"]
     for expected in ("resolving the jobs by a dry run of snakemake\n", ""):

@@ -21,10 +21,8 @@ from introprior.cli import main
 from introprior.errors import UserError
 from introprior.operations import dag, files, progress, provenance, status
 from introprior.training.loop import Interrupted
-from tests import test_workflow_dag as workflow
+from tests.projects import Project
 from tests.runs import a_record
-
-server = workflow.server  # a fixture
 
 MINI = """\
 experiment: mini
@@ -39,16 +37,14 @@ tables: {table1: [sg, mog4-ip]}
 
 
 @pytest.fixture(scope="module")
-def resolved(tmp_path_factory, server) -> Path:
+def resolved(tmp_path_factory, paper_plan) -> Path:
     """The results of two experiments of which nothing was made: a small one in 2D, and the paper."""
-    project = workflow.Project(tmp_path_factory.mktemp("project"), server)
-    (project.folder / "mini.yaml").write_text(MINI)
-    for arguments in (["table1", "table4", "--configfile", "mini.yaml"], []):
-        code, printed = project.snakemake("-n", "--quiet", "progress", "rules", "--cores", "1", *arguments)
-        assert code == 0, printed
-    for path in (project.folder / "results").glob(f"*/{dag.PLANNED}"):
-        path.rename(path.with_name(dag.NAME))  # as a run would have written it
-    return project.folder / "results"
+    project = Project(tmp_path_factory.mktemp("project"), mini=MINI)
+    project.plan("table1", "table4", "--configfile", "mini.yaml")
+    (results := project.folder / "results").joinpath("paper").mkdir()
+    for path, name in ((results / "mini" / dag.PLANNED, "mini"), (paper_plan[1], "paper")):
+        shutil.copy(path, results / name / dag.NAME)  # as a run would have written it
+    return results
 
 
 @pytest.fixture

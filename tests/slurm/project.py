@@ -16,8 +16,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.projects import copy_project
 from tests.slurm.cluster import GPUS
-from tests.test_workflow_dag import copy_project
 
 IMPATIENT = Path(__file__).with_name("impatient.py")
 

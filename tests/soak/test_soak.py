@@ -8,7 +8,6 @@ made first.
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import signal
@@ -25,7 +24,7 @@ import pytest
 import torch
 
 from introprior.training import checkpoints
-from tests import test_workflow_dag as dag
+from tests.projects import ROOT, Project
 from tests.soak import killer
 
 DEMO = "results/demo-all"
@@ -44,11 +43,11 @@ LIMIT = 40 * 60.0
 """Seconds until the soak is given up."""
 
 
-class Demo(dag.Project):
+class Demo(Project):
     """A copy of the project, in which the demo runs."""
 
     def __init__(self, folder: Path, checkpoint_seconds: float):
-        super().__init__(folder, None)
+        super().__init__(folder)
         self.mark, self.log = uuid.uuid4().hex, folder / "snakemake.log"
         (folder / "soak.yaml").write_text(f"checkpoint_seconds: {checkpoint_seconds}\n")
 
@@ -56,10 +55,7 @@ class Demo(dag.Project):
         """Start Snakemake on the targets."""
         command = [sys.executable, "-m", "snakemake", *TARGETS, "--configfile", "config/demo-all.yaml", "soak.yaml"]
         command += ["--cores", "2", *arguments]
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("SNAKEMAKE")}
-        environment |= {killer.MARKER: self.mark, "PYTHONPATH": str(self.folder / "src"), "CUDA_VISIBLE_DEVICES": ""}
-        environment |= {"XDG_CACHE_HOME": str(self.folder / ".cache"), "OMP_NUM_THREADS": "1"}
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        environment = self.environment | {killer.MARKER: self.mark}
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -91,10 +87,10 @@ def soaked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with the demo's results, made of this very code and configuration."""
-    if (dag.ROOT / TABLES[0]).exists():
+    if (ROOT / TABLES[0]).exists():
         command = [sys.executable, "-m", "snakemake", "-n", *TARGETS, "--configfile", "config/demo-all.yaml"]
-        if "Nothing to be done" in subprocess.run(command, cwd=dag.ROOT, capture_output=True, text=True).stderr:
-            yield dag.ROOT
+        if "Nothing to be done" in subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stderr:
+            yield ROOT
             return
     demo = Demo(tmp_path_factory.mktemp("undisturbed"), 300)
     demo.run()
