@@ -81,6 +81,7 @@ rule train:
         first(PATHS.log_2d),
     benchmark:
         first(f"{BENCHMARKS}/density/{{dataset}}/{{cell}}/train.tsv")
+    priority: 1 # long jobs begin first, lest one core is left with them at the end
     conda:
         ENVIRONMENT
     resources:

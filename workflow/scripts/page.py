@@ -10,4 +10,4 @@ from introprior.reporting.job import job
 from introprior.reporting.page.build import write
 
 with job(snakemake):
-    write(Configuration.read(snakemake.config, "configuration"), Path(snakemake.output[0]).parent)
+    write(Configuration.read(snakemake.config, "configuration"), Path(snakemake.output[0]).parent, snakemake.threads)

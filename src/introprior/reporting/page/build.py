@@ -10,6 +10,8 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -40,8 +42,11 @@ _SUMMARY = ("mean", "std", "sem", "n", "diverged", "paper_mean", "paper_spread")
 _MARKS = {"yes": "✓", "no": "✗"}
 
 
-def write(config: Configuration, results: Path) -> None:
+def write(config: Configuration, results: Path, processes: int = 1) -> None:
     """Write ``index.html`` and the pictures and CSV files in ``page/``, from what lies in a folder of results.
+
+    Args:
+        processes: that draw the runs' pictures, which takes longest.
 
     Raises:
         UserError: a file that is damaged.
@@ -50,11 +55,13 @@ def write(config: Configuration, results: Path) -> None:
 
     paths = Paths(results.name, str(results.parent))
     runs = [*shown(config, paths)]
-    for run in runs:
-        stem = Path(paths.page, "runs", run.name)
-        if Path(run.beside("history.csv")).exists():
-            panels = Path(run.beside("panels.npz"))
-            pictures.draw(run, stem.with_suffix(".svg"), stem.with_suffix(".png") if panels.exists() else None)
+    drawn = [run for run in runs if Path(run.beside("history.csv")).exists()]
+    draw = partial(pictures.draw, folder=Path(paths.page, "runs"))
+    if processes > 1:
+        with ProcessPoolExecutor(processes) as pool:
+            list(pool.map(draw, drawn))
+    else:
+        list(map(draw, drawn))
     frames = {"options": options(config), "runs": pd.DataFrame(map(fate, runs))}
     frames["facts"] = facts(results, frames["runs"])
     frames["verdicts"] = verdicts(config, Path(paths.tables))

@@ -29,13 +29,13 @@ CURVES = {
 _GRID, _ROWS = 8, 4
 
 
-def draw(run: Shown, curves: Path, panels: Path | None) -> None:
-    """Draw a run's curves into an SVG and, if asked, what it generates and its latent space into a PNG."""
+def draw(run: Shown, folder: Path) -> None:
+    """Draw a run's curves into an SVG and, where it was evaluated, samples and its latent space into a PNG."""
     with look():
-        save(game(pd.DataFrame(run.read(read.history, "history.csv"))), [curves])
-        if panels is not None:
+        save(game(pd.DataFrame(run.read(read.history, "history.csv"))), [folder / f"{run.name}.svg"])
+        if Path(run.beside("panels.npz")).exists():
             picture = of_images if run.r_entropy else of_density
-            save(picture(run), [panels], dpi=160)
+            save(picture(run), [folder / f"{run.name}.png"], dpi=160)
 
 
 def game(history: pd.DataFrame) -> Figure:
