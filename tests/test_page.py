@@ -89,6 +89,11 @@ def test_links_stay_in_the_folder_and_lead_somewhere(results, tmp_path):
     assert pages.broken_links(copy / "index.html") == ["figures/figure3.png"] * 2
 
 
+def test_the_page_of_the_reference_results_is_whole():
+    index = Path(__file__).parents[1] / "results/reference/preview/index.html"
+    assert (pages.broken_links(index), list(pages.foreign_numbers(index))) == ([], [])
+
+
 def test_diverged_and_missing_runs_are_shown_as_such(results):
     page = pages.Page((results / "index.html").read_text())
     texts = [(source, text) for source, _, text in page.texts]
