@@ -56,6 +56,7 @@ rule published:
         f"{LOGS}/density/{{dataset}}/{{cell}}/hyperparameters.log",
     wildcard_constraints:
         cell=f"(?!(?:{SEARCHED})/)[^/]+",
+    priority: 2 # trainings wait for them
     conda:
         ENVIRONMENT
     resources:
