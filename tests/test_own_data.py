@@ -334,11 +334,20 @@ def test_the_small_classifier_learns_which_way_up_without_labels() -> None:
     assert found.test_accuracy > 0.9
 
 
-def test_prepare_wants_a_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = ["prepare", "--dataset", "mine", "--pictures", str(album(tmp_path / "in", {"": 20})), "--output", "out"]
-    for more, said in (([], "--size is missing"), (["--size", "2"], "--size: must be at least 4, is 2")):
-        assert cli.main([*told, *more]) == 2
+def test_what_prepare_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = album(tmp_path / "in", {"": 20})
+    for more, said in (
+        ([], "--size is missing"),
+        (["--size", "2"], "--size: must be at least 4, is 2"),
+        (["--size", "8", "--dataset", "a/b"], "--dataset: 'a/b' has more than letters"),
+        (["--size", "8", "--output", str(folder / "out")], "lies in the folder of the pictures"),
+        (["--size", "8", "--output", str(folder)], "lies in the folder of the pictures"),
+    ):
+        told = ["prepare", "--dataset", "mine", "--pictures", str(folder), "--output", str(tmp_path / "out"), *more]
+        assert cli.main(told) == 2
         assert said in capsys.readouterr().err
+    assert [*tmp_path.iterdir()] == [folder]
+    assert len([*folder.iterdir()]) == 20
 
 
 # Points

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shutil
+import textwrap
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -323,6 +324,16 @@ def test_the_page_on_adding_a_distribution(fresh):
         plan = fresh.plan(*command.split()[1:])
     assert (plan["published"], plan["train"], plan["table1"], plan["figure3"]) == (2 * 8, 8, 1, 1)
     assert "search" not in plan
+
+
+def test_the_page_on_few_pictures(fresh):
+    example = re.search(r"^  ```yaml\n(.*?)^  ```", (ROOT / "docs/your-own-data.md").read_text(), re.M | re.S)
+    (fresh.folder / "few.yaml").write_text(textwrap.dedent(example[1]))
+    (folder := fresh.folder / "path/to/few").mkdir(parents=True)
+    for i in range(120):
+        (folder / f"{i}.png").touch()
+    plan = fresh.plan("images", "--configfile", "few.yaml")
+    assert (plan["prepare"], plan["classifier"], plan["table5"]) == (1, 1, 1)
 
 
 def test_ones_own_data_outdate_what_is_made_of_them(fresh):

@@ -66,7 +66,7 @@ class _Doom:
 
 @dataclass
 class Killer(threading.Thread):
-    """Kills every training once or twice, and a few other jobs, until it is stopped."""
+    """Kills every training three times or four, and a few other jobs, until it is stopped."""
 
     mark: str  # value of the environment variable MARKER of the processes to kill
     seed: int  # of what is drawn: how often a job is killed, when, and with which signal
@@ -100,7 +100,7 @@ class Killer(threading.Thread):
         """Each job has a stream of its own, so that its lot depends on the seed and on nobody else's."""
         chance = random.Random(f"{self.seed} {process.arguments} {self._lots.get(process.arguments)}")
         if process.arguments not in self._lots:
-            lots = (1, 2, 2) if process.command in TRAININGS else (0, 0, 0, 1)
+            lots = (3, 4, 4) if process.command in TRAININGS else (0, 0, 0, 1)
             self._lots[process.arguments] = chance.choice(lots)
         if self._lots[process.arguments] == 0:
             return None

@@ -32,7 +32,7 @@ TABLES = [f"{DEMO}/tables/table{number}.csv" for number in (1, 3, 4)]
 RUNS = [f"{DEMO}/images/digits/{run}/seed0" for run in ("sg/r0", "mog100-lc-ip/r10")]
 TARGETS = [*TABLES, *(f"{run}/probes.csv" for run in RUNS)]
 
-KILLS = 50
+KILLS = 40
 """At least so many of the jobs' processes are killed."""
 RESUMES = 15
 """At least so often a training goes on from a state."""
@@ -106,7 +106,7 @@ def disturbed(demo: Demo, killing: killer.Killer) -> int:
         while True:
             process = demo.snakemake("--retries", "20")
             # In the thick of it: so many kills after the last time.
-            after = len(killing.kills) + chance.randint(8, 12)
+            after = len(killing.kills) + chance.randint(6, 9)
             while process.poll() is None:
                 time.sleep(0.1)
                 assert time.monotonic() - began < LIMIT, f"not finished after {LIMIT / 60:g} minutes"

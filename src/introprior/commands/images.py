@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import math
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -28,6 +29,7 @@ from introprior.evaluation import images as evaluation
 from introprior.evaluation.images import Extractor, Snapshots
 from introprior.experiment import jobs
 from introprior.experiment.config.images import ImageSchedule
+from introprior.experiment.fields import NAME, expanded, shown
 from introprior.experiment.run import ImageRun, ImageTraining
 from introprior.metrics import classifier as classifiers
 from introprior.metrics import inception
@@ -44,7 +46,12 @@ def prepare(given: argparse.Namespace) -> Facts:
     if given.pictures is not None:
         if given.size is None:
             raise UserError("--size is missing; give the height and width to bring the pictures to")
-        data.add(folders.describe(given.dataset, given.pictures, given.size, given.channels))
+        if not re.match(NAME, given.dataset):
+            raise UserError(f"--dataset: {shown(given.dataset)} has more than letters, digits, '.', '_' and '-' in it")
+        pictures, output = Path(expanded(given.pictures)), given.output.resolve()
+        if pictures.resolve() in (output, *output.parents):
+            raise UserError(f"--output: {given.output} lies in the folder of the pictures; name one elsewhere")
+        data.add(folders.describe(given.dataset, pictures, given.size, given.channels))
     manifest = data.prepare(
         given.dataset, given.output, source=given.source, offline=given.offline, verify=not given.no_verify
     )
