@@ -89,7 +89,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with the demo's results, made of this very code and configuration."""
     if (ROOT / TABLES[0]).exists():
         command = [sys.executable, "-m", "snakemake", "-n", *TARGETS, "--configfile", "config/demo-all.yaml"]
-        if "Nothing to be done" in subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stderr:
+        if "Nothing to be done" in subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout:
             yield ROOT
             return
     demo = Demo(tmp_path_factory.mktemp("undisturbed"), 300)
