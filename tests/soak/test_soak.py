@@ -32,7 +32,7 @@ TABLES = [f"{DEMO}/tables/table{number}.csv" for number in (1, 3, 4)]
 RUNS = [f"{DEMO}/images/digits/{run}/seed0" for run in ("sg/r0", "mog100-lc-ip/r10")]
 TARGETS = [*TABLES, *(f"{run}/probes.csv" for run in RUNS)]
 
-KILLS = 40
+KILLS = 45
 """At least so many of the jobs' processes are killed."""
 RESUMES = 15
 """At least so often a training goes on from a state."""
