@@ -56,7 +56,7 @@ rule published:
         f"{LOGS}/density/{{dataset}}/{{cell}}/hyperparameters.log",
     wildcard_constraints:
         cell=f"(?!(?:{SEARCHED})/)[^/]+",
-    priority: 2 # trainings wait for them
+    priority: 2  # trainings wait for them
     conda:
         ENVIRONMENT
     resources:
@@ -82,7 +82,7 @@ rule train:
         first(PATHS.log_2d),
     benchmark:
         first(f"{BENCHMARKS}/density/{{dataset}}/{{cell}}/train.tsv")
-    priority: 1 # long jobs begin first, lest one core is left with them at the end
+    priority: 1  # long jobs begin first, lest one core is left with them at the end
     conda:
         ENVIRONMENT
     resources:

@@ -53,7 +53,7 @@ rule page:
     localrule: True
     conda:
         ENVIRONMENT
-    threads: 8 # of which Snakemake gives what there is
+    threads: 8  # of which Snakemake gives what there is
     resources:
         **asked("figure"),
     params:
