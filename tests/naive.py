@@ -364,6 +364,16 @@ def _divergence(replay: Replay, choices: Choices) -> Callable[[Tensor, Tensor, M
     return lambda mean, logvar, mixture: kl_monte_carlo(mean, logvar, mixture, replay.draws())
 
 
+def _fake_kls(
+    codes: Sequence[tuple[Tensor, Tensor]], mixture: Mixture, replay: Replay, choices: Choices
+) -> list[Tensor]:
+    """The divergence of each kind of fakes; noise is drawn for all kinds at once, kind after kind."""
+    if choices.cauchy_schwarz or choices.closed_form:
+        return [_divergence(replay, choices)(mean, logvar, mixture) for mean, logvar in codes]
+    noises = replay.draws().chunk(len(codes), 1)
+    return [kl_monte_carlo(*code, mixture, noise) for code, noise in zip(codes, noises, strict=True)]
+
+
 def warmup_step(
     model: Model, x: Tensor, replay: Replay, betas: Sequence[float], choices: Choices
 ) -> tuple[Tensor, None]:
@@ -388,11 +398,13 @@ def encoder_step(
     reconstruction = model.decode(z)
     kinds = [fake, reconstruction] if choices.reconstructions else [fake]
     codes = [model.encode(kind.detach()) for kind in kinds]
-    outputs = [model.decode(m + (v / 2).exp() * replay.normal()) for m, v in codes]
+    noises = replay.normal().chunk(len(codes))
+    outputs = [model.decode(m + (v / 2).exp() * e) for (m, v), e in zip(codes, noises, strict=True)]
     divergence = _divergence(replay, choices)
+    kls = _fake_kls(codes, mixture, replay, choices)
     fakes = [
-        (squared_error(kind.detach() if choices.detached_target else kind, output), divergence(m, v, mixture))
-        for kind, output, (m, v) in zip(kinds, outputs, codes, strict=True)
+        (squared_error(kind.detach() if choices.detached_target else kind, output), kl)
+        for kind, output, kl in zip(kinds, outputs, kls, strict=True)
     ]
     penalty: Tensor | float = 0.0
     if choices.closed_form or (choices.cauchy_schwarz and not choices.r_entropy):
@@ -432,10 +444,11 @@ def decoder_terms(
     kinds = [fake, reconstruction] if choices.reconstructions else [fake]
     codes = [model.encode(kind) for kind in kinds]
     divergence = _divergence(replay, choices)
-    kls = [divergence(m, v, mixture.detach()) for m, v in codes]
+    kls = _fake_kls(codes, mixture.detach(), replay, choices)
     errors = [torch.zeros(len(x)) for _ in kinds]
     if choices.gamma_r_terms:
-        latents = [m + (v / 2).exp() * replay.normal() for m, v in codes]
+        noises = replay.normal().chunk(len(codes))
+        latents = [m + (v / 2).exp() * e for (m, v), e in zip(codes, noises, strict=True)]
         errors = [
             squared_error(kind.detach(), model.decode(latent.detach()))
             for kind, latent in zip(kinds, latents, strict=True)

@@ -25,11 +25,14 @@ from introprior.training.loop import Training
 
 
 class EqualStreams(MemberStreams):
-    """For every shape always the same numbers, so that two programs that draw in different orders draw the same."""
+    """For every shape always the same numbers, so that two programs that draw in different orders draw the same.
 
-    def __init__(self) -> None:
+    Two batches at once get those of one twice.
+    """
+
+    def __init__(self, batch: int) -> None:
         super().__init__([0], torch.device("cpu"))
-        self.x = torch.randn(1, 16, 2)
+        self.x = torch.randn(1, batch, 2)
 
     def draw(self, source: Any) -> Tensor:
         return self.x
@@ -39,6 +42,9 @@ class EqualStreams(MemberStreams):
         return noise.mean(1), noise.square().mean(1)
 
     def normal(self, *shape: int) -> Tensor:
+        *lead, batch, dim = shape
+        if batch == 2 * self.x.shape[1]:
+            return torch.cat([self.normal(*lead, batch // 2, dim)] * 2, -2)
         self.generators[0].manual_seed(1)
         return super().normal(*shape)
 
@@ -62,11 +68,11 @@ class Script(baseline.Script):
         return torch.searchsorted(log_weights.exp().cumsum(0)[:-1].detach(), self.streams.uniform(n)[0], right=True)
 
 
-def equal_numbers(training: Training) -> EqualStreams:
+def equal_numbers(training: Training, batch: int) -> EqualStreams:
     """Have a training go on with new optimizers, as the script begins, and with streams to share with it."""
     before = training.optimizers.items()
     training.optimizers = {player: Adam(adam.parameters, float(adam.learning_rate)) for player, adam in before}
-    training.streams = streams = EqualStreams()
+    training.streams = streams = EqualStreams(batch)
     return streams
 
 
@@ -78,7 +84,8 @@ def pair(request, tiny, float64, monkeypatch) -> tuple[Training, Script, EqualSt
     training = tiny(request.param, options={"gamma_r_terms": "compute"}, gamma_r=0.1, milestones=())
     while training.iteration <= training.game_start:
         training.step()
-    streams, options = equal_numbers(training), training.run.training
+    options = training.run.training
+    streams = equal_numbers(training, options.batch_size)
     networks = baseline.plane_networks(options.hidden_width, options.hidden_layers)
     return training, Script.on(training, streams, networks), streams
 
@@ -104,7 +111,7 @@ def image_pair(request, float64) -> tuple[Training, Script, Tensor]:
         training.optimizers["prior"] = Adam(training.model.prior.parameters(), run.training.learning_rate)
     training.iteration = training.game_start
     training.step()
-    streams = equal_numbers(training)
+    streams = equal_numbers(training, x.shape[1])
     script = Script.on(training, streams, baseline.image_networks(shape, widths, 3), as_on_images=True)
     return training, script, x
 
@@ -122,7 +129,7 @@ def test_the_baselines_losses_on_images_are_the_packages(image_pair):
     training, script, x = image_pair
     for _ in range(3):
         training.step()
-        ours = training.watch.last[-2:, 0].tolist()  # the responsibilities' penalty included
+        ours = training.watch.last[-2:, 0].tolist()
         assert ours == pytest.approx(script.step(x[0]), rel=1e-9)
 
 

@@ -26,8 +26,9 @@ if not find_spec("triton"):  # not imported: a test asks who does
 
 SIZES = {"iterations": 9, "warmup_iterations": 2, "mixture_warmup_iterations": 1, "batch_size": 4}
 SIZES |= {"monte_carlo_samples": 2, "hidden_width": 4}
-CELLS = {"mog5-lc-ip": 400, "mog5-lc": 400, "sg": 400}
-"""The most that an iteration may launch."""
+CELLS = "mog5-lc-ip", "mog5-lc", "sg"
+MOST = 400
+"""What an iteration may launch at most."""
 Launches = tuple[int, Counter[str]]
 
 
@@ -80,23 +81,25 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Launches]:
 @pytest.mark.parametrize("cell", CELLS)
 def test_an_iteration_is_few_launches_whatever_the_company(cell, launches):
     alone, ours = launches(cell, [3], ["Rings"])
-    assert alone + ours.total() <= CELLS[cell]
+    assert alone + ours.total() <= MOST
     company = launches(cell, [*range(5)], ["Rings"] * 5)
     assert company[1] == ours
     assert company[0] - alone in (0, 2)  # where members have thresholds of their own, these are laid side by side
     assert launches(cell, [*range(3)], ["Rings"] * 3) == company
 
 
-def test_a_dataset_more_costs_its_own_data_alone(launches):
-    one, ours = launches("mog5-lc-ip", [0, 1], ["Rings", "Rings"])
-    all_of_them, theirs = launches("mog5-lc-ip", [0, 1, 0, 1, 0, 1, 0, 1], [name for name in DATASETS for _ in "01"])
-    assert theirs - ours == Counter(draw_kernel=6)  # uniform, normal; integers, uniform; integers, normal
-    assert all_of_them - one < 30
+def test_all_datasets_together_are_few_launches_too(launches):
+    _, ours = launches("mog5-lc-ip", [0, 1], ["Rings", "Rings"])
+    for seeds in ([0], [0, 1]):
+        names = [name for name in DATASETS for _ in seeds]
+        all_of_them, theirs = launches("mog5-lc-ip", seeds * len(DATASETS), names)
+        assert theirs - ours == Counter(draw_kernel=6)  # uniform, normal; integers, uniform; integers, normal
+        assert all_of_them + theirs.total() <= MOST
 
 
 def test_which_kernels_are_ours(launches):
     """Four KLs, the last of which has the mixture learn; the draws of each are what its name says."""
     kls = 4
-    draws = {"data": 2, "real": 1, "source": 4, "fakes": 2, "kl": 6}
+    draws = {"data": 2, "real": 1, "source": 4, "fakes": 1, "kl": 4}
     expected = {"draw_kernel": sum(draws.values()), "table_kernel": kls, "value_kernel": kls, "mixture_kernel": 1}
     assert launches("mog5-lc-ip", [0, 1], ["8Gaussian"] * 2)[1] == Counter(expected)

@@ -119,6 +119,8 @@ def side_by_side(
     for i in range(END):
         training.step()
         assert [next(script) for script in scripts] == [i] * len(copies)
+        for replay in replays:  # who departs may have drawn less
+            replay.queues.clear()
         yield i, differences(training, copies)
 
 

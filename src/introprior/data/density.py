@@ -68,15 +68,14 @@ def two_spirals(n: int, streams: Streams) -> Tensor:
     turn = uniform[..., 0].sqrt() * (3 * math.pi)
     curve = torch.view_as_real(torch.polar(turn, math.pi - turn))  # (-t cos t, t sin t)
     arm = torch.add(curve, uniform[..., 1:], alpha=0.5)
-    return torch.cat((arm, -arm), dim=-2).div_(3).add_(streams.normal(n, 2), alpha=0.1)
+    arms = arm.unsqueeze(-3) * _there_and_back(streams.device)
+    return arms.flatten(-3, -2).add_(streams.normal(n, 2), alpha=0.1)
 
 
 def checkerboard(n: int, streams: Streams) -> Tensor:
     """Uniform on the eight squares of side 2 that have the colour of the lower left one, in [-4, 4]²."""
-    uniform = streams.uniform(n, 2)
-    x = uniform[..., 0] * 4 - 2
-    y = torch.sub(uniform[..., 1], streams.integers(2, n), alpha=2) + x.floor().remainder_(2)
-    return torch.stack((x, y), dim=-1).mul_(2)
+    corners = _corners(streams.device)[streams.integers(8, n)]
+    return corners.add_(streams.uniform(n, 2), alpha=2)
 
 
 def rings(n: int, streams: Streams) -> Tensor:
@@ -104,6 +103,20 @@ def _scattered(centres: Tensor, n: int, sigma: float, streams: Streams) -> Tenso
 @functools.lru_cache(maxsize=8)
 def _circle_of_eight(device: torch.device) -> Tensor:
     return _on_circle(8, 2 / 1.414).to(device, torch.float32)
+
+
+@functools.lru_cache(maxsize=8)
+def _there_and_back(device: torch.device) -> Tensor:
+    return torch.tensor([1 / 3, -1 / 3], dtype=torch.float32, device=device).view(2, 1, 1)
+
+
+@functools.lru_cache(maxsize=8)
+def _corners(device: torch.device) -> Tensor:
+    """The lower left corners of the checkerboard's squares of one colour: ``[8, 2]``."""
+    places = range(-4, 4, 2)
+    return torch.tensor(
+        [(x, y) for x in places for y in places if (x + y) % 4 == 0], dtype=torch.float32, device=device
+    )
 
 
 @functools.lru_cache(maxsize=8)

@@ -208,7 +208,7 @@ class GaussianMixture(Distribution):
         None reach the weights, since the choice of the component is discrete.
         """
         count = self.means.shape[-2]
-        thresholds = torch.cumsum(self.log_weights.detach().exp(), -1)[..., :-1]
+        thresholds = torch.cumsum(self.log_weights.detach()[..., :-1].exp(), -1)
         lead = noise.shape[:-2]
         chosen = torch.searchsorted(
             thresholds.expand(*lead, -1).contiguous(), uniforms.expand(*lead, -1).contiguous(), right=True

@@ -13,7 +13,7 @@ after kind.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -163,18 +163,18 @@ def encoder_loss(
     kinds = 1 + rules.reconstructions_are_fakes
     made = torch.cat((generated, reconstruction)[:kinds], -1 - model.event_dims)
     q = model.encode(made.detach(), kinds)
-    output = model.decode(q.sample(torch.cat([streams.normal(*size) for _ in range(kinds)], -2)), kinds)
+    output = model.decode(q.sample(streams.normal(*q.mean.shape[-2:])), kinds)
     error = reconstruction_error(made, output, model.event_dims)
-    fakes = Terms(error, divergence(q, target, streams, rules, batches=kinds))
+    fakes = Terms(error, divergence(q, target, streams, rules))
     sampled = rules.monte_carlo_samples > 0 and (not rules.cauchy_schwarz or rules.r_entropy > 0)
     noise = prior.draw(streams, rules.monte_carlo_samples, *size) if sampled else None
     kl = divergence(posterior, prior, streams, rules, noise)
     real = Terms(reconstruction_error(x, reconstruction, model.event_dims), kl)
     loss = encoder_objective(real, fakes, betas, rules)
-    fake_rec, fake_kl = (term[..., : size[0]] for term in fakes)
-    told = _means(encoder_loss=loss, real_rec=real.rec, real_kl=real.kl, fake_rec=fake_rec, fake_kl=fake_kl)
     if rules.r_entropy and isinstance(noise, Samples) and (mixture := prior.components()):
         loss = loss + responsibility_penalty(responsibilities(posterior, mixture, noise.noise), rules).unsqueeze(-1)
+    fake_rec, fake_kl = (term[..., : size[0]] for term in fakes)
+    told = _means(encoder_loss=loss, real_rec=real.rec, real_kl=real.kl, fake_rec=fake_rec, fake_kl=fake_kl)
     return loss, Carried(target, posterior.detach(), z.detach(), real.kl.detach(), prior_noise), told
 
 
@@ -224,10 +224,10 @@ def decoder_prior_loss(
     kinds = 1 + rules.reconstructions_are_fakes
     made = decoded if rules.reconstructions_are_fakes else generated
     q = model.encode(made, kinds)
-    fake_kl = divergence(q, target, streams, rules, batches=kinds)
+    fake_kl = divergence(q, target, streams, rules)
     rec = reconstruction_error(x, reconstruction, model.event_dims)
     if rules.gamma_r_terms:
-        z = q.sample(torch.cat([streams.normal(*size) for _ in range(kinds)], -2)).detach()
+        z = q.sample(streams.normal(*q.mean.shape[-2:])).detach()
         fake_rec = reconstruction_error(made.detach(), model.decode(z, kinds), model.event_dims)
         rec = torch.add(rec, _over_kinds(fake_rec, rec), alpha=rules.gamma * rules.gamma_r)
     real_kl = divergence(carried.posterior, source, streams, rules) if prior_learns else carried.real_kl
@@ -254,31 +254,18 @@ def divergence(
     streams: MemberStreams,
     rules: Rules,
     noise: Noise | None = None,
-    batches: int = 1,
 ) -> Tensor:
     """KL of each posterior from the prior, ``[..., B]``, or what the rules have in its place.
 
-    Monte Carlo, for every prior, is with noise of its own unless some is given, drawn batch by batch.
+    Monte Carlo, for every prior, is with noise of its own unless some is given.
     """
     if rules.cauchy_schwarz and (mixture := prior.components()):
         return cauchy_schwarz(posterior, mixture)
     if rules.monte_carlo_samples == 0:
         return kl_closed_form(posterior)
     if noise is None:
-        size, dim = posterior.mean.shape[-2:]
-        drawn = [prior.draw(streams, rules.monte_carlo_samples, size // batches, dim) for _ in range(batches)]
-        noise = _joined(drawn)
+        noise = prior.draw(streams, rules.monte_carlo_samples, *posterior.mean.shape[-2:])
     return kl_monte_carlo(posterior, prior, noise)
-
-
-def _joined(drawn: Sequence[Noise]) -> Noise:
-    """The noise of several batches as that of one; what all members share is joined once."""
-
-    def join(*parts: Tensor) -> Tensor:
-        rows = [part[:1] for part in parts] if parts[0].stride(0) == 0 else parts
-        return torch.cat(rows, -2).expand(len(parts[0]), *[-1] * (parts[0].ndim - 1))
-
-    return drawn[0] if len(drawn) == 1 else type(drawn[0])(*map(join, *drawn))
 
 
 def _over_kinds(fake: Tensor, real: Tensor) -> Tensor:

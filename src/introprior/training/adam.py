@@ -42,14 +42,18 @@ class Adam:
             parameter.grad = None
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Update the parameters that have gradients."""
-        active = [i for i, parameter in enumerate(self.parameters) if parameter.grad is not None]
-        if not active:
+    def step(self, *others: Adam) -> None:
+        """Update the parameters that have gradients, and with them those of others of the same learning rate."""
+        rows = [
+            row
+            for adam in (self, *others)
+            for row in zip(adam.parameters, adam.means, adam.squares, adam.steps, strict=True)
+            if row[0].grad is not None
+        ]
+        if not rows:
             return
-        columns = (self.parameters, self.means, self.squares, self.steps)
-        parameters, means, squares, steps = ([column[i] for i in active] for column in columns)
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        parameters, means, squares, steps = map(list, zip(*rows, strict=True))
+        gradients = [parameter.grad for parameter in parameters]
         torch._foreach_add_(steps, 1)
         torch._fused_adam_(
             parameters,

@@ -179,17 +179,17 @@ class Training:
 
     def _warmup_step(self, x: Tensor) -> tuple[losses.Told, None]:
         loss, history = losses.warmup_loss(self.model, x, self.streams, self.betas, self.rules)
-        self._update(loss, "vae_loss", PLAYERS)
+        self._update(loss, history, "vae_loss", PLAYERS)
         return history, None
 
     def _game_step(self, x: Tensor) -> tuple[losses.Told, Carried]:
         model, cell, game = self.model, self.run.cell, (self.streams, self.betas, self.rules)
         with self._learning("encoder", cell.prior_encoder) as players:
             loss, carried, history = losses.encoder_loss(model, x, *game, cell.prior_encoder)
-            self._update(loss, "encoder_loss", players)
+            self._update(loss, history, "encoder_loss", players)
         with self._learning("decoder", cell.intro_prior) as players:
             loss, more = losses.decoder_prior_loss(model, x, carried, *game, cell.intro_prior)
-            self._update(loss, "decoder_loss", players)
+            self._update(loss, more, "decoder_loss", players)
         return history | more, carried
 
     @contextmanager
@@ -199,13 +199,13 @@ class Training:
         with losses.learning(*(getattr(self.model, name) for name in players), among=self.model):
             yield players
 
-    def _update(self, loss: Tensor, stage: str, players: Sequence[str]) -> None:
-        self.watch.see(self.clock, stage, loss.detach().mean(-1))
-        for player in players:
-            self.optimizers[player].zero_grad()
+    def _update(self, loss: Tensor, means: losses.Told, stage: str, players: Sequence[str]) -> None:
+        self.watch.see(self.clock, stage, means[stage])
+        first, *others = (self.optimizers[player] for player in players)
+        for optimizer in (first, *others):
+            optimizer.zero_grad()
         loss.backward(torch.full_like(loss, 1 / loss.shape[-1]))  # of each member's mean
-        for player in players:
-            self.optimizers[player].step()
+        first.step(*others)
 
     # The events
 
