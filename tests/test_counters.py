@@ -329,7 +329,7 @@ def test_the_default_type_is_heeded(there):
 # In training
 
 
-@pytest.mark.parametrize(("cell", "draws"), [("sg", 12), ("mog5-lc-ip", 13)])
+@pytest.mark.parametrize(("cell", "draws"), [("sg", 9), ("mog5-lc-ip", 10)])
 def test_a_replay_draws_the_next_iterations_numbers(interpreted, cell, draws):
     """The launches' arguments are constants: what changes is the clock on the device."""
     changed, same_calls, launches = interpreted(replayed, cell)
