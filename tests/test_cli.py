@@ -391,7 +391,7 @@ def test_a_place_that_cannot_be_written_is_found_out_at_once(
     before, (kind, option) = below(tmp_path), place.split()
     where = unwritable if option == "--state" else unwritable / "file"
     refused = introprior(*MAKERS[kind](tmp_path, option, where))
-    assert_refused(refused, unwritable, "cannot write (", "; free some space")
+    assert_refused(refused, unwritable, "cannot write (", "); point the results elsewhere")
     assert below(tmp_path) == before
 
 

@@ -46,7 +46,7 @@ where it stopped when it is started again with the same options and --state.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for what the user can mend, 128 + n after signal n."""
-    name = "introprior"
+    name, options = "introprior", argparse.Namespace()
     try:
         with _terminable():
             if isinstance(sys.stdout, io.TextIOWrapper):
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _run(options)
             sys.stdout.flush()
     except UserError as error:
-        print(f"{name}: {plain(str(error))}", file=sys.stderr)
+        print(f"{name}: {plain(told.blamed(options, str(error)))}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # who reads has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python tries again as it ends, and complains

@@ -83,11 +83,16 @@ def parsed(text: str, where: str) -> Any:
 def read(given: argparse.Namespace, model: type[Options], stated: dict[str, Any] | None = None) -> Options:
     """The options of a command, or what is stated in their place, checked; null is as good as not given."""
     values = given.stated if stated is None else stated
-    try:
-        return model.read({key: value for key, value in values.items() if value is not None}, "--options")
-    except UserError as error:
-        flags = "|".join(flag for flag in FLAGS if hasattr(given, flag))
-        raise UserError(re.sub(rf"^--options: ({flags})(?=[:[])", r"--\1", str(error))) from None
+    return model.read({key: value for key, value in values.items() if value is not None}, "--options")
+
+
+def blamed(given: argparse.Namespace, problem: str) -> str:
+    """What is wrong, said of the flag that set it where it says ``--options``."""
+    flags = {assignment.partition("=")[0]: "--set " for assignment in getattr(given, "set", None) or []}
+    for key, flag in (flags | {flag: "--" for flag in FLAGS if hasattr(given, flag)}).items():
+        if re.match(rf"--options: {re.escape(key)}[:.[]", problem):
+            return problem.replace("--options: ", flag, 1)
+    return problem
 
 
 def _assign(options: dict[str, Any], assignment: str) -> None:

@@ -88,7 +88,9 @@ def is_regular(path: str | os.PathLike[str]) -> bool:
 
 
 def _unwritable(path: str | os.PathLike[str], error: Exception) -> UserError:
-    return UserError(f"{path}: cannot write ({one_line(error)}); free some space, or point the results elsewhere")
+    full = getattr(error, "errno", None) in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # torch does not say which
+    advice = "free some space, or point" if full else "point"
+    return UserError(f"{path}: cannot write ({one_line(error)}); {advice} the results elsewhere")
 
 
 def sweep(path: Path) -> None:
