@@ -1,0 +1,77 @@
+"""What a precision of the networks' products does to the metrics of 2D cells: the same seeds in each, side by side.
+
+    python benchmarks/precision.py --seeds 10 --precisions float32 bf16
+
+The sizes and weights are those of a configuration, the demo's by default. Every seed is trained in each precision; a
+line is the mean and the standard deviation over seeds of a metric in both, and the p-value of their paired t-test. On a
+CPU without units for bfloat16 the results are the same ones, only slower; tf32 takes a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import stats
+
+from introprior.evaluation.density import Ensemble, measure
+from introprior.experiment import jobs
+from introprior.experiment.config import Configuration, load, read_yaml
+from introprior.experiment.run import DensityRun
+from introprior.operations.devices import borrowed
+from introprior.training.density import begin
+
+
+def metrics(
+    config: Configuration, dataset: str, cell: str, precision: str, seeds: int, device: torch.device
+) -> dict[str, list[float]]:
+    """By metric, a value for each seed, NaN where it has diverged."""
+    told = jobs.train(config, cell, dataset)
+    betas = {name: value for name, value in jobs.hyperparameters(config, dataset, cell).items() if name in jobs.BETAS}
+    run = {
+        "dataset": dataset,
+        "cell": cell,
+        "members": [{"seed": seed, **betas} for seed in range(seeds)],
+        "training": {**told["training"], "precision": precision},
+        "protocol": told["protocol"],
+    }
+    training = begin(DensityRun.read(run, "run"), device)
+    training.advance(training.run.training.iterations, label=f"{dataset} {cell} {precision}")
+    ensemble = Ensemble(training.model.requires_grad_(False), training.run, training.watch.records())
+    values: dict[str, list[float]] = {}
+    for row in measure(ensemble, jobs.Evaluate.read(jobs.evaluate(config, cell, dataset), "options"), device):
+        values.setdefault(row["metric"], []).append(np.nan if row["value"] is None else row["value"])
+    return {name: row for name, row in values.items() if not name.endswith("_floor")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    demo = Path(__file__).parents[1] / "config/demo.yaml"
+    parser.add_argument("--configfile", type=Path, default=demo, help="sizes, weights, datasets (default: the demo's)")
+    parser.add_argument("--datasets", nargs="+", help="default: the configuration's")
+    parser.add_argument("--cells", nargs="+", default=["sg", "mog64-lc-ip"], help="default: sg mog64-lc-ip")
+    parser.add_argument("--precisions", nargs=2, default=["float32", "bf16"], help="default: float32 bf16")
+    parser.add_argument("--seeds", type=int, default=10, help="of each (default: 10)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    given = parser.parse_args()
+    config = load(read_yaml([given.configfile]))
+    print("dataset,cell,metric,seeds,{0},{0}_std,{1},{1}_std,p".format(*given.precisions), flush=True)
+    with borrowed(given.device) as device:
+        for dataset in given.datasets or config.density.datasets:
+            for cell in given.cells:
+                one, other = (metrics(config, dataset, cell, each, given.seeds, device) for each in given.precisions)
+                for name in one:
+                    pair = np.array([one[name], other[name]])
+                    pair = pair[:, np.isfinite(pair).all(0)]
+                    spread = zip(pair.mean(1), pair.std(1, ddof=1), strict=True)
+                    numbers = ",".join(f"{mean:.4g},{std:.3g}" for mean, std in spread)
+                    print(
+                        f"{dataset},{cell},{name},{pair.shape[1]},{numbers},{stats.ttest_rel(*pair).pvalue:.2g}",
+                        flush=True,
+                    )
+
+
+if __name__ == "__main__":
+    main()
