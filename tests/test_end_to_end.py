@@ -40,20 +40,20 @@ density:
   search: {cells: [sg], samples: 200, beta_rec: [0.2], beta_kl: [0.1], beta_neg_multiples: [1, 3]}
   evaluation: {samples: 200, grid: 16, data_points: 32, monte_carlo_samples: 3}
 images:
-  datasets: [digits]
+  datasets: [digits16]
   seeds: [0]
   r_entropy: [0]
   training: {epochs: 2, warmup_epochs: 1, mixture_warmup_epochs: 1, monte_carlo_samples: 2}
-  by_dataset: {digits: {batch_size: 750, latent_dim: 2, widths: [2, 2]}}
+  by_dataset: {digits16: {batch_size: 250, latent_dim: 2, widths: [2, 2]}}
   evaluation: {epochs: [0, 2], features: classifier, classifier_epochs: 1, samples: 100, monte_carlo_samples: 2,
                grid_images: 8, latent_points: 60}
   probes: {svm_iterations: [10, 100], neighbours: [1, 5], train_images: 100}
 tables: {table1: [vae-sg, sg, mog64-lc-ip, flow-ip], table2: [sg, mog4-ip, flow-ip], table5: [sg, mog4-ip, flow-ip]}
-figure2: {dataset: digits, cell: mog4-ip, epochs: 2, every: 1}
+figure2: {dataset: digits16, cell: mog4-ip, epochs: 2, every: 1}
 figure3: {cells: [sg, mog64-lc-ip, flow-ip], points: 50, grid: 16}
 figure4: {r_entropy: [0]}
 latents: {cells: [sg, mog4-ip, flow-ip]}
-figureS2: {dataset: digits, cell: mog4-ip, r_entropy: 0, iterations: 4}
+figureS2: {dataset: digits16, cell: mog4-ip, r_entropy: 0, iterations: 4}
 """
 TINY_ARGUMENTS = ("--configfile", "tiny.yaml", "--cores", "1")
 CELLS = ("vae-sg", "sg", "mog64-lc-ip", "flow-ip", "sg-dt", "sg-dt-closed")
@@ -63,7 +63,7 @@ IMAGE_CELLS = ("sg", "mog4-ip", "flow-ip")
 SHARED = ("classifier.pt", "reference/fd_classifier.npz")
 WARMUP = ("warmup.pt", "distances.csv")
 IMAGE_RUN = ("snapshots.pt", "history.csv", "distances.csv", "metrics.csv", "codes.npz", "panels.npz", "probes.csv")
-FIGURES = ("figure3", "search-sg", "figure2", "figure4", "figure5", "figure6", "figureS2", "figureS3", "samples-digits")
+FIGURES = ("figure3", "search-sg", "figure2", "figure4", "figure5", "figure6", "figureS2", "figureS3", "samples-digits16")
 
 LONG = """\
 experiment: long
@@ -109,21 +109,21 @@ def test_a_whole_run_leaves_all_results_and_nothing_else(made):
     cell_files = ["ensemble.pt", "history.csv", "hyperparameters.json", "metrics.csv", "panels.npz"]
     wanted = {f"density/8Gaussian/{cell}/{name}" for cell in CELLS for name in cell_files}
     wanted |= {"density/8Gaussian/sg/search/slice-0.csv"}
-    wanted |= {f"images/digits/{name}" for name in (*SHARED, "r_entropy.json", "r_entropy-table2.json")}
-    wanted |= {f"images/digits/warmups/{prior}/seed0/{name}" for prior in ("sg", "mog4", "flow") for name in WARMUP}
-    wanted |= {f"images/digits/{cell}/r0/seed0/{name}" for cell in IMAGE_CELLS for name in IMAGE_RUN}
+    wanted |= {f"images/digits16/{name}" for name in (*SHARED, "r_entropy.json", "r_entropy-table2.json")}
+    wanted |= {f"images/digits16/warmups/{prior}/seed0/{name}" for prior in ("sg", "mog4", "flow") for name in WARMUP}
+    wanted |= {f"images/digits16/{cell}/r0/seed0/{name}" for cell in IMAGE_CELLS for name in IMAGE_RUN}
     clipped = itertools.product(("mog4-ip", "mog4-ip-unclipped"), IMAGE_RUN[:3])
-    wanted |= {f"clipping/digits/{cell}/r0/seed0/{name}" for cell, name in clipped}
+    wanted |= {f"clipping/digits16/{cell}/r0/seed0/{name}" for cell, name in clipped}
     kinds = itertools.product("12345", ("", "_vs_paper"), ("csv", "md", "tex"))
     wanted |= {f"tables/table{n}{kind}.{suffix}" for n, kind, suffix in kinds}
     wanted |= {f"figures/{name}.{suffix}" for name in FIGURES for suffix in ("pdf", "png")}
     wanted |= {"tables/tables.pdf"} if shutil.which("pdflatex") else set()
-    wanted |= {"jobs.json", "encoder/digits.npz", "index.html"}
+    wanted |= {"jobs.json", "encoder/digits16.npz", "index.html"}
     wanted |= {f"claims/{name}" for name in ("claims.csv", "tests.csv", "claims.md")}
     wanted |= {f"page/{name}.csv" for name in ("facts", "options", "runs", "verdicts")}
-    shown = [f"density-8Gaussian-{cell}" for cell in CELLS] + [f"images-digits-{cell}-r0-seed0" for cell in IMAGE_CELLS]
+    shown = [f"density-8Gaussian-{cell}" for cell in CELLS] + [f"images-digits16-{cell}-r0-seed0" for cell in IMAGE_CELLS]
     wanted |= {f"page/runs/{run}.{suffix}" for run in shown for suffix in ("svg", "png")}
-    wanted |= {f"page/runs/clipping-digits-{cell}-r0-seed0.svg" for cell in ("mog4-ip", "mog4-ip-unclipped")}
+    wanted |= {f"page/runs/clipping-digits16-{cell}-r0-seed0.svg" for cell in ("mog4-ip", "mog4-ip-unclipped")}
     found = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
     found = {name for name in found if not name.startswith(("logs/", "benchmarks/"))}
     assert {name for name in found if not name.endswith(".provenance.json")} == wanted
@@ -136,7 +136,7 @@ def test_a_whole_run_leaves_all_results_and_nothing_else(made):
     assert "introprior" not in "".join(path.read_text() for path in made.glob("logs/density/*/*/evaluate.log"))
     data = {f"{split}-{kind}.npy" for split in ("train", "test") for kind in ("images", "labels")}
     data |= {"manifest.json", "manifest.json.provenance.json"}
-    assert {path.name for path in (made.parent / "data/digits").iterdir()} == data
+    assert {path.name for path in (made.parent / "data/digits16").iterdir()} == data
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_a_results_tree_and_a_copy_of_it_are_verified(made, tmp_path, verify):
 
 
 TABLE1, RECORD = "tables/table1.csv", "tables/table1.csv.provenance.json"
-RUN_CSV, SLICE = "images/digits/sg/r0/seed0/metrics.csv", "density/8Gaussian/sg/search/slice-0.csv"
+RUN_CSV, SLICE = "images/digits16/sg/r0/seed0/metrics.csv", "density/8Gaussian/sg/search/slice-0.csv"
 
 
 def flip(path: Path) -> None:
@@ -197,7 +197,7 @@ def reconfigure(path: Path) -> None:
     path.write_text(sealed(known))
 
 
-FROM_RUN = [f"images/digits/{name}.json" for name in ("r_entropy", "r_entropy-table2")]
+FROM_RUN = [f"images/digits16/{name}.json" for name in ("r_entropy", "r_entropy-table2")]
 FROM_RUN += ["tables/table2.csv", "tables/table5.csv", "claims/claims.csv", "index.html"]
 TRAINED = [f"density/8Gaussian/{cell}/ensemble.pt" for cell in CELLS]
 OTHER = "outdated: made with another training.iterations (12, now 13)"
@@ -294,7 +294,7 @@ def test_every_number_of_the_image_tables_is_there_and_right(made, number):
     table = {(row["cell"], row["metric"]): row for row in rows(made / f"tables/table{number}.csv")}
     found = {}
     for cell in IMAGE_CELLS:
-        run = made / "images/digits" / cell / "r0/seed0"
+        run = made / "images/digits16" / cell / "r0/seed0"
         both = rows(run / "metrics.csv") + rows(run / "probes.csv")
         found |= {(cell, row["metric"]): row["value"] for row in both}
     names = {"fd_classifier_gen", "fd_classifier_rec", "entropy_per_batch", "entropy_pooled", "checkpoint_epoch"}
@@ -304,7 +304,7 @@ def test_every_number_of_the_image_tables_is_there_and_right(made, number):
         assert float(table[key]["mean"]) == pytest.approx(float(value), rel=1e-9)
         assert table[key]["paper_mean"] == ""  # a stand-in is never set beside a published number
     text = (made / f"tables/table{number}.md").read_text()
-    assert "Digits (stand-in for MNIST)" in text
+    assert "Digits, 16x16 (stand-in for MNIST)" in text
     assert "FID (" not in text
     for (cell, name), value in found.items():
         if name.startswith(("fd_classifier", "svm", "knn")):
