@@ -63,7 +63,7 @@ IMAGE_CELLS = ("sg", "mog4-ip", "flow-ip")
 SHARED = ("classifier.pt", "reference/fd_classifier.npz")
 WARMUP = ("warmup.pt", "distances.csv")
 IMAGE_RUN = ("snapshots.pt", "history.csv", "distances.csv", "metrics.csv", "codes.npz", "panels.npz", "probes.csv")
-FIGURES = ("figure3", "search-sg", "figure2", "figure4", "figure5", "figure6", "figureS2", "figureS3", "samples-digits16")
+FIGURES = ("figure3", "search-sg", *(f"figure{n}" for n in ("2", "4", "5", "6", "S2", "S3")), "samples-digits16")
 
 LONG = """\
 experiment: long
@@ -121,7 +121,8 @@ def test_a_whole_run_leaves_all_results_and_nothing_else(made):
     wanted |= {"jobs.json", "encoder/digits16.npz", "index.html"}
     wanted |= {f"claims/{name}" for name in ("claims.csv", "tests.csv", "claims.md")}
     wanted |= {f"page/{name}.csv" for name in ("facts", "options", "runs", "verdicts")}
-    shown = [f"density-8Gaussian-{cell}" for cell in CELLS] + [f"images-digits16-{cell}-r0-seed0" for cell in IMAGE_CELLS]
+    shown = [f"density-8Gaussian-{cell}" for cell in CELLS]
+    shown += [f"images-digits16-{cell}-r0-seed0" for cell in IMAGE_CELLS]
     wanted |= {f"page/runs/{run}.{suffix}" for run in shown for suffix in ("svg", "png")}
     wanted |= {f"page/runs/clipping-digits16-{cell}-r0-seed0.svg" for cell in ("mog4-ip", "mog4-ip-unclipped")}
     found = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
