@@ -410,7 +410,7 @@ def test_bad_points(tmp_path: Path, content: str | None, said: str) -> None:
     ("name", "more", "said"),
     [
         ("Rings", {}, "density.points.Rings.file: there is a dataset Rings already"),
-        ("a/b", {}, "density.points.a/b.[key]: must match pattern"),
+        ("a/b", {}, "density.points.a/b.[key]: must have letters, digits"),
         ("mine", {"half_width": 0.1}, "points lie in the window of half-width 0.1; take a larger one, up to"),
         ("mine", {"half_width": 0}, "density.points.mine.half_width: must be above 0, is 0"),
         ("mine", {"width": 4}, "density.points.mine: unknown key 'width'; did you mean 'half_width'?"),

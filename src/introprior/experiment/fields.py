@@ -91,9 +91,11 @@ Text = Annotated[str, Field(min_length=1)]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Name = Annotated[str, Field(max_length=100, pattern=NAME)]
 """Of a folder."""
-Resource = Annotated[str, Field(pattern=r"^[a-z][a-z_]*$")]
+RESOURCE = r"^[a-z][a-z_]*$"
+Resource = Annotated[str, Field(pattern=RESOURCE)]
 """Of Snakemake's, by name."""
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,4})?)$")]
+DEVICE = r"^(auto|cpu|cuda(:[0-9]{1,4})?)$"
+Device = Annotated[str, Field(pattern=DEVICE)]
 
 
 def _different(values: tuple[Value, ...]) -> tuple[Value, ...]:
@@ -166,6 +168,9 @@ _WORDS = {
     "valid dictionary.*": "section of keys",
     "a valid boolean": "true or false",
     "^Field required": "is missing; give it",
+    f"match pattern '{re.escape(NAME)}'": "have letters, digits, '.', '_' and '-' alone, a letter or digit first",
+    f"match pattern '{re.escape(RESOURCE)}'": "have small letters and '_' alone, a letter first",
+    f"match pattern '{re.escape(DEVICE)}'": "be auto, cpu, cuda or cuda:N",
 }
 """What pydantic says, and we instead."""
 
