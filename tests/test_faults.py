@@ -255,13 +255,13 @@ def test_the_impatient_who_press_control_c_again_and_again_lose_nothing(endless,
 
 
 def test_states_are_whole_at_whatever_moment_their_writer_is_killed(tmp_path, tiny, capsys):
-    """Processes that do hardly anything but write states are killed at random moments, forty times."""
+    """Processes that do hardly anything but write states are killed, half at random moments, half while they write."""
     folder, chance, reached, halves = tmp_path / "state", random.Random(0), [0], 0
     options = {**commands.TRAINING, "iterations": 100_000, "milestones": [10**6]}
     command = training(tmp_path, "--state", folder, "--checkpoint-seconds", 0, training=options)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["introprior.commands.density"])
-    for _ in range(40):
+    for turn in range(16):
         child = context.Process(target=cli.main, args=([str(argument) for argument in command],))
         child.start()
         for _ in range(chance.randint(1, 3)):  # until it is at work, on a slow machine too
@@ -269,14 +269,18 @@ def test_states_are_whole_at_whatever_moment_their_writer_is_killed(tmp_path, ti
             while marks(folder) == known:
                 time.sleep(0.001)
                 assert child.is_alive()
-        time.sleep(chance.uniform(0, 0.03))
+        if turn % 2:
+            while not any(map(is_half, folder.iterdir())):
+                assert child.is_alive()
+        else:
+            time.sleep(chance.uniform(0, 0.03))
         child.kill()
         child.join()
-        halves += any(".part" in path.name for path in folder.iterdir())
+        halves += any(map(is_half, folder.iterdir()))
         reached.append(latest(folder, capsys)["iteration"])
     assert reached == sorted(reached)
-    assert reached[-1] > 40
-    assert halves >= 3  # else nobody was killed while writing
+    assert reached[-1] > 16
+    assert halves >= 3  # others were done before the signal came
     state = latest(folder, capsys)
     (path,) = folder.glob("train-*.pt")
     run = density_run("sg", [a_member(seed, *commands.BETAS) for seed in (0, 1)], commands.DATASET, **options)
@@ -285,6 +289,10 @@ def test_states_are_whole_at_whatever_moment_their_writer_is_killed(tmp_path, ti
     theirs.advance(ours.iteration)
     for name, tensor in theirs.model.state_dict().items():
         assert torch.equal(ours.model.state_dict()[name], tensor), name
+
+
+def is_half(path: Path) -> bool:
+    return ".part" in path.name
 
 
 def marks(folder: Path) -> dict[str, int]:
