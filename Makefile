@@ -36,7 +36,7 @@ endif
 # An environment's programs name the folder that it was made in: one that was moved or copied is made anew.
 MOVED := $(shell [ ! -s $(STAMP) ] || [ "$$(cat $(STAMP))" = "$$(cd $(VENV) && pwd -P)" ] || echo MOVED)
 
-.PHONY: help env demo demo-all test quick kernel fuzz rehearse slurm soak lint config bench lock clean distclean
+.PHONY: help env demo demo-all test whole quick kernel fuzz rehearse slurm soak lint config bench lock clean distclean
 
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -54,27 +54,32 @@ demo: $(STAMP) ## see the method at work: tables and figures at a small scale, i
 demo-all: $(STAMP) ## make every table and figure at a tiny scale, with numbers that mean nothing
 	$(BIN)/snakemake --configfile config/demo-all.yaml --cores $(CORES) $(ARGS)
 
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PARALLEL = --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
 test: $(STAMP) ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile \
-	  --no-loadscope-reorder $(ARGS)
+	$(PYTEST) $(PARALLEL) $(ARGS)
+
+whole: $(STAMP) ## run the whole workflow at its smallest, kill its jobs, fill its disks, on a stand-in for Kubernetes, too
+	$(PYTEST) tests/whole $(PARALLEL) $(ARGS)
 
 quick: $(STAMP) ## run the tests that start no programs, the mathematics among them
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 -m "not programs" $(ARGS)
+	$(PYTEST) --numprocesses logical --maxprocesses 8 -m "not programs" $(ARGS)
 
 kernel: $(STAMP) ## run the KL's GPU kernels at full size, interpreted on a CPU (minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/kernel $(ARGS)
+	$(PYTEST) tests/kernel $(ARGS)
 
 fuzz: $(STAMP) ## damage configurations, command lines and results at random: each must be told in one line (minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz $(ARGS)
+	$(PYTEST) tests/fuzz $(ARGS)
 
 rehearse: $(STAMP) ## rehearse at tiny sizes, on a CPU, what the first minutes on a GPU are to bring
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gpu_campaign.py --tiny --device cpu --deadline 150 --out results/rehearsal
 
 slurm: $(STAMP) ## run the workflow on a real Slurm, started for that (Debian, root; apt-get install slurm-wlm munge)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slurm $(ARGS)
+	$(PYTEST) tests/slurm $(ARGS)
 
 soak: $(STAMP) ## run the demo while its jobs are killed at random; the tables must come out the same
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/soak $(ARGS)
+	$(PYTEST) tests/soak $(ARGS)
 
 lint: $(STAMP) ## check style, types and the workflow's rules
 	$(BIN)/ruff check

@@ -25,11 +25,11 @@ from tests.projects import Project
 TINY = {"iterations": 40, "warmup_iterations": 6, "mixture_warmup_iterations": 2, "batch_size": 16}
 TINY |= {"monte_carlo_samples": 5, "hidden_width": 16, "hidden_layers": 2, "milestones": (9, 12)}
 
-APART = [Path(__file__).parent / name for name in ("fuzz", "kernel", "slurm", "soak")]
-"""What takes minutes, or a machine of its own: `make fuzz`, `make kernel`, `make slurm`, `make soak`."""
+APART = [Path(__file__).parent / name for name in ("fuzz", "kernel", "slurm", "soak", "whole")]
+"""What takes minutes, or a machine of its own; each has a target of its name, such as `make whole`."""
 
-PROGRAMS = {"add_a_prior", "cli", "docs", "end_to_end", "faults", "house", "image_commands", "kubernetes", "planning"}
-PROGRAMS |= {"benchmarks", "counters", "downloads", "image_figures", "kernels", "status", "workflow_dag"}
+PROGRAMS = {"add_a_prior", "benchmarks", "cli", "counters", "docs", "downloads", "house", "image_commands"}
+PROGRAMS |= {"image_figures", "kernels", "planning", "status", "workflow_dag"}
 """The tests that `make quick` leaves out: they start commands and workflows."""
 
 
