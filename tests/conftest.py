@@ -108,6 +108,16 @@ def tiny() -> Callable[..., Training]:
 
 
 @pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits, prepared; nobody changes them."""
+    from introprior.data.images import prepare  # late: whoever needs no images need not wait
+
+    folder = tmp_path_factory.mktemp("digits")
+    prepare("digits", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def torch_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of PyTorch's that holds random weights where pytorch-fid looks for the real ones."""
     from pytorch_fid import inception as upstream  # late: it takes seconds to import

@@ -12,7 +12,6 @@ import torch
 from runs import a_member, image_run
 from torch import Tensor
 
-from introprior.data.images import prepare
 from introprior.data.images.splits import load, to_unit
 from introprior.errors import UserError
 from introprior.evaluation import encoder_study
@@ -28,13 +27,6 @@ from tests import naive
 CPU = torch.device("cpu")
 SIZES = {"iterations": 61, "warmup_iterations": 60, "mixture_warmup_iterations": 10, "monte_carlo_samples": 5}
 SIZES |= {"latent_dim": 4, "widths": (2, 4), "batch_size": 32, "learning_rate": 2e-3}
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("digits")
-    prepare("digits", folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
