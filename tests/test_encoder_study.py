@@ -127,7 +127,7 @@ def test_the_model_stays_as_it_was_and_the_study_repeats(trained, ten):
     model, run = trained
     model.eval()
     before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    numbers = {"iterations": 3, "beta_negs": [1.0, 8.0], "device": CPU, "points": 3}
+    numbers = {"iterations": 2, "beta_negs": [8.0], "device": CPU, "points": 2}
     first = study(model, run, ten, seed=1, **numbers)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
@@ -190,18 +190,7 @@ def test_one_image_of_each_class_is_the_first():
     pictures = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1)
     chosen = one_per_class(pictures, torch.tensor([4, 0, 4, 2, 0, 2]))
     assert chosen.flatten().tolist() == [1, 3, 0]
-    assert one_per_class(pictures.repeat(2, 1, 1, 1), torch.zeros(12)).flatten().tolist() == [
-        0,
-        1,
-        2,
-        3,
-        4,
-        5,
-        0,
-        1,
-        2,
-        3,
-    ]
+    assert one_per_class(pictures.repeat(2, 1, 1, 1), torch.zeros(12)).flatten().tolist() == [*range(6), *range(4)]
 
 
 def test_what_a_diverged_run_leaves_is_refused(digits, ten):

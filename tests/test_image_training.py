@@ -98,7 +98,7 @@ def test_bfloat16_is_the_networks_alone(digits):
     """The same run twice: losses agree to bfloat16's three digits, everything that comes out is float32."""
 
     def losses(precision: str) -> tuple[list[float], IntroVAE]:
-        training = images.begin(a_run("mog5-lc-ip", precision=precision, r_entropy=1.0), CPU, digits)
+        training = images.begin(a_run("mog5-lc-ip", precision=precision, r_entropy=1.0, batch_size=64), CPU, digits)
         found = [training.step() for _ in range(4)]
         return [float(found[0]["vae_loss"]), float(found[3]["encoder_loss"])], training.model
 
