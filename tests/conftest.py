@@ -28,7 +28,7 @@ TINY |= {"monte_carlo_samples": 5, "hidden_width": 16, "hidden_layers": 2, "mile
 APART = [Path(__file__).parent / name for name in ("fuzz", "kernel", "slurm", "soak")]
 """What takes minutes, or a machine of its own: `make fuzz`, `make kernel`, `make slurm`, `make soak`."""
 
-PROGRAMS = {"add_a_prior", "cli", "docs", "end_to_end", "faults", "house", "image_commands", "kubernetes", "planning"}
+PROGRAMS = {"add_a_prior", "cli", "end_to_end", "faults", "house", "image_commands", "kubernetes", "planning"}
 PROGRAMS |= {"benchmarks", "counters", "downloads", "image_figures", "kernels", "status", "workflow_dag"}
 """The tests that `make quick` leaves out: they start commands and workflows."""
 

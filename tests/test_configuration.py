@@ -122,12 +122,6 @@ def test_facts_that_stand_twice_are_equal():
     assert set(jobs.FEATURES["inception"]) == set(inception.PROTOCOLS)
 
 
-def test_importing_is_cheap():
-    code = "import sys, introprior.experiment.jobs; print(*{'torch', 'pandas', 'numpy', 'yaml'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
-
-
 # ---- Mistakes ----
 
 

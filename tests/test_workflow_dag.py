@@ -213,6 +213,12 @@ def test_halves_and_kinds_can_be_asked_for(told):
     assert "clipping_study" not in plan
 
 
+def test_the_readmes_targets_are_known(told):
+    named = re.findall(r"^snakemake ([a-z]\w*) ", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert {"table1", "images", "page"} <= set(named)
+    assert all(needed(told, name) for name in named)
+
+
 # ---- What a change makes it do again ----
 
 # Of images the small experiment has two datasets, three cells (sg, mog10-ip and mog10, the latter in Table 5 only), one
