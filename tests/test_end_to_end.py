@@ -359,16 +359,6 @@ def test_figures_show_something(made, name):
     assert (made / f"figures/{name}.pdf").read_bytes().startswith(b"%PDF-")
 
 
-def test_a_second_run_does_nothing(project, made):
-    before = {path: path.stat().st_mtime_ns for path in made.rglob("*")}
-    started = time.monotonic()
-    code, printed = project.snakemake(*TINY_ARGUMENTS)
-    assert (code, finished(printed)) == (0, Counter())
-    assert "Nothing to be done" in printed
-    assert time.monotonic() - started < 20
-    assert {path: path.stat().st_mtime_ns for path in made.rglob("*")} == before
-
-
 @pytest.fixture(scope="module")
 def report(project, made):
     code, printed = project.snakemake("--configfile", "tiny.yaml", "--report", "report.html")

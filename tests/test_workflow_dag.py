@@ -346,14 +346,20 @@ def test_the_title_of_a_metric_outdates_no_measurement(outdated):
     assert {"table1", "table5", "figure2", "figure4"} <= set(plan)
 
 
+FEWER = "images: {seeds: [0], r_entropy: [0, 10]}\nfigure4: {r_entropy: [0, 10]}\n"
+"""Runs enough of a dataset to see that they can be planned."""
+
+
 def test_the_page_on_adding_a_dataset(fresh):
     page = (ROOT / "docs/add-an-image-dataset.md").read_text()
     entry, changes = (re.search(rf"^```{kind}\n(.*?)^```", page, re.M | re.S)[1] for kind in ("python", "yaml"))
     (command,) = re.findall(r"^snakemake (.*)$", page, re.M)
     (fresh.folder / "kmnist.yaml").write_text(changes)
+    (fresh.folder / "fewer.yaml").write_text(FEWER)
+    command = command.replace("kmnist.yaml", "kmnist.yaml fewer.yaml")
     with fresh.changed("src/introprior/data/images/catalogue.py", "_ENTRIES = (", f"_ENTRIES = (\n{entry.rstrip()},"):
         plan = fresh.plan(*command.split(), CUDA_VISIBLE_DEVICES="0")
-        assert (plan["prepare"], plan["game"], plan["table2"], plan["table5"], plan["figure2"]) == (1, 99, 1, 1, 1)
+        assert (plan["prepare"], plan["game"], plan["table2"], plan["table5"], plan["figure2"]) == (1, 17, 1, 1, 1)
         for target in ("results/data/KMNIST/manifest.json", "results/paper/images/KMNIST/classifier.pt"):
             code, printed = fresh.snakemake("--dry-run", target)
             assert code == 1
@@ -384,11 +390,12 @@ def test_the_page_on_adding_a_distribution(fresh):
 
 def test_the_page_on_few_pictures(fresh):
     example = re.search(r"^  ```yaml\n(.*?)^  ```", (ROOT / "docs/your-own-data.md").read_text(), re.M | re.S)
-    (fresh.folder / "few.yaml").write_text(textwrap.dedent(example[1]))
+    for name, content in (("few", textwrap.dedent(example[1])), ("fewer", FEWER)):
+        (fresh.folder / f"{name}.yaml").write_text(content)
     (folder := fresh.folder / "path/to/few").mkdir(parents=True)
     for i in range(120):
         (folder / f"{i}.png").touch()
-    plan = fresh.plan("images", "--configfile", "few.yaml")
+    plan = fresh.plan("images", "--configfile", "few.yaml", "fewer.yaml")
     assert (plan["prepare"], plan["classifier"], plan["table5"]) == (1, 1, 1)
 
 
