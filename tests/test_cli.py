@@ -315,12 +315,6 @@ def test_a_terminal_without_greek_letters_is_no_fault(monkeypatch):
 # ---- Damaged files ----
 
 
-def test_a_truncated_model_is_refused(tmp_path, introprior, trained):
-    (tmp_path / "ensemble.pt").write_bytes((trained / "ensemble.pt").read_bytes()[:-100])
-    assert_refused(introprior(*evaluating(tmp_path)), tmp_path / "ensemble.pt", "damaged", "delete it and run again")
-    assert below(tmp_path) == {tmp_path / "ensemble.pt"}
-
-
 def test_damaged_hyperparameters_are_refused(tmp_path, introprior, copied):
     do(*selecting(tmp_path))
     path, before = tmp_path / "hyperparameters.json", below(tmp_path)

@@ -344,13 +344,6 @@ def test_every_caption_says_the_scale(made, number):
         assert "2 seeds instead of 5" in (made / f"tables/table{number}.md").read_text()
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
-def test_all_tables_are_in_one_pdf(made):
-    pdf = (made / "tables/tables.pdf").read_bytes()
-    assert pdf.startswith(b"%PDF-")
-    assert re.search(rb"%%EOF\s*$", pdf)
-
-
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_show_something(made, name):
     picture = imread(made / f"figures/{name}.png")[..., :3]
