@@ -23,7 +23,6 @@ from torch import Tensor
 
 import introprior as package
 from introprior import cli
-from introprior.data import density as data
 from introprior.training.loop import Training
 from tests import warm
 
@@ -218,10 +217,3 @@ def until_saved(child: subprocess.Popen[bytes], state: Path) -> None:
     while not list(state.glob("train-*.pt")):
         time.sleep(0.002)
         assert child.poll() is None, child.stderr and child.stderr.read()
-
-
-@pytest.fixture
-def exact(float64: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainings and evaluations in float64, so that members agree alone and in company to rounding."""
-    draw = data.sample_members
-    monkeypatch.setattr(data, "sample_members", lambda *arguments: draw(*arguments).double())

@@ -16,6 +16,7 @@ from cards import compiled, interpreted, started, there  # noqa: F401
 from runs import a_member, density_run
 from torch import nn
 
+from introprior.data import density as points
 from introprior.experiment.run import Member
 from introprior.operations import dag
 from introprior.training import density
@@ -87,6 +88,13 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def exact(float64: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data in float64 as well, which the package makes in float32: members agree alone and in company to rounding."""
+    draw = points.sample_members
+    monkeypatch.setattr(points, "sample_members", lambda *arguments: draw(*arguments).double())
 
 
 @pytest.fixture

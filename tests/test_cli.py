@@ -66,7 +66,6 @@ from tests.commands import (
 )
 
 introprior, trained, copied, undisturbed = commands.introprior, commands.trained, commands.copied, commands.undisturbed
-exact = commands.exact
 
 
 # ---- What the commands write ----
