@@ -23,6 +23,7 @@ from torch import Tensor
 
 import introprior as package
 from introprior import cli
+from introprior.errors import UserError
 from introprior.training.loop import Training
 from tests import warm
 
@@ -152,6 +153,15 @@ def assert_refused(outcome: tuple[int, list[str]], *words: object) -> None:
     assert (code, len(said)) == (2, 1), said
     assert re.match(r"introprior( [a-z]+)?: ", said[0])
     assert [word for word in words if str(word) not in said[0]] == [], said[0]
+
+
+def refused(act: Callable[[], object], *said: object) -> None:
+    """That a call is refused in one line which says all this."""
+    with pytest.raises(UserError) as caught:
+        act()
+    line = str(caught.value)
+    assert "\n" not in line
+    assert [part for part in said if str(part) not in line] == [], line
 
 
 def assert_same_training(ours: Path, theirs: Path) -> None:

@@ -23,8 +23,8 @@ from torch.nn.functional import interpolate
 from introprior import cli
 from introprior.data import images
 from introprior.data.images import catalogue, splits, standins, store
-from introprior.errors import UserError
 from tests import published
+from tests.commands import refused
 from tests.published import BATCHES, IDX, Files, Tiny, idx_bytes, idx_header, md5, sha256, tar_bytes, write, zipped
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -46,16 +46,6 @@ def assert_prepared(folder: Path, tiny: Tiny) -> None:
         np.testing.assert_array_equal(loaded.images.numpy(), pixels)
         np.testing.assert_array_equal(loaded.labels.numpy(), labels)
     assert sorted(path.name for path in folder.iterdir()) == sorted(images.FILES)
-
-
-def refused(act: Callable[[], object], *said: str) -> None:
-    """That ``act`` is refused in one line which says all this."""
-    with pytest.raises(UserError) as caught:
-        act()
-    line = str(caught.value)
-    assert "\n" not in line
-    for part in said:
-        assert part in line, line
 
 
 def snapshot(folder: Path) -> dict[str, int]:
