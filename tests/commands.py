@@ -23,7 +23,7 @@ from torch import Tensor
 
 import introprior as package
 from introprior import cli
-from introprior.data import density as data
+from introprior.errors import UserError
 from introprior.training.loop import Training
 from tests import warm
 
@@ -155,6 +155,15 @@ def assert_refused(outcome: tuple[int, list[str]], *words: object) -> None:
     assert [word for word in words if str(word) not in said[0]] == [], said[0]
 
 
+def refused(act: Callable[[], object], *said: object) -> None:
+    """That a call is refused in one line which says all this."""
+    with pytest.raises(UserError) as caught:
+        act()
+    line = str(caught.value)
+    assert "\n" not in line
+    assert [part for part in said if str(part) not in line] == [], line
+
+
 def assert_same_training(ours: Path, theirs: Path) -> None:
     """Ensemble and history are equal, bit by bit."""
     mine, other = model(ours), model(theirs)
@@ -218,10 +227,3 @@ def until_saved(child: subprocess.Popen[bytes], state: Path) -> None:
     while not list(state.glob("train-*.pt")):
         time.sleep(0.002)
         assert child.poll() is None, child.stderr and child.stderr.read()
-
-
-@pytest.fixture
-def exact(float64: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainings and evaluations in float64, so that members agree alone and in company to rounding."""
-    draw = data.sample_members
-    monkeypatch.setattr(data, "sample_members", lambda *arguments: draw(*arguments).double())

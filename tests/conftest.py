@@ -16,6 +16,7 @@ from cards import compiled, interpreted, started, there  # noqa: F401
 from runs import a_member, density_run
 from torch import nn
 
+from introprior.data import density as points
 from introprior.experiment.run import Member
 from introprior.operations import dag
 from introprior.training import density
@@ -28,7 +29,7 @@ TINY |= {"monte_carlo_samples": 5, "hidden_width": 16, "hidden_layers": 2, "mile
 APART = [Path(__file__).parent / name for name in ("fuzz", "kernel", "slurm", "soak", "whole")]
 """What takes minutes, or a machine of its own; each has a target of its name, such as `make whole`."""
 
-PROGRAMS = {"add_a_prior", "benchmarks", "cli", "counters", "docs", "downloads", "house", "image_commands"}
+PROGRAMS = {"add_a_prior", "cli", "counters", "downloads", "house", "image_commands"}
 PROGRAMS |= {"image_figures", "kernels", "planning", "status", "workflow_dag"}
 """The tests that `make quick` leaves out: they start commands and workflows."""
 
@@ -90,6 +91,13 @@ def float64() -> Iterator[None]:
 
 
 @pytest.fixture
+def exact(float64: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data in float64 as well, which the package makes in float32: members agree alone and in company to rounding."""
+    draw = points.sample_members
+    monkeypatch.setattr(points, "sample_members", lambda *arguments: draw(*arguments).double())
+
+
+@pytest.fixture
 def tiny() -> Callable[..., Training]:
     """Begin a training of a few small networks: game from iteration 6, conversion at 4, decays at 9 and 12."""
 
@@ -105,6 +113,16 @@ def tiny() -> Callable[..., Training]:
         return density.begin(run, torch.device("cpu"))
 
     return begin
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits, prepared; nobody changes them."""
+    from introprior.data.images import prepare  # late: whoever needs no images need not wait
+
+    folder = tmp_path_factory.mktemp("digits")
+    prepare("digits", folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from runs import a_member, image_run
 from torch import Tensor
 
 from benchmarks import baseline
-from introprior.data import density as data
 from introprior.evaluation.density import negative_elbo
 from introprior.experiment import cells
 from introprior.game.distributions import GaussianMixture, Posterior, Samples
@@ -77,10 +76,8 @@ def equal_numbers(training: Training, batch: int) -> EqualStreams:
 
 
 @pytest.fixture(params=["sg", "mog8", "mog8-lc-ip"])
-def pair(request, tiny, float64, monkeypatch) -> tuple[Training, Script, EqualStreams]:
+def pair(request, tiny, exact) -> tuple[Training, Script, EqualStreams]:
     """A training just after the game began, and the script that stands where it stands."""
-    draw = data.sample_members
-    monkeypatch.setattr(data, "sample_members", lambda *arguments: draw(*arguments).double())
     training = tiny(request.param, options={"gamma_r_terms": "compute"}, gamma_r=0.1, milestones=())
     while training.iteration <= training.game_start:
         training.step()

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor
 from introprior.errors import UserError
 from introprior.training import checkpoints
 from introprior.training.loop import Interrupted, Training
+from tests.commands import refused
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 
@@ -46,15 +47,6 @@ def assert_identical(ours: Any, theirs: Any, where: str = "state") -> None:
             assert_identical(*pair, f"{where}[{i}]")
     else:
         assert ours == theirs, where
-
-
-def assert_refused(action: Callable[[], object], path: Path, *words: str) -> None:
-    with pytest.raises(UserError) as caught:
-        action()
-    message = str(caught.value)
-    assert "\n" not in message
-    assert str(path) in message
-    assert all(word in message for word in words), message
 
 
 def through_a_file(training: Training, path: Path) -> dict[str, Any]:
@@ -131,7 +123,7 @@ def test_the_state_of_another_run_is_refused(tiny, tmp_path, other):
     options = {"cell": "mog5-ip", "members": MEMBERS} | other
     state = through_a_file(tiny("mog5-ip", *MEMBERS), path)
     training = tiny(options.pop("cell"), *options.pop("members"), **options)
-    assert_refused(lambda: training.restore(state, path), path, "another run", "delete it")
+    refused(lambda: training.restore(state, path), path, "another run", "delete it")
 
 
 # The file
@@ -160,7 +152,7 @@ def test_a_truncated_checkpoint_is_refused(tiny, tmp_path, size):
     checkpoints.save(path, tiny("sg").state())
     whole = path.read_bytes()
     path.write_bytes(whole[: int(size * len(whole)) if isinstance(size, float) else size])
-    assert_refused(lambda: checkpoints.load(path), path, "damaged", "delete it")
+    refused(lambda: checkpoints.load(path), path, "damaged", "delete it")
 
 
 @pytest.mark.parametrize(
@@ -172,7 +164,7 @@ def test_a_truncated_checkpoint_is_refused(tiny, tmp_path, size):
 def test_a_foreign_file_is_refused(tmp_path, content):
     path = tmp_path / "state.pt"
     path.write_bytes(content)
-    assert_refused(lambda: checkpoints.load(path), path, "delete it")
+    refused(lambda: checkpoints.load(path), path, "delete it")
 
 
 def test_no_first_byte_of_a_foreign_file_leads_to_a_traceback(tmp_path):
@@ -180,30 +172,30 @@ def test_no_first_byte_of_a_foreign_file_leads_to_a_traceback(tmp_path):
     for first in range(256):
         path = tmp_path / f"{first}.pt"
         path.write_bytes(bytes([first]) + b"arbage that is no pickle\n\x00\xff")
-        assert_refused(lambda path=path: checkpoints.load(path), path, "delete it")
+        refused(lambda path=path: checkpoints.load(path), path, "delete it")
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"x": 1}, {"format": 0}, {"format": "1"}, torch.zeros(3)], ids=str)
 def test_a_checkpoint_of_another_format_is_refused(tmp_path, content):
     path = tmp_path / "state.pt"
     torch.save(content, path)
-    assert_refused(lambda: checkpoints.load(path), path, f"reads {checkpoints.FORMAT}", "delete it")
+    refused(lambda: checkpoints.load(path), path, f"reads {checkpoints.FORMAT}", "delete it")
 
 
 def test_nothing_in_a_file_is_executed(tmp_path):
     path, trace = tmp_path / "state.pt", tmp_path / "trace"
     for save in (torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))):
         save({"format": 1, "x": Dangerous(trace)}, path)
-        assert_refused(lambda: checkpoints.load(path), path, "delete it")
+        refused(lambda: checkpoints.load(path), path, "delete it")
     assert not trace.exists()
 
 
 def test_missing_files_and_folders_are_named(tmp_path):
-    assert_refused(lambda: checkpoints.load(tmp_path / "none.pt"), tmp_path / "none.pt", "no such checkpoint")
-    assert_refused(lambda: checkpoints.load(tmp_path), tmp_path)
+    refused(lambda: checkpoints.load(tmp_path / "none.pt"), tmp_path / "none.pt", "no such checkpoint")
+    refused(lambda: checkpoints.load(tmp_path), tmp_path)
     blocked = tmp_path / "file" / "state.pt"
     (tmp_path / "file").write_text("in the way")
-    assert_refused(lambda: checkpoints.save(blocked, {}), blocked, "cannot write")
+    refused(lambda: checkpoints.save(blocked, {}), blocked, "cannot write")
 
 
 def flipped(whole: bytes, where: int) -> bytes:
@@ -329,7 +321,7 @@ def test_a_state_of_another_version_is_the_users_to_decide_on(tmp_path, monkeypa
             patch.setattr(checkpoints, "FORMAT", version)
             numbered(path, 1, 2)
         said = f"format {version}, this version reads {checkpoints.FORMAT}"
-        assert_refused(lambda: checkpoints.latest(path), path, said, reader)
+        refused(lambda: checkpoints.latest(path), path, said, reader)
         with monkeypatch.context() as patch:
             patch.setattr(checkpoints, "FORMAT", version)
             assert checkpoints.load(path)["number"] == 2
@@ -342,7 +334,7 @@ def test_a_state_that_cannot_be_read_now_is_not_taken_for_damaged(tmp_path):
     path.with_suffix(".away").mkdir()
     path.rename(path.with_suffix(".away") / "state.pt")
     path.mkdir()
-    assert_refused(lambda: checkpoints.latest(path), path, "cannot read", "Is a directory")
+    refused(lambda: checkpoints.latest(path), path, "cannot read", "Is a directory")
     assert path.is_dir()
 
 
@@ -367,7 +359,7 @@ def test_the_previous_checkpoint_survives_a_file_that_may_not_grow(tiny, tmp_pat
     whole = path.read_bytes()
     training.advance(3)
     with largest_file(len(whole) // 2):
-        assert_refused(lambda: checkpoints.keep(path, training.state()), path, "cannot write", "free some space")
+        refused(lambda: checkpoints.keep(path, training.state()), path, "cannot write", "free some space")
     assert path.read_bytes() == whole
     assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")] == []
 

@@ -122,12 +122,6 @@ def test_facts_that_stand_twice_are_equal():
     assert set(jobs.FEATURES["inception"]) == set(inception.PROTOCOLS)
 
 
-def test_importing_is_cheap():
-    code = "import sys, introprior.experiment.jobs; print(*{'torch', 'pandas', 'numpy', 'yaml'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
-
-
 # ---- Mistakes ----
 
 
@@ -521,11 +515,6 @@ def test_slices_keep_together_what_shares_a_warmup(most):
     assert [s for part in slices for s in part] == [s for group in jobs.grid(PAPER, "sg") for s in group]
 
 
-def test_a_longer_grid_leaves_full_slices_as_they_were():
-    longer = changed("density.search.beta_rec", [*PAPER.density.search.beta_rec, 2.0])
-    assert jobs.slices(longer, "sg")[:2] == jobs.slices(PAPER, "sg")
-
-
 @pytest.mark.parametrize(
     ("changes", "searched"),
     [
@@ -661,11 +650,6 @@ def test_a_warmup_is_told_all_that_it_depends_on():
 def test_what_outdates_what(dataset, path, value, outdated):
     old, new = (options(config, dataset) for config in (PAPER, changed(path, value)))
     assert {kind for kind in old if jobs.told(old[kind]) != jobs.told(new[kind])} == set(outdated)
-
-
-def test_only_files_that_are_not_verified_depend_on_their_place():
-    assert jobs.unverified(changed("images.source", "here"), "MNIST") == ""
-    assert jobs.unverified(changed("images", {"source": "here", "verify": False}), "MNIST") == "here"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from introprior.metrics.density import floors, histogram_jsd, histogram_kl, jsd_
 from tests import commands, naive
 from tests.commands import DATASET, END, EVALUATION, do, evaluating, model, rows, training
 
-exact, trained = commands.exact, commands.trained
+trained = commands.trained
 
 
 def test_an_evaluation_is_complete_and_the_same_twice(tmp_path, trained):

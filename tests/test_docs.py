@@ -2,8 +2,6 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -63,13 +61,8 @@ def test_snakemake_understands_the_commands_on_pages():
     assert sum(map(bool, found)) > 10
 
 
-def test_the_readmes_commands_exist():
+def test_what_the_readme_makes_exists():
     text = (ROOT / "README.md").read_text()
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", text, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
-    named = set(re.findall(r"^snakemake ([a-z]\w*) ", text, re.MULTILINE))
-    assert named
-    command = [sys.executable, "-m", "snakemake", "--list-target-rules"]
-    rules = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    assert named <= set(rules)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from runs import a_member, image_run
 from torch import Tensor
 
-from introprior.data.images import prepare
 from introprior.errors import UserError
 from introprior.experiment.run import ImageRun, ImageTraining, Run
 from introprior.game.model import IntroVAE
@@ -21,13 +18,6 @@ CPU = torch.device("cpu")
 EPOCH = 12  # iterations, of 1,501 digits in batches of 128
 SMALL = {"iterations": 5, "warmup_iterations": 3, "mixture_warmup_iterations": 1, "monte_carlo_samples": 4}
 SMALL |= {"latent_dim": 4, "widths": (2, 4), "batch_size": 128}
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("digits")
-    prepare("digits", folder)
-    return folder
 
 
 def a_run(cell: str, *, seeds: tuple[int, ...] = (0,), protocol: str = "authors", **training) -> ImageRun:
@@ -108,7 +98,7 @@ def test_bfloat16_is_the_networks_alone(digits):
     """The same run twice: losses agree to bfloat16's three digits, everything that comes out is float32."""
 
     def losses(precision: str) -> tuple[list[float], IntroVAE]:
-        training = images.begin(a_run("mog5-lc-ip", precision=precision, r_entropy=1.0), CPU, digits)
+        training = images.begin(a_run("mog5-lc-ip", precision=precision, r_entropy=1.0, batch_size=64), CPU, digits)
         found = [training.step() for _ in range(4)]
         return [float(found[0]["vae_loss"]), float(found[3]["encoder_loss"])], training.model
 

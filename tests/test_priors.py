@@ -89,11 +89,11 @@ def stages(request, encode) -> list[Prior]:
 
 
 def test_a_density_integrates_to_one(stages, encode):
-    axis = torch.linspace(-30, 30, 601)
+    axis = torch.linspace(-30, 30, 301)
     plane = torch.cartesian_prod(axis, axis).expand(MEMBERS, -1, 2)
-    for prior in stages:
+    for prior in dict.fromkeys(stages):  # which may be one and the same
         with torch.no_grad():
-            mass = prior(encode).log_prob(plane).double().exp().sum(-1) * 0.1**2
+            mass = prior(encode).log_prob(plane).double().exp().sum(-1) * 0.2**2
         torch.testing.assert_close(mass, torch.ones(MEMBERS, dtype=torch.float64), rtol=0, atol=3e-3)
 
 
@@ -107,7 +107,7 @@ def test_samples_are_of_the_density(stages, encode):
         return ((angle / (2 * math.pi) + 0.5) * 16).long().clamp(max=15)
 
     count = 20_000
-    for prior in stages:
+    for prior in dict.fromkeys(stages):  # which may be one and the same
         with torch.no_grad():
             distribution = prior(encode)
             noise, uniforms = torch.randn(MEMBERS, count, 2), torch.rand(MEMBERS, count)

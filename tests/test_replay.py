@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from introprior.data.images import prepare
 from introprior.game.randomness import MemberStreams
 from introprior.training import density, images
 from introprior.training.loop import Training
@@ -33,14 +32,11 @@ def in_two_dimensions(cell: str, device: torch.device = CPU, **changes: Any) -> 
 
 
 @pytest.fixture(scope="module")
-def on_images(tmp_path_factory: pytest.TempPathFactory) -> Begin:
-    folder = tmp_path_factory.mktemp("digits")
-    prepare("digits", folder)
-
+def on_images(digits: Path) -> Begin:
     def begin(cell: str, device: torch.device = CPU) -> Training:
         small = {"monte_carlo_samples": 2, "widths": (2, 2), "latent_dim": 3}
         entropy = 0.0 if cell == "sg" else 5.0
-        return images.begin(image_run(cell, MEMBERS[:1], **SIZES | small, r_entropy=entropy), device, folder)
+        return images.begin(image_run(cell, MEMBERS[:1], **SIZES | small, r_entropy=entropy), device, digits)
 
     return begin
 

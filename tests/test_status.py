@@ -21,6 +21,7 @@ from introprior.cli import main
 from introprior.errors import UserError
 from introprior.operations import dag, files, progress, provenance, status
 from introprior.training.loop import Interrupted
+from tests import warm
 from tests.projects import Project
 from tests.runs import a_record
 
@@ -37,13 +38,12 @@ tables: {table1: [sg, mog4-ip]}
 
 
 @pytest.fixture(scope="module")
-def resolved(tmp_path_factory, paper_plan) -> Path:
-    """The results of two experiments of which nothing was made: a small one in 2D, and the paper."""
+def resolved(tmp_path_factory) -> Path:
+    """The results of a small experiment in 2D of which nothing was made."""
     project = Project(tmp_path_factory.mktemp("project"), mini=MINI)
     project.plan("table1", "table4", "--configfile", "mini.yaml")
-    (results := project.folder / "results").joinpath("paper").mkdir()
-    for path, name in ((results / "mini" / dag.PLANNED, "mini"), (paper_plan[1], "paper")):
-        shutil.copy(path, results / name / dag.NAME)  # as a run would have written it
+    results = project.folder / "results/mini"
+    shutil.copy(results / dag.PLANNED, results / dag.NAME)  # as a run would have written it
     return results
 
 
@@ -51,7 +51,7 @@ def resolved(tmp_path_factory, paper_plan) -> Path:
 def results(tmp_path, resolved, monkeypatch) -> Path:
     """The small experiment; commands tell how they fare, as those that Snakemake starts."""
     monkeypatch.setenv(provenance.CONFIGURATION, "of this test")
-    return shutil.copytree(resolved / "mini", tmp_path / "results/mini")
+    return shutil.copytree(resolved, tmp_path / "results/mini")
 
 
 class Training:
@@ -75,7 +75,7 @@ class Training:
     def started(self):
         """While inside, the process runs; it is dead afterwards."""
         with self.log.open("w") as log:
-            process = subprocess.Popen([sys.executable, "-m", "introprior", *self.arguments], stderr=log, stdout=log)
+            process = subprocess.Popen([warm.programs() / "introprior", *self.arguments], stderr=log, stdout=log)
         try:
             yield process
         finally:
@@ -149,8 +149,7 @@ def test_a_training_goes_on_is_stopped_goes_on_again_and_is_killed(results):
         found = waited(results, lambda again: again["iteration"] and again["iteration"] > job["iteration"])
         assert states(found)["sg 1"] == "running"
         process.kill()  # no last word
-        process.wait()
-    found = status.look(results)
+    found = waited(results, lambda job: job["state"] == "stopped")
     assert states(found)["sg 0"] == "stopped"
     assert job_of(found)["detail"].startswith("no sign of life for ")
     assert "goes on at its last checkpoint" in job_of(found)["detail"]
@@ -299,12 +298,6 @@ def test_jobs_on_other_machines(results, age, training, locked, state):
         assert (job["detail"], job["eta_seconds"]) == ("1 of 2 alive", 45)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"iteration": 1}', "\x00\x01"])
-def test_a_progress_file_that_is_none(results, content):
-    progress.path_of(Training(results).output).write_text(content)
-    assert job_of(status.look(results))["state"] == "waiting"
-
-
 def test_files_that_come_and_go(results):
     """Looks while another thread writes and removes what they look at."""
     training, going = Training(results), threading.Event()
@@ -340,9 +333,10 @@ def test_files_that_come_and_go(results):
 
 
 @pytest.fixture(scope="module")
-def paper(tmp_path_factory, resolved) -> Path:
+def paper(tmp_path_factory, paper_plan) -> Path:
     """The paper's runs in every state, as far as empty files, true records and last words can tell."""
-    folder = shutil.copytree(resolved / "paper", tmp_path_factory.mktemp("paper") / "results/paper")
+    (folder := tmp_path_factory.mktemp("paper") / "results/paper").mkdir(parents=True)
+    shutil.copy(paper_plan[1], folder / dag.NAME)
     jobs = dag.read(folder).jobs
     games = [job for job in jobs if job.rule == "game"]
     for job in jobs[: jobs.index(games[150])]:

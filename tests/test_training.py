@@ -40,13 +40,6 @@ GAME, CONVERSION, END = 6, 4, 14  # of the tiny trainings; the learning rate dec
 Begin = Callable[..., Training]
 
 
-@pytest.fixture
-def exact(float64, monkeypatch) -> None:
-    """Data in float64 as well, which the package makes in float32."""
-    draw = data.sample_members
-    monkeypatch.setattr(data, "sample_members", lambda *arguments: draw(*arguments).double())
-
-
 def run_to(training: Training, until: int) -> Training:
     while training.iteration < until:
         training.step()

@@ -17,7 +17,7 @@ from runs import a_member, density_run, image_run
 from torch import Tensor
 
 from introprior.data import density as points
-from introprior.data.images import prepare, splits
+from introprior.data.images import splits
 from introprior.experiment import cells
 from introprior.training import density, images
 from introprior.training.loop import Training, betas
@@ -45,13 +45,6 @@ def exact(float64: None, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(points, name, lambda *arguments, draw=draw: draw(*arguments).double())
     for module in (splits, images):
         monkeypatch.setattr(module, "to_unit", lambda values: values.double() / 255)
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("digits")
-    prepare("digits", folder)
-    return folder
 
 
 def in_2d(cell: str, protocol: str, **options: str) -> tuple[Training, list[naive.Model]]:

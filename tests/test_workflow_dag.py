@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shutil
 import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -42,17 +45,14 @@ def fresh(tmp_path_factory) -> Project:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Project:
+def finished(tmp_path_factory, fresh, told) -> Project:
     """A project whose small experiment is finished, as far as Snakemake can tell: empty results, true records."""
     project = Project(tmp_path_factory.mktemp("finished"), small=SMALL)
-    small = ("--configfile", "small.yaml", "--cores", "1")
-    code, printed = project.snakemake("--summary", *small)
-    assert code == 0, printed
-    for name in re.findall(r"^(results/[^\t]+)\t", printed, re.MULTILINE):
-        path = project.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    code, printed = project.snakemake("--touch", "--forceall", *small)
+    for job in told.jobs:
+        for path in (project.folder / Path(name).relative_to(fresh.folder) for name in job.outputs):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    code, printed = project.snakemake("--touch", "--forceall", "--configfile", "small.yaml", "--cores", "1")
     assert code == 0, printed
     for path in (project.folder / "src").rglob("*.py"):
         path.touch()  # as a checkout of another branch and back would: times outdate nothing
@@ -62,8 +62,42 @@ def finished(tmp_path_factory) -> Project:
 def small(project: Project, changes: str = "") -> dict[str, int]:
     """The plan of the small experiment with some changes, without what follows the tables: PDF, claims and page."""
     (project.folder / "changes.yaml").write_text(changes or "{}")
-    plan = project.plan("--configfile", "small.yaml", "changes.yaml")
+    return without_last(project.plan("--configfile", "small.yaml", "changes.yaml"))
+
+
+def without_last(plan: dict[str, int]) -> dict[str, int]:
     return {rule: count for rule, count in plan.items() if rule not in ("tables_pdf", "claims", "page")}
+
+
+@pytest.fixture(scope="module")
+def told(fresh) -> dag.Dag:
+    """The jobs of the small experiment, and of the halves and kinds of its results that can be asked for."""
+    fresh.plan("all", "images", "density", "figures", "tables", "--configfile", "small.yaml")
+    return dag.read(fresh.folder / "results/small")
+
+
+def needed(jobs: dag.Dag, target: str) -> Counter[str]:
+    """How many jobs of each rule a target takes."""
+    return Counter(job.rule for job in jobs.of([target]))
+
+
+@pytest.fixture(scope="module")
+def outdated(finished, fresh, told) -> Callable[[Iterable[str]], dict[str, int]]:
+    """What a change of some files makes Snakemake do again, as in `small`: what reads them, or what is made anew."""
+    code, printed = finished.snakemake("--detailed-summary", "--configfile", "small.yaml")
+    assert code == 0, printed
+    rows = (line.split("\t") for line in printed.splitlines() if line.startswith("results/"))
+    reads = {f"{fresh.folder}/{row[0]}": {*row[4].split(",")} for row in rows}
+
+    def counted(changed: Iterable[str]) -> dict[str, int]:
+        changed, again = {*map(os.path.normpath, changed)}, Counter[str]()
+        for job in told.jobs:  # each after those that it depends on
+            if job.outputs and not changed.isdisjoint(reads[job.outputs[0]] | {*job.inputs}):
+                changed.update(job.outputs)
+                again[job.rule] += 1
+        return without_last(again)
+
+    return counted
 
 
 # ---- What there is to do ----
@@ -97,25 +131,27 @@ IMAGES_ALONE = {"inception": 1, "prepare": 1, "reference": 2, "warmup": 1, "warm
 ONE_RUN = dict.fromkeys(("game", "distances", "evaluate_images"), 1)
 
 
+def test_a_part_of_the_paper_needs_its_own_only(paper_plan):
+    paper = dag.read(paper_plan[1].parent)
+    for target, jobs in {
+        "table1": {"search": 44, "select": 24, "train": 6, "evaluate": 6},
+        "table3": {"search": 8, "select": 4},
+        "figure2": IMAGES_ALONE | {"clipping_study": 2, "clipping_distances": 2},
+        "figureS2": IMAGES_ALONE | {"game": 1, "distances": 1, "encoder_study": 1},
+        "figureS3": {},
+    }.items():
+        assert needed(paper, target) == jobs | {target: 1}
+
+
 @pytest.mark.parametrize(
     ("arguments", "jobs"),
     [
-        (["table1"], {"search": 44, "select": 24, "train": 6, "evaluate": 6, "table1": 1}),
-        (
-            ["table2", "--configfile", "small.yaml"],
-            {"classifier": 2, "prepare": 2, "reference": 2, "warmup": 4, "warmup_distances": 4, "table2": 1}
-            | {"choose_r_entropy_table2": 2, **dict.fromkeys(("game", "distances", "evaluate_images", "probe"), 6)},
-        ),
-        (["table3"], {"search": 8, "select": 4, "table3": 1}),
-        (["figureS3"], {"figureS3": 1}),
         (  # the page alone of some tables and figures
             ["page", "--configfile", "unsearched.yaml", "some.yaml"],
             {"published": 24, "train": 6, "evaluate": 6}
             | dict.fromkeys(("table1", "table3", "figureS3", "claims", "page"), 1),
         ),
         (["theory"], {"theory_games": 1, "theory": 1}),
-        (["figure2"], IMAGES_ALONE | {"clipping_study": 2, "clipping_distances": 2, "figure2": 1}),
-        (["figureS2"], IMAGES_ALONE | {"game": 1, "distances": 1, "encoder_study": 1, "figureS2": 1}),
         ([CELL, "--configfile", "unsearched.yaml"], {"published": 4, "train": 1, "evaluate": 1}),
         ([RUN], IMAGES_ALONE | ONE_RUN),
     ],
@@ -140,7 +176,6 @@ def test_a_target_needs_its_own_only(fresh, arguments, jobs):
             [],
             {"search": 4, "train": 8, "evaluate": 8, "select": 4, "published": 28, "warmup": 5, "game": 17},
         ),
-        ("fmnist-small", ["images"], {"warmup": 5, "game": 17, "probe": 17, "table5": 1}),
         ("preview", ["figure3"], {"published": 8, "search": 4, "train": 3, "evaluate": 3, "figure3": 1}),
     ],
 )
@@ -149,12 +184,17 @@ def test_the_small_configurations_can_be_planned(fresh, name, targets, jobs):
     assert {rule: plan.get(rule, 0) for rule in jobs} == jobs
 
 
-def test_halves_and_kinds_can_be_asked_for(fresh):
+def test_halves_and_kinds_can_be_asked_for(told):
     def shown(target):
-        plan = fresh.plan(target, "--configfile", "small.yaml")
-        assert plan.pop(target, 1) == 1
+        plan = needed(told, target)
+        assert plan.pop(target) == 1
         return plan, {name for name in plan if name.startswith(("table", "figure", "sample", "search_figure"))}
 
+    plan, results = shown("table2")
+    runs = dict.fromkeys(("game", "distances", "evaluate_images", "probe"), 6)
+    runs |= {"warmup": 4, "warmup_distances": 4, "choose_r_entropy_table2": 2}
+    assert plan == runs | dict.fromkeys(("classifier", "prepare", "reference"), 2)
+    assert not results
     plan, results = shown("images")
     figures = {f"figure{number}" for number in (2, 4, 5, 6, "S2", "S3")} | {"samples"}
     assert results == {"table2", "table5"} | figures
@@ -171,6 +211,12 @@ def test_halves_and_kinds_can_be_asked_for(fresh):
     assert results - {"tables_pdf"} == {f"table{number}" for number in (1, 2, 3, 4, 5)}
     assert (plan["game"], plan["evaluate"]) == (10, 4)
     assert "clipping_study" not in plan
+
+
+def test_the_readmes_targets_are_known(told):
+    named = re.findall(r"^snakemake ([a-z]\w*) ", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert {"table1", "images", "page"} <= set(named)
+    assert all(needed(told, name) for name in named)
 
 
 # ---- What a change makes it do again ----
@@ -200,31 +246,33 @@ def more(count: int) -> dict[str, int]:
     ("changes", "again"),
     [
         ("device: cpu\nimages: {source: /elsewhere, evaluation: {weights: /w.pth}}", {}),
-        ("density: {seeds: [0, 1, 2]}", {"train": 4, "evaluate": 4, "figure3": 1} | DENSITY_TABLES),
-        (  # of two slices a dataset the one that holds it
-            "density: {search: {beta_rec: [0.05, 0.2, 0.3, 0.4, 0.9, 1.0]}}",
-            SEARCHED | DENSITY_TABLES | {"search": 2, "train": 1, "evaluate": 1},
+        (
+            "density: {seeds: [0, 1, 2]}\nprotocol_overrides: {entropy: pooled}",
+            {"train": 4, "evaluate": 4, "figure3": 1} | DENSITY_TABLES | IMAGE_TABLES,
         ),
-        ("density: {members_per_job: 1}", {"train": 8, "evaluate": 8, "figure3": 1} | DENSITY_TABLES),
-        ("density: {evaluation: {grid: 512}}", {"evaluate": 4, "figure3": 1} | DENSITY_TABLES),
+        (  # of two slices a dataset the one that holds it; two mixtures on two datasets
+            "density: {search: {beta_rec: [0.05, 0.2, 0.3, 0.4, 0.9, 1.0]}}\nimages: {r_entropy: [0, 10, 1]}",
+            SEARCHED | DENSITY_TABLES | {"search": 2, "train": 1, "evaluate": 1} | more(4) | SHOWN,
+        ),
+        (
+            "density: {members_per_job: 1}\nimages: {seeds: [0, 1]}",
+            {"train": 8, "evaluate": 8, "figure3": 1, "warmup": 4, "warmup_distances": 4, "figure4": 1}
+            | {**DENSITY_TABLES, **more(10), **SHOWN},
+        ),
         ("protocol_overrides: {spread: sem}", DENSITY_TABLES | IMAGE_TABLES),
-        ("protocol_overrides: {entropy: pooled}", IMAGE_TABLES),
-        ("images: {training: {learning_rate: 0.001}}", IMAGES),
         (  # no training; but whatever follows from the distances: the checkpoints, too
             "images: {evaluation: {samples: 900}}",
             {"reference": 2}
             | {rule: IMAGES[rule] for rule in IMAGES if rule not in ("warmup", "game", "clipping_study")},
         ),
-        ("images: {r_entropy: [0, 10, 1]}", more(4) | SHOWN),  # two mixtures on two datasets
-        ("images: {seeds: [0, 1]}", more(10) | {"warmup": 4, "warmup_distances": 4, "figure4": 1} | SHOWN),
         (
             "images: {datasets: [MNIST]}\nfigure2: {dataset: MNIST}\nfigureS2: {dataset: MNIST}",
             STUDIES | IMAGE_TABLES | {"figure5": 1, "figure6": 1},
         ),
-        ("images: {probes: {neighbours: [3, 9]}}", {"probe": 10} | IMAGE_TABLES),
     ],
 )
 def test_a_change_of_the_configuration(finished, changes, again):
+    """Of each half one, where there are two; what a key outdates first is test_configuration.py's."""
     assert small(finished, changes) == again
 
 
@@ -265,16 +313,25 @@ def of_mixtures(jobs: dict[str, int], runs: int) -> dict[str, int]:
         ("cli.py operations/files.py data/images/catalogue.py game/priors/flow.py", {}),
     ],
 )
-def test_a_change_of_a_source_outdates_what_imports_it(finished, name, again):
+def test_a_change_of_a_source_outdates_what_imports_it(outdated, name, again):
+    assert outdated(f"src/introprior/{each}" for each in name.split()) == {
+        rule: count for rule, count in again.items() if count
+    }
+
+
+@pytest.mark.parametrize(
+    "names", ["training/density.py reporting/figures/figure5.py metrics/probes.py", "cli.py game/priors/flow.py"]
+)
+def test_snakemake_does_again_what_was_outdated_and_nothing_else(finished, outdated, names):
+    paths = [f"src/introprior/{name}" for name in names.split()]
     with ExitStack() as changes:
-        for each in name.split():
-            changes.enter_context(finished.changed(f"src/introprior/{each}", '"""', '"""Changed. '))
-        assert small(finished) == {rule: count for rule, count in again.items() if count}
+        for path in paths:
+            changes.enter_context(finished.changed(path, '"""', '"""Changed. '))
+        assert small(finished) == outdated(paths)
 
 
-def test_a_change_of_data(finished):
-    with finished.changed("src/introprior/data/images/standins.py", '"""', '"""Changed. '):
-        plan = small(finished)
+def test_a_change_of_data(finished, outdated):
+    plan = outdated(["src/introprior/data/images/standins.py"])
     assert (plan["prepare"], plan["warmup"], plan["game"]) == (1, 2, 5)
     assert "train" not in plan
     # Published weights of the cells sg-dt and sg-dt-closed of one dataset; tables and the search figure show them.
@@ -283,11 +340,14 @@ def test_a_change_of_data(finished):
     assert plan == {"published": 2, "train": 2, "evaluate": 2, "table3": 1, "search_figure": 1} | DENSITY_TABLES
 
 
-def test_the_title_of_a_metric_outdates_no_measurement(finished):
-    with finished.changed("src/introprior/metrics/registry.py", '"""', '"""Changed. '):
-        plan = small(finished)
+def test_the_title_of_a_metric_outdates_no_measurement(outdated):
+    plan = outdated(["src/introprior/metrics/registry.py"])
     assert set(plan) <= FIGURES.keys() | TABLES.keys()
     assert {"table1", "table5", "figure2", "figure4"} <= set(plan)
+
+
+FEWER = "images: {seeds: [0], r_entropy: [0, 10]}\nfigure4: {r_entropy: [0, 10]}\n"
+"""Runs enough of a dataset to see that they can be planned."""
 
 
 def test_the_page_on_adding_a_dataset(fresh):
@@ -295,9 +355,11 @@ def test_the_page_on_adding_a_dataset(fresh):
     entry, changes = (re.search(rf"^```{kind}\n(.*?)^```", page, re.M | re.S)[1] for kind in ("python", "yaml"))
     (command,) = re.findall(r"^snakemake (.*)$", page, re.M)
     (fresh.folder / "kmnist.yaml").write_text(changes)
+    (fresh.folder / "fewer.yaml").write_text(FEWER)
+    command = command.replace("kmnist.yaml", "kmnist.yaml fewer.yaml")
     with fresh.changed("src/introprior/data/images/catalogue.py", "_ENTRIES = (", f"_ENTRIES = (\n{entry.rstrip()},"):
         plan = fresh.plan(*command.split(), CUDA_VISIBLE_DEVICES="0")
-        assert (plan["prepare"], plan["game"], plan["table2"], plan["table5"], plan["figure2"]) == (1, 99, 1, 1, 1)
+        assert (plan["prepare"], plan["game"], plan["table2"], plan["table5"], plan["figure2"]) == (1, 17, 1, 1, 1)
         for target in ("results/data/KMNIST/manifest.json", "results/paper/images/KMNIST/classifier.pt"):
             code, printed = fresh.snakemake("--dry-run", target)
             assert code == 1
@@ -328,11 +390,12 @@ def test_the_page_on_adding_a_distribution(fresh):
 
 def test_the_page_on_few_pictures(fresh):
     example = re.search(r"^  ```yaml\n(.*?)^  ```", (ROOT / "docs/your-own-data.md").read_text(), re.M | re.S)
-    (fresh.folder / "few.yaml").write_text(textwrap.dedent(example[1]))
+    for name, content in (("few", textwrap.dedent(example[1])), ("fewer", FEWER)):
+        (fresh.folder / f"{name}.yaml").write_text(content)
     (folder := fresh.folder / "path/to/few").mkdir(parents=True)
     for i in range(120):
         (folder / f"{i}.png").touch()
-    plan = fresh.plan("images", "--configfile", "few.yaml")
+    plan = fresh.plan("images", "--configfile", "few.yaml", "fewer.yaml")
     assert (plan["prepare"], plan["classifier"], plan["table5"]) == (1, 1, 1)
 
 
@@ -420,7 +483,6 @@ def test_rules_and_package_of_two_checkouts_do_not_mix(fresh):
             "results: unknown dataset 'Rnigs'; did you mean 'Rings'?",
         ),
         ("results/paper/density/Rings/sg-lc/metrics.csv", "contradictory cell 'sg-lc'"),
-        ("results/paper/images/MNITS/sg/r0/seed0/metrics.csv", "results: unknown image dataset 'MNITS'"),
         ("results/data/MNITS/manifest.json", "results: unknown image dataset 'MNITS'; did you mean 'MNIST'?"),
         ("--resources gpu=3", "--resources gpu=3: 2 GPUs are visible"),
     ],

@@ -340,20 +340,20 @@ density:
   search: {cells: [sg], samples: 200, beta_rec: [0.2], beta_kl: [0.3], beta_neg_multiples: [1, 1.0e+30]}
   evaluation: {samples: 200, grid: 16, data_points: 32, monte_carlo_samples: 3}
 images:
-  datasets: [digits]
+  datasets: [digits16]
   seeds: [0]
   r_entropy: [0]
   training: {epochs: 2, warmup_epochs: 1, mixture_warmup_epochs: 1, monte_carlo_samples: 2, learning_rate: 1.0e+6}
-  by_dataset: {digits: {batch_size: 750, latent_dim: 2, widths: [2, 2]}}
+  by_dataset: {digits16: {batch_size: 750, latent_dim: 2, widths: [2, 2]}}
   evaluation: {epochs: [0, 2], features: classifier, classifier_epochs: 1, samples: 100, monte_carlo_samples: 2,
                grid_images: 8, latent_points: 60}
   probes: {svm_iterations: [10, 100], neighbours: [1, 5], train_images: 100}
 tables: {table1: [vae-sg], table2: [mog4-ip], table5: [mog4-ip]}
-figure2: {dataset: digits, cell: mog4-ip, epochs: 2, every: 1}
+figure2: {dataset: digits16, cell: mog4-ip, epochs: 2, every: 1}
 figure3: {cells: [sg], seed: 3, points: 50, grid: 16}
 figure4: {r_entropy: [0]}
 latents: {cells: [mog4-ip]}
-figureS2: {dataset: digits, cell: mog4-ip, r_entropy: 0, iterations: 4}
+figureS2: {dataset: digits16, cell: mog4-ip, r_entropy: 0, iterations: 4}
 """
 
 
@@ -372,7 +372,7 @@ def test_what_diverges_is_never_retried_and_shown_in_the_tables(tmp_path):
         assert "Trying to restart" not in printed
         ran = finished(printed)
         assert {rule: ran[rule] for rule in rules} == dict.fromkeys(rules, 1)
-    for name in ("density/8Gaussian/vae-sg/train", "images/digits/mog4-ip/r0/seed0/train"):
+    for name in ("density/8Gaussian/vae-sg/train", "images/digits16/mog4-ip/r0/seed0/train"):
         log = (results / "logs" / f"{name}.log").read_text()
         assert len(re.findall(r": diverged, \w+_loss not finite at iteration \d+", log)) == 1, log
     one, two, three = (path.read_text() for path in tables)
