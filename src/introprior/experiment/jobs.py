@@ -137,13 +137,18 @@ class Reference(Model):
     batch_size: Count = PAPER.images.by_dataset["FMNIST"].batch_size
 
 
-class Distances(Model):
-    """Options of ``introprior distances``; a named run and ``batch_size`` are only compared with the model."""
+class _OfRun(Model):
+    """A run on images, with whose name that of a model or of codes is compared, if it is given."""
 
     dataset: str | None = None
     cell: str | None = None
     r_entropy: Weight | None = None
     seed: Seed | None = None
+
+
+class Distances(_OfRun):
+    """Options of ``introprior distances``; ``batch_size`` is only compared with the model, too."""
+
     features: Some[Features] = FEATURES["inception"]
     samples: Count = PAPER.images.evaluation.samples
     sampling: Literal["batch", "running"] = EvaluationProtocol().sampling_batchnorm
@@ -161,27 +166,16 @@ class EvaluateImages(Distances):
     train_images: AllOrCount = PAPER.images.probes.train_images
 
 
-class Probe(Model):
-    """Options of ``introprior probe``; the run that is named is only compared with the codes."""
+class Probe(_OfRun):
+    """Options of ``introprior probe``."""
 
-    dataset: str | None = None
-    cell: str | None = None
-    r_entropy: Weight | None = None
-    seed: Seed | None = None
     svm_iterations: FewAndMany = PAPER.images.probes.svm_iterations
     neighbours: FewAndMany = PAPER.images.probes.neighbours
 
 
-class Overfit(Model):
-    """Options of ``introprior overfit``: the weights come with the model, beside 1 only beta_neg is told.
+class Overfit(_OfRun):
+    """Options of ``introprior overfit``: the weights come with the model, beside 1 only beta_neg is told."""
 
-    The run that is named is only compared with the model.
-    """
-
-    dataset: str | None = None
-    cell: str | None = None
-    r_entropy: Weight | None = None
-    seed: Seed | None = None
     iterations: Count = PAPER.figureS2.iterations
     beta_neg: Positive = PAPER.images.by_dataset["FMNIST"].beta_neg
     checkpoint: Literal["best", "last"] = EvaluationProtocol().checkpoint

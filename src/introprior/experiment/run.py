@@ -44,7 +44,9 @@ FMNIST_BATCHES = 469
 
 
 class GameNumbers(Model):
-    """The numbers of a training, whatever is learned; the defaults are the paper's."""
+    """The numbers of a training, whatever is learned and whatever its length is counted in; defaults: the paper's."""
+
+    unit: ClassVar[str] = "iterations"
 
     monte_carlo_samples: Count = option(100, "Samples T behind each Monte Carlo KL divergence.")
     learning_rate: Positive = option(2e-4, "Adam's learning rate, for all players.")
@@ -52,6 +54,16 @@ class GameNumbers(Model):
     gamma: Weight = option(1.0, "Weight of the fakes' KL divergence in the decoder's loss.", stage="game")
     gamma_r: Weight = option(1e-8, "Weight of the fakes' reconstruction error in the decoder's loss.", stage="game")
     clip_steepness: Positive = option(10.0, "Steepness K of the soft clipping of the components' log-variances.")
+
+    @model_validator(mode="after")
+    def _phases(self) -> Self:
+        unit = self.unit
+        total, warmup, mixture = (getattr(self, phase + unit) for phase in ("", "warmup_", "mixture_warmup_"))
+        if warmup >= total:
+            raise wrong(f"warmup_{unit}", f"must be below {unit}, {total}, is {warmup}")
+        if mixture > warmup:
+            raise wrong(f"mixture_warmup_{unit}", f"must be at most warmup_{unit}, {warmup}, is {mixture}")
+        return self
 
 
 class AnyTraining(GameNumbers):
@@ -64,16 +76,6 @@ class AnyTraining(GameNumbers):
     latent_dim: Width
     milestones: Rising[Natural]
     r_entropy: Weight = option(0.0, "Weight of the responsibility entropy.", stage="game")
-
-    @model_validator(mode="after")
-    def _phases(self) -> Self:
-        if self.warmup_iterations >= self.iterations:
-            most = f"iterations, {self.iterations}"
-            raise wrong("warmup_iterations", f"must be below {most}, is {self.warmup_iterations}")
-        if self.mixture_warmup_iterations > self.warmup_iterations:
-            most = f"warmup_iterations, {self.warmup_iterations}"
-            raise wrong("mixture_warmup_iterations", f"must be at most {most}, is {self.mixture_warmup_iterations}")
-        return self
 
     @property
     def data_elements(self) -> int:
@@ -153,12 +155,9 @@ class ImageTraining(AnyTraining):
 
 
 class Member(Model):
-    """One run of an ensemble: its data, seed and weights; ``beta_neg`` is None for a VAE, which has no fakes.
+    """One run of an ensemble: its data, seed and weights; ``beta_neg`` is None for a VAE, which has no fakes."""
 
-    The dataset is that of the :class:`Run` where it is not said.
-    """
-
-    dataset: str = ""
+    dataset: str
     seed: Seed
     beta_rec: Positive
     beta_kl: Positive
@@ -175,7 +174,7 @@ def _cell(value: Any) -> cells.Cell:
 
 
 class Run(Model):
-    """An ensemble to train: one cell, several members. A ``dataset`` that it is given is that of all who name none."""
+    """An ensemble to train: one cell, several members."""
 
     half: ClassVar[str]
 
@@ -183,20 +182,6 @@ class Run(Model):
     members: OneOrMore[Member]
     training: AnyTraining
     protocol: TrainingProtocol = TrainingProtocol()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_dataset(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and "dataset" in values:
-            values = dict(values)
-            dataset = values.pop("dataset")
-            if isinstance(members := values.get("members"), list | tuple):
-                plain = [member.dump() if isinstance(member, Member) else member for member in members]
-                values["members"] = [
-                    {**member, "dataset": member.get("dataset") or dataset} if isinstance(member, Mapping) else member
-                    for member in plain
-                ]
-        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

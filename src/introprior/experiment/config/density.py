@@ -13,6 +13,7 @@ from introprior.experiment.fields import (
     AllOrSome,
     Cell,
     Count,
+    Grid,
     Model,
     Positive,
     Seed,
@@ -110,7 +111,7 @@ class DensityEvaluation(Model):
     """How a trained cell is measured."""
 
     samples: Count = option(5000, "Real, and generated, points in the histograms of KL and JSD.")
-    grid: Annotated[Count, Field(ge=2, le=20_000)] = option(1024, "Points along each side of the grid of gnELBO.")
+    grid: Grid = option(1024, "Points along each side of the grid of gnELBO.")
     data_points: Count = option(12_800, "Data points in gnELBO.")
     monte_carlo_samples: Count = option(100, "Samples behind each Monte Carlo KL divergence in gnELBO.")
 

@@ -11,6 +11,7 @@ from introprior.experiment.fields import (
     Cell,
     Count,
     Epochs,
+    Grid,
     Listed,
     Model,
     Seed,
@@ -72,7 +73,7 @@ class Figure3(Model):
     )
     seed: Seed = option(0, "The run that is shown, one of density.seeds.")
     points: Size = option(2000, "Points of data, samples and latent codes.")
-    grid: Annotated[Count, Field(ge=2, le=20_000)] = option(200, "Points along each side of the density maps.")
+    grid: Grid = option(200, "Points along each side of the density maps.")
 
 
 class Figure4(Model):
