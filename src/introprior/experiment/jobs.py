@@ -364,13 +364,9 @@ def warmup(config: Configuration, dataset: str, family: str, seed: int | str) ->
     if (known := image_cell(family, "results").warmup) != family:
         raise UserError(f"results: {family} is no prior family; {known} is")
     length = config.images.training.warmup_epochs
-    return {
-        **_image_run(config, dataset, family, seed),
-        "protocol": config.resolved_protocol.training.dump(half="images", stage="warmup"),
-        "training": _image_training(config, dataset, length + 1).dump(stage="warmup"),
-        "betas": _image_betas(config, dataset)[:2],
-        "snapshots": [epoch for epoch in config.images.evaluation.epochs if epoch < length],
-    }
+    run = _image_run(config, dataset, family, seed, length + 1, stage="warmup")
+    snapshots = [epoch for epoch in config.images.evaluation.epochs if epoch < length]
+    return {**run, "betas": run["betas"][:2], "snapshots": snapshots}
 
 
 def game(config: Configuration, dataset: str, cell: str, r_entropy: str, seed: int | str) -> dict[str, Any]:
@@ -422,33 +418,27 @@ def _section(config: Configuration, dataset: str) -> OfDataset:
     return config.images.by_dataset[dataset]
 
 
-def _image_betas(config: Configuration, dataset: str) -> list[float]:
-    """beta_rec, beta_kl, beta_neg."""
-    training = config.images.training
-    return [training.beta_rec, training.beta_kl, _section(config, dataset).beta_neg]
-
-
-def _per_epoch(config: Configuration, dataset: str) -> int:
-    """Batches that an epoch has; the last may be short."""
-    return math.ceil(image_catalogue.dataset(dataset, "results").train / _section(config, dataset).batch_size)
-
-
-def _image_run(config: Configuration, dataset: str, cell: str, seed: int | str) -> dict[str, Any]:
-    per_epoch = _per_epoch(config, dataset)
-    return {"dataset": dataset, "cell": cell, "seeds": [int(seed)], "iterations_per_epoch": per_epoch}
-
-
-def _image_training(config: Configuration, dataset: str, epochs: int, r_entropy: float = 0.0) -> ImageTraining:
-    """The numbers of a run of so many epochs, counted in iterations."""
-    given, per_epoch = config.images.training, _per_epoch(config, dataset)
+def _image_run(
+    config: Configuration, dataset: str, cell: str, seed: int | str, epochs: int, r_entropy: float = 0.0, **stage: str
+) -> dict[str, Any]:
+    """What a run of so many epochs is told, or its ``stage``, but for the snapshots that it keeps."""
+    given, section, facts = config.images.training, _section(config, dataset), image_catalogue.DATASETS[dataset]
+    per_epoch = math.ceil(facts.train / section.batch_size)  # the last batch may be short
     counts = {
         "iterations": epochs * per_epoch,
         "warmup_iterations": given.warmup_epochs * per_epoch,
         "mixture_warmup_iterations": given.mixture_warmup_epochs * per_epoch,
     }
-    shape = image_catalogue.DATASETS[dataset].shape
-    sections = given, _section(config, dataset)
-    return ImageTraining(**_picked(ImageTraining, *sections, shape=shape, r_entropy=r_entropy, **counts))
+    numbers = _picked(ImageTraining, given, section, shape=facts.shape, r_entropy=r_entropy, **counts)
+    return {
+        "dataset": dataset,
+        "cell": cell,
+        "seeds": [int(seed)],
+        "iterations_per_epoch": per_epoch,
+        "protocol": config.resolved_protocol.training.dump(half="images", **stage),
+        "training": ImageTraining(**numbers).dump(**stage),
+        "betas": [given.beta_rec, given.beta_kl, section.beta_neg],
+    }
 
 
 def _game(
@@ -461,13 +451,8 @@ def _game(
     measured: Iterable[int],
 ) -> dict[str, Any]:
     weight = _weight(image_cell(cell, "results"), r_entropy)
-    return {
-        **_image_run(config, dataset, cell, seed),
-        "protocol": config.resolved_protocol.training.dump(half="images"),
-        "training": _image_training(config, dataset, epochs, weight).dump(),
-        "betas": _image_betas(config, dataset),
-        "snapshots": [epoch for epoch in sorted(measured) if epoch >= config.images.training.warmup_epochs],
-    }
+    snapshots = [epoch for epoch in sorted(measured) if epoch >= config.images.training.warmup_epochs]
+    return {**_image_run(config, dataset, cell, seed, epochs, weight), "snapshots": snapshots}
 
 
 def _weight(cell: cells.Cell, r_entropy: str) -> float:

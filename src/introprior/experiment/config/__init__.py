@@ -244,6 +244,7 @@ def read_yaml(paths: Iterable[str | Path]) -> dict[str, Any]:
         UserError: a file that is absent or no configuration.
     """
     import yaml
+    from snakemake.utils import update_config
 
     config: dict[str, Any] = {}
     for path in map(Path, paths):
@@ -259,7 +260,7 @@ def read_yaml(paths: Iterable[str | Path]) -> dict[str, Any]:
             raise UserError(f"{path}: not valid YAML ({cut(one_line(error), 300)})") from error
         if not isinstance(content, dict):
             raise UserError(f"{path}: must hold the keys of a configuration, see config/README.md")
-        _lay_over(config, content)
+        update_config(config, content)
     return config
 
 
@@ -293,11 +294,3 @@ def _once(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
             raise UserError(f"the key {shown(key)} is there twice{where}; keep one of them")
         section[key] = value
     return section
-
-
-def _lay_over(config: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    for key, value in changes.items():
-        if isinstance(value, dict) and isinstance(config.get(key), dict):
-            _lay_over(config[key], value)
-        else:
-            config[key] = value
