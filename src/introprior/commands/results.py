@@ -4,7 +4,6 @@ there."""
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +39,10 @@ def summary(given: argparse.Namespace) -> None:
             )
             order = sorted(table, key=lambda name: (name == "data", len(name), name))
             print(f"{what}:\n{table[order].to_string(float_format='{:.2f}'.format, na_rep='diverged')}\n")
-    print("\n  ".join(["Look at", *_worth_a_look(given.results)]))
+    figures = [given.results / f"figures/{name}.png" for name in ("figure3", "figure5")]
+    pictures = [given.results / "index.html", *figures, *sorted(given.results.glob("figures/samples-*.png"))]
+    there = map(str, filter(Path.exists, pictures))
+    print("\n  ".join(["Look at", *there, f"{given.results / 'tables'}/*.md"]))
 
 
 def collect(given: argparse.Namespace) -> None:
@@ -58,11 +60,9 @@ def claims(given: argparse.Namespace) -> None:
     """Print what the paper says in words, and whether its numbers, and those of an experiment, support it."""
     from introprior.reporting import claims as evaluated
 
-    if given.results is None:
-        published = evaluated.evaluate(evaluated.read(), "published")
-        print(evaluated.markdown(*published), end="")
-        return
-    print(evaluated.markdown(*_tested(given.results)), end="")
+    published = given.results is None
+    tested = evaluated.evaluate(evaluated.read(), "published") if published else _tested(given.results)
+    print(evaluated.markdown(*tested), end="")
 
 
 def page(given: argparse.Namespace) -> None:
@@ -93,11 +93,3 @@ def _tested(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     files = claimed(config, Paths(results.name, str(results.parent)))
     there = ([path for path in paths if Path(path).exists()] for paths in files)
     return evaluated.tested(*there, **named(config))
-
-
-def _worth_a_look(results: Path) -> Iterator[str]:
-    """The pictures that say most, and the tables."""
-    figures = [results / f"figures/{name}.png" for name in ("figure3", "figure5")]
-    pictures = [results / "index.html", *figures, *sorted(results.glob("figures/samples-*.png"))]
-    yield from map(str, filter(Path.exists, pictures))
-    yield f"{results / 'tables'}/*.md"

@@ -47,7 +47,8 @@ def verify(results: Path, partial: bool = False) -> dict[str, Any]:
             if not provenance.repeated(record):
                 records[path] = record
                 problems += _altered(path, record, sums)
-    for path in sorted(_elsewhere(results, records)):
+    inputs = {_beside(path, name) for path, record in records.items() for name in record["inputs"]}
+    for path in sorted(provenance.path_of(file) for file in inputs if not file.is_relative_to(results)):
         with suppress(UserError):  # no record of this version, which results are not wrong for
             problems += _altered(path, provenance.read(path), sums)
     said = {path for path, _ in problems}
@@ -87,13 +88,6 @@ def _altered(path: Path, record: Mapping[str, Any], sums: _Checksums) -> Iterato
                 yield file, f"half-copied: {size:,} of {made['bytes']:,} bytes; copy it again"
             else:
                 yield file, "altered since it was made; copy it again, or delete it and make it anew"
-
-
-def _elsewhere(results: Path, records: Mapping[Path, Mapping[str, Any]]) -> set[Path]:
-    """The records of what lies outside of the tree and went into it."""
-    inputs = {_beside(path, name) for path, record in records.items() for name in record["inputs"]}
-    beyond = {provenance.path_of(file) for file in inputs if not file.is_relative_to(results)}
-    return {path for path in beyond if path.is_file()}
 
 
 def _outdated(
