@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from introprior.operations.dag import Dag
 
 Problem = tuple[Path, str]
 """A file and what is wrong with it."""
+
+Checksums = Callable[[Path], str | None]
+"""Of files as they are, each read once."""
 
 
 def verify(results: Path, partial: bool = False) -> dict[str, Any]:
@@ -34,7 +38,7 @@ def verify(results: Path, partial: bool = False) -> dict[str, Any]:
 
     if not results.is_dir():
         raise UserError(f"{results}: no such folder; give the folder of an experiment, for example results/demo")
-    known, sums = dag.read(results), _Checksums()
+    known, sums = dag.read(results), cache(_checksum)
     problems: list[Problem] = []
     records: dict[Path, dict[str, Any]] = {}
     paths = sorted(results.rglob(f"*{provenance.SUFFIX}"))
@@ -63,22 +67,19 @@ def verify(results: Path, partial: bool = False) -> dict[str, Any]:
     }
 
 
-class _Checksums(dict[Path, str | None]):
-    """The checksums of files as they are, each read once; None for a file that is not there."""
-
-    def __missing__(self, path: Path) -> str | None:
-        try:
-            self[path] = found = provenance.checksum(path) if path.is_file() else None
-        except OSError as error:
-            self[path] = found = f"cannot read it ({one_line(error)}); mend that, or copy it again"
-        return found
+def _checksum(path: Path) -> str | None:
+    """Of a file as it is, or what keeps it from being read; None for one that is not there."""
+    try:
+        return provenance.checksum(path) if path.is_file() else None
+    except OSError as error:
+        return f"cannot read it ({one_line(error)}); mend that, or copy it again"
 
 
-def _altered(path: Path, record: Mapping[str, Any], sums: _Checksums) -> Iterator[Problem]:
+def _altered(path: Path, record: Mapping[str, Any], sums: Checksums) -> Iterator[Problem]:
     """Outputs that are not what the record says."""
     for name, made in record["outputs"].items():
         file = _beside(path, name)
-        if (found := sums[file]) is None:
+        if (found := sums(file)) is None:
             yield file, "missing, though its record is there; copy it again, or make it anew"
         elif " " in found:
             yield file, found
@@ -91,12 +92,12 @@ def _altered(path: Path, record: Mapping[str, Any], sums: _Checksums) -> Iterato
 
 
 def _outdated(
-    path: Path, record: Mapping[str, Any], sums: _Checksums, said: set[Path], results: Path
+    path: Path, record: Mapping[str, Any], sums: Checksums, said: set[Path], results: Path
 ) -> Iterator[Problem]:
     """Outputs of inputs that have changed; not of those that were named before, or lie elsewhere and are not there."""
     for name, known in record["inputs"].items():
         file = _beside(path, name)
-        if file not in said and sums[file] not in (None, known):
+        if file not in said and sums(file) not in (None, known):
             first = _beside(path, next(iter(record["outputs"])))
             other = os.path.relpath(file, results)
             yield first, f"outdated: made from another {other}; run snakemake, or --forcerun its rule"
