@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from introprior.experiment import cells
-from introprior.operations import files
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from introprior.experiment.config import Configuration
+from introprior.experiment.config import Configuration, load
+from introprior.experiment.jobs import named
+from introprior.experiment.paths import Paths
+from introprior.operations import dag, files
+from introprior.reporting import read
 
 
 def summary(given: argparse.Namespace) -> None:
@@ -22,10 +22,6 @@ def summary(given: argparse.Namespace) -> None:
     Raises:
         UserError: nothing did yet.
     """
-    import pandas as pd
-
-    from introprior.reporting import read
-
     everything = pd.DataFrame(read.measured(given.results))
     for metric, what in (
         ("KL", "Histogram KL of generated points (lower is better; data: of data itself, a floor)"),
@@ -47,10 +43,6 @@ def summary(given: argparse.Namespace) -> None:
 
 def collect(given: argparse.Namespace) -> None:
     """Write all metrics of all runs into one CSV file."""
-    import pandas as pd
-
-    from introprior.reporting import read
-
     rows = pd.DataFrame(read.measured(given.results), columns=read.MEASURED)
     with files.written(given.output) as temporary:
         rows.to_csv(temporary, index=False)
@@ -58,7 +50,7 @@ def collect(given: argparse.Namespace) -> None:
 
 def claims(given: argparse.Namespace) -> None:
     """Print what the paper says in words, and whether its numbers, and those of an experiment, support it."""
-    from introprior.reporting import claims as evaluated
+    from introprior.reporting import claims as evaluated  # late: it brings scipy
 
     published = given.results is None
     tested = evaluated.evaluate(evaluated.read(), "published") if published else _tested(given.results)
@@ -76,16 +68,11 @@ def page(given: argparse.Namespace) -> None:
 
 
 def _configuration(results: Path) -> Configuration:
-    from introprior.experiment.config import load
-    from introprior.operations import dag
-
     return load(dag.read(results).configuration)
 
 
 def _tested(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The claims, of the experiment's cells that have results."""
-    from introprior.experiment.jobs import named
-    from introprior.experiment.paths import Paths
     from introprior.reporting import claims as evaluated
     from introprior.reporting.page import claimed
 

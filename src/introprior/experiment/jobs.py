@@ -22,29 +22,11 @@ from introprior.data import catalogue
 from introprior.data.images import catalogue as image_catalogue
 from introprior.data.images import folders
 from introprior.errors import UserError
-from introprior.experiment import cells
+from introprior.experiment import cells, fields
 from introprior.experiment.config import Configuration, image_cell
 from introprior.experiment.config.density import Cuts, DensityEvaluation, beta_neg
 from introprior.experiment.config.images import OfDataset, text
-from introprior.experiment.fields import (
-    AllOrCount,
-    Cell,
-    Count,
-    Epochs,
-    FewAndMany,
-    Grid,
-    Listed,
-    Model,
-    Natural,
-    OneOrMore,
-    Positive,
-    Seed,
-    Size,
-    Some,
-    Weight,
-    shown,
-    wrong,
-)
+from introprior.experiment.fields import Model, shown, wrong
 from introprior.experiment.protocol import EvaluationProtocol, TrainingProtocol
 from introprior.experiment.run import DensityTraining, ImageTraining, OwnPoints, Points
 
@@ -63,18 +45,18 @@ def _betas(values: tuple[float | None, ...]) -> tuple[float | None, ...]:
     return values
 
 
-Betas = Annotated[Listed[Positive | None], AfterValidator(_betas)]
+Betas = Annotated[fields.Listed[fields.Positive | None], AfterValidator(_betas)]
 """beta_rec, beta_kl, beta_neg; the last is None, or left out, for a VAE, which has no fakes."""
 
 # ---- The options of each command; defaults are as in the paper ----
 
 
-Datasets = Annotated[Some[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+Datasets = Annotated[fields.Some[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 """One by its name, or a list."""
 
 
 class _OfCell(Model):
-    cell: Cell
+    cell: fields.Cell
     protocol: TrainingProtocol = TrainingProtocol()
 
 
@@ -84,9 +66,9 @@ class Search(_OfCell):
     dataset: str
     points: OwnPoints = Field(default_factory=dict)
     training: DensityTraining = DensityTraining()
-    seed: Seed = PAPER.density.search.seed
-    betas: OneOrMore[Betas]
-    samples: Count = PAPER.density.search.samples
+    seed: fields.Seed = PAPER.density.search.seed
+    betas: fields.OneOrMore[Betas]
+    samples: fields.Count = PAPER.density.search.samples
     halving: Cuts | None = None
 
 
@@ -96,7 +78,7 @@ class Train(_OfCell):
     dataset: Datasets
     points: OwnPoints = Field(default_factory=dict)
     training: DensityTraining = DensityTraining()
-    seeds: Some[Seed] = PAPER.density.seeds
+    seeds: fields.Some[fields.Seed] = PAPER.density.seeds
     betas: Betas | None = None
 
 
@@ -106,9 +88,9 @@ class Evaluate(DensityEvaluation):
     points: OwnPoints = Field(default_factory=dict)
     dataset: Datasets | None = None
     cell: str | None = None
-    panel_grid: Grid = PAPER.figure3.grid
-    panel_points: Size = PAPER.figure3.points
-    panel_seed: Seed | None = None
+    panel_grid: fields.Grid = PAPER.figure3.grid
+    panel_points: fields.Size = PAPER.figure3.points
+    panel_seed: fields.Seed | None = None
 
 
 class TrainImages(_OfCell):
@@ -116,25 +98,25 @@ class TrainImages(_OfCell):
 
     dataset: str
     training: ImageTraining
-    seeds: Some[Seed] = PAPER.images.seeds[:1]
+    seeds: fields.Some[fields.Seed] = PAPER.images.seeds[:1]
     betas: Betas | None = None
-    iterations_per_epoch: Count | None = None
-    snapshots: Listed[Natural] | None = None
+    iterations_per_epoch: fields.Count | None = None
+    snapshots: fields.Listed[fields.Natural] | None = None
 
 
 class Classifier(Model):
     """Options of ``introprior classifier``."""
 
-    epochs: Epochs = PAPER.images.evaluation.classifier_epochs
-    seed: Seed = 0
+    epochs: fields.Epochs = PAPER.images.evaluation.classifier_epochs
+    seed: fields.Seed = 0
 
 
 class Reference(Model):
     """Options of ``introprior reference``."""
 
     features: Features = "fid_authors"
-    samples: Count = PAPER.images.evaluation.samples
-    batch_size: Count = PAPER.images.by_dataset["FMNIST"].batch_size
+    samples: fields.Count = PAPER.images.evaluation.samples
+    batch_size: fields.Count = PAPER.images.by_dataset["FMNIST"].batch_size
 
 
 class _OfRun(Model):
@@ -142,42 +124,42 @@ class _OfRun(Model):
 
     dataset: str | None = None
     cell: str | None = None
-    r_entropy: Weight | None = None
-    seed: Seed | None = None
+    r_entropy: fields.Weight | None = None
+    seed: fields.Seed | None = None
 
 
 class Distances(_OfRun):
     """Options of ``introprior distances``; ``batch_size`` is only compared with the model, too."""
 
-    features: Some[Features] = FEATURES["inception"]
-    samples: Count = PAPER.images.evaluation.samples
+    features: fields.Some[Features] = FEATURES["inception"]
+    samples: fields.Count = PAPER.images.evaluation.samples
     sampling: Literal["batch", "running"] = EvaluationProtocol().sampling_batchnorm
     allow_few: bool = PAPER.images.evaluation.allow_few
-    batch_size: Count | None = None
+    batch_size: fields.Count | None = None
 
 
 class EvaluateImages(Distances):
     """Options of ``introprior evaluate`` on images; the first of the features chooses."""
 
     checkpoint: Literal["best", "last"] = EvaluationProtocol().checkpoint
-    monte_carlo_samples: Count = PAPER.images.evaluation.monte_carlo_samples
-    grid_images: Count = PAPER.images.evaluation.grid_images
-    latent_points: Count = PAPER.images.evaluation.latent_points
-    train_images: AllOrCount = PAPER.images.probes.train_images
+    monte_carlo_samples: fields.Count = PAPER.images.evaluation.monte_carlo_samples
+    grid_images: fields.Count = PAPER.images.evaluation.grid_images
+    latent_points: fields.Count = PAPER.images.evaluation.latent_points
+    train_images: fields.AllOrCount = PAPER.images.probes.train_images
 
 
 class Probe(_OfRun):
     """Options of ``introprior probe``."""
 
-    svm_iterations: FewAndMany = PAPER.images.probes.svm_iterations
-    neighbours: FewAndMany = PAPER.images.probes.neighbours
+    svm_iterations: fields.FewAndMany = PAPER.images.probes.svm_iterations
+    neighbours: fields.FewAndMany = PAPER.images.probes.neighbours
 
 
 class Overfit(_OfRun):
     """Options of ``introprior overfit``: the weights come with the model, beside 1 only beta_neg is told."""
 
-    iterations: Count = PAPER.figureS2.iterations
-    beta_neg: Positive = PAPER.images.by_dataset["FMNIST"].beta_neg
+    iterations: fields.Count = PAPER.figureS2.iterations
+    beta_neg: fields.Positive = PAPER.images.by_dataset["FMNIST"].beta_neg
     checkpoint: Literal["best", "last"] = EvaluationProtocol().checkpoint
 
 

@@ -12,25 +12,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, PlainSe
 
 from introprior.data import catalogue
 from introprior.errors import UserError
-from introprior.experiment import cells
-from introprior.experiment.fields import (
-    Count,
-    Model,
-    Name,
-    Natural,
-    OneOrMore,
-    PathText,
-    Positive,
-    Rising,
-    Seed,
-    Size,
-    Three,
-    Weight,
-    Width,
-    blamed,
-    option,
-    wrong,
-)
+from introprior.experiment import cells, fields
+from introprior.experiment.fields import Model, blamed, option, wrong
 from introprior.experiment.protocol import TrainingProtocol
 
 Precision = Literal["tf32", "float32", "bf16"]
@@ -48,12 +31,16 @@ class GameNumbers(Model):
 
     unit: ClassVar[str] = "iterations"
 
-    monte_carlo_samples: Count = option(100, "Samples T behind each Monte Carlo KL divergence.")
-    learning_rate: Positive = option(2e-4, "Adam's learning rate, for all players.")
-    alpha: Positive = option(2.0, "Sharpness of the exponentiated ELBO of fakes, alpha of the paper.", stage="game")
-    gamma: Weight = option(1.0, "Weight of the fakes' KL divergence in the decoder's loss.", stage="game")
-    gamma_r: Weight = option(1e-8, "Weight of the fakes' reconstruction error in the decoder's loss.", stage="game")
-    clip_steepness: Positive = option(10.0, "Steepness K of the soft clipping of the components' log-variances.")
+    monte_carlo_samples: fields.Count = option(100, "Samples T behind each Monte Carlo KL divergence.")
+    learning_rate: fields.Positive = option(2e-4, "Adam's learning rate, for all players.")
+    alpha: fields.Positive = option(
+        2.0, "Sharpness of the exponentiated ELBO of fakes, alpha of the paper.", stage="game"
+    )
+    gamma: fields.Weight = option(1.0, "Weight of the fakes' KL divergence in the decoder's loss.", stage="game")
+    gamma_r: fields.Weight = option(
+        1e-8, "Weight of the fakes' reconstruction error in the decoder's loss.", stage="game"
+    )
+    clip_steepness: fields.Positive = option(10.0, "Steepness K of the soft clipping of the components' log-variances.")
 
     @model_validator(mode="after")
     def _phases(self) -> Self:
@@ -69,13 +56,13 @@ class GameNumbers(Model):
 class AnyTraining(GameNumbers):
     """A training counted in iterations, the warm-up included."""
 
-    iterations: Count
-    warmup_iterations: Natural
-    mixture_warmup_iterations: Natural
-    batch_size: Size
-    latent_dim: Width
-    milestones: Rising[Natural]
-    r_entropy: Weight = option(0.0, "Weight of the responsibility entropy.", stage="game")
+    iterations: fields.Count
+    warmup_iterations: fields.Natural
+    mixture_warmup_iterations: fields.Natural
+    batch_size: fields.Size
+    latent_dim: fields.Width
+    milestones: fields.Rising[fields.Natural]
+    r_entropy: fields.Weight = option(0.0, "Weight of the responsibility entropy.", stage="game")
 
     @property
     def data_elements(self) -> int:
@@ -86,19 +73,19 @@ class AnyTraining(GameNumbers):
 class DensityTraining(AnyTraining):
     """How a 2D cell is trained."""
 
-    iterations: Count = option(30_000, "Iterations in all, warm-up included.", stage="game")
-    warmup_iterations: Natural = option(2_000, "Iterations as a plain VAE before the adversarial game.")
-    mixture_warmup_iterations: Natural = option(
+    iterations: fields.Count = option(30_000, "Iterations in all, warm-up included.", stage="game")
+    warmup_iterations: fields.Natural = option(2_000, "Iterations as a plain VAE before the adversarial game.")
+    mixture_warmup_iterations: fields.Natural = option(
         100, "Last iterations of the warm-up, in which the prior is a free mixture already."
     )
-    batch_size: Size = option(512, "Data points per iteration; a multiple of 4 for Rings, of 2 for 2Spirals.")
-    hidden_width: Width = option(256, "Units in each hidden layer of encoder and decoder.")
-    hidden_layers: Annotated[Count, Field(le=1000)] = option(4, "Hidden layers of encoder and decoder.")
-    latent_dim: Width = option(2, "Dimensions of the latent space; 2, since the figures draw it.")
+    batch_size: fields.Size = option(512, "Data points per iteration; a multiple of 4 for Rings, of 2 for 2Spirals.")
+    hidden_width: fields.Width = option(256, "Units in each hidden layer of encoder and decoder.")
+    hidden_layers: Annotated[fields.Count, Field(le=1000)] = option(4, "Hidden layers of encoder and decoder.")
+    latent_dim: fields.Width = option(2, "Dimensions of the latent space; 2, since the figures draw it.")
     precision: Precision = option(
         "float32", "What the networks' matrix products compute in; tf32: where the GPU has it. All else: float32."
     )
-    milestones: Rising[Natural] = option(
+    milestones: fields.Rising[fields.Natural] = option(
         (10_000, 15_000), "Iterations at which the learning rates are divided by 10, where the protocol does so."
     )
 
@@ -116,8 +103,8 @@ class DensityTraining(AnyTraining):
 class Points(Model):
     """Points of one's own, in place of a distribution."""
 
-    file: PathText = Field(description="CSV with two columns of numbers, or .npy of [N, 2].")
-    half_width: Positive | None = option(
+    file: fields.PathText = Field(description="CSV with two columns of numbers, or .npy of [N, 2].")
+    half_width: fields.Positive | None = option(
         None, "Half the side of the window, about the origin, of histograms and grids; null, all points are in it."
     )
 
@@ -129,7 +116,7 @@ def _known(own: dict[str, Points]) -> dict[str, Points]:
     return own
 
 
-OwnPoints = Annotated[dict[Name, Points], AfterValidator(_known)]
+OwnPoints = Annotated[dict[fields.Name, Points], AfterValidator(_known)]
 """By the name that they are to have; whoever reads them makes them known (:func:`introprior.data.catalogue.add`)."""
 
 
@@ -139,14 +126,14 @@ class ImageTraining(AnyTraining):
     The learning rate is constant.
     """
 
-    iterations: Count = option(EPOCHS * FMNIST_BATCHES, "Iterations in all, warm-up included.", stage="game")
-    warmup_iterations: Natural = WARMUP_EPOCHS * FMNIST_BATCHES
-    mixture_warmup_iterations: Natural = MIXTURE_WARMUP_EPOCHS * FMNIST_BATCHES
-    batch_size: Size = 128
-    latent_dim: Width = 32
-    milestones: Rising[Natural] = ()
-    shape: Three = (1, 28, 28)
-    widths: OneOrMore[Width] = (64, 128)
+    iterations: fields.Count = option(EPOCHS * FMNIST_BATCHES, "Iterations in all, warm-up included.", stage="game")
+    warmup_iterations: fields.Natural = WARMUP_EPOCHS * FMNIST_BATCHES
+    mixture_warmup_iterations: fields.Natural = MIXTURE_WARMUP_EPOCHS * FMNIST_BATCHES
+    batch_size: fields.Size = 128
+    latent_dim: fields.Width = 32
+    milestones: fields.Rising[fields.Natural] = ()
+    shape: fields.Three = (1, 28, 28)
+    widths: fields.OneOrMore[fields.Width] = (64, 128)
     precision: Precision = "tf32"
 
     @property
@@ -158,10 +145,10 @@ class Member(Model):
     """One run of an ensemble: its data, seed and weights; ``beta_neg`` is None for a VAE, which has no fakes."""
 
     dataset: str
-    seed: Seed
-    beta_rec: Positive
-    beta_kl: Positive
-    beta_neg: Positive | None = None
+    seed: fields.Seed
+    beta_rec: fields.Positive
+    beta_kl: fields.Positive
+    beta_neg: fields.Positive | None = None
 
     @property
     def warmup(self) -> Member:
@@ -179,7 +166,7 @@ class Run(Model):
     half: ClassVar[str]
 
     cell: Annotated[InstanceOf[cells.Cell], BeforeValidator(_cell), PlainSerializer(lambda cell: cell.name)]
-    members: OneOrMore[Member]
+    members: fields.OneOrMore[Member]
     training: AnyTraining
     protocol: TrainingProtocol = TrainingProtocol()
 
