@@ -30,9 +30,8 @@ def summary(given: argparse.Namespace) -> None:
         rows = everything[everything["metric"].isin((metric, f"{metric}_floor"))].query("status != 'unlabelled'")
         if len(rows):
             labels = rows["cell"].map(lambda cell: cells.parse(cell).label).where(rows["metric"] == metric, "data")
-            table = (
-                rows.assign(cell=labels).pivot_table("value", "dataset", "cell").rename_axis(index=None, columns=None)
-            )
+            table = rows.assign(cell=labels).pivot_table("value", "dataset", "cell")
+            table = table.rename_axis(index=None, columns=None)
             order = sorted(table, key=lambda name: (name == "data", len(name), name))
             print(f"{what}:\n{table[order].to_string(float_format='{:.2f}'.format, na_rep='diverged')}\n")
     figures = [given.results / f"figures/{name}.png" for name in ("figure3", "figure5")]
