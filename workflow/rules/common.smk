@@ -163,9 +163,7 @@ def studied(name):
 
 def clipped(name):
     """A file of each of the two runs of Figure 2."""
-    figure = CONFIG.figure2
-    one = {"datasets": [figure.dataset], "r_entropy": [figure.r_entropy], "seeds": [figure.seed]}
-    return runs(f"{PATHS.clipping}/{name}", CONFIG.figure2_cells, **one)
+    return [f"{PATHS.clipping}/{name}".format(**run) for run in CONFIG.figure2_runs]
 
 
 def data_folder(wildcards, input):

@@ -8,6 +8,7 @@ rule prepare:
         prepared("train", "test"),
     log:
         f"{PATHS.logs}/data/{{dataset}}.log",
+    localrule: True
     retries: 2  # servers fail, and files that are whole are not downloaded again
     conda:
         ENVIRONMENT
@@ -31,6 +32,7 @@ rule inception:
         PATHS.inception,
     log:
         f"{PATHS.logs}/data/inception.log",
+    localrule: True
     retries: 2
     conda:
         ENVIRONMENT
@@ -91,8 +93,3 @@ rule reference:
     shell:
         "introprior reference --data {params.data:q} --options {params.options:q}"
         " --{params.network} {input.extractor:q} --output {output:q} > {log:q} 2>&1"
-
-
-localrules:
-    inception,
-    prepare,

@@ -36,6 +36,7 @@ rule select:
         PATHS.hyperparameters,
     log:
         f"{PATHS.logs}/density/{{dataset}}/{{cell}}/hyperparameters.log",
+    localrule: True
     wildcard_constraints:
         cell=SEARCHED,
     conda:
@@ -54,6 +55,7 @@ rule published:
         PATHS.hyperparameters,
     log:
         f"{PATHS.logs}/density/{{dataset}}/{{cell}}/hyperparameters.log",
+    localrule: True
     wildcard_constraints:
         cell=f"(?!(?:{SEARCHED})/)[^/]+",
     priority: 2  # trainings wait for them
@@ -122,16 +124,11 @@ rule evaluate:
         " --metrics {output.metrics:q} --panels {output.panels:q} > {log:q} 2>&1"
 
 
-localrules:
-    density,
-    published,
-    select,
-
-
 rule density:
     input:
         each(PATHS.cell_metrics, CONFIG.density_cells),
         [table(number) for number in DENSITY_TABLES],
         [figure(name) for name in DENSITY_FIGURES],
+    localrule: True
     message:
         "All cells in two dimensions are trained, measured and shown."

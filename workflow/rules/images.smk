@@ -175,6 +175,7 @@ rule choose_r_entropy:
         PATHS.chosen,
     log:
         f"{PATHS.logs}/images/{{dataset}}/r_entropy.log",
+    localrule: True
     conda:
         ENVIRONMENT
     resources:
@@ -266,17 +267,12 @@ rule encoder_study:
         " --options {params.options:q} --output {output:q} > {log:q} 2>&1"
 
 
-localrules:
-    choose_r_entropy,
-    choose_r_entropy_table2,
-    images,
-
-
 rule images:
     input:
         runs(f"{PATHS.run}/metrics.csv", IMAGE_CELLS),
         runs(f"{PATHS.run}/probes.csv", IMAGE_CELLS),
         [table(number) for number in IMAGE_TABLES],
         [figure(name) for name in IMAGE_FIGURES],
+    localrule: True
     message:
         "All runs on images are trained, measured and shown."

@@ -81,9 +81,8 @@ class Claim(Model):
         }
         for key, wanted in needed.items():
             if bool(getattr(self, key)) is not wanted:
-                raise wrong(
-                    key, f"{'is missing; give it to' if wanted else 'is not for'} a claim of the kind {self.kind}"
-                )
+                problem = "is missing; give it to" if wanted else "is not for"
+                raise wrong(key, f"{problem} a claim of the kind {self.kind}")
         for i, pair in enumerate(self.pairs):
             if len(pair) != 2:
                 raise wrong(f"pairs[{i}]", f"must be two cells, are {len(pair)}")

@@ -151,11 +151,6 @@ class Configuration(Model):
         """All cells trained on images, each once: those of Tables 2 and 5."""
         return list(dict.fromkeys([*self.tables.table2, *self.tables.table5]))
 
-    @property
-    def figure2_cells(self) -> list[str]:
-        """The two cells of Figure 2, clipped and not."""
-        return [self.figure2.cell, f"{self.figure2.cell}-unclipped"]
-
     def r_entropies(self, cell: str) -> tuple[float, ...]:
         """The weights of the responsibility entropy that are tried for a cell; 0 where its prior has no components."""
         return self.images.r_entropy if cells.parse(cell).family.components else (0.0,)
@@ -175,6 +170,13 @@ class Configuration(Model):
         for dataset, cell in product(datasets or self.images.datasets, of):
             for weight, seed in product(r_entropy or self.r_entropies(cell), seeds or self.images.seeds):
                 yield {"dataset": dataset, "cell": cell, "r_entropy": text(weight), "seed": seed}
+
+    @property
+    def figure2_runs(self) -> Iterator[dict[str, Any]]:
+        """The two runs of Figure 2, clipped and not."""
+        one = self.figure2
+        cells_of = (one.cell, f"{one.cell}-unclipped")
+        return self.runs(cells_of, datasets=[one.dataset], r_entropy=[one.r_entropy], seeds=[one.seed])
 
     @property
     def identity(self) -> str:

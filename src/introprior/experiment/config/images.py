@@ -10,36 +10,28 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from introprior.data.images import folders
 from introprior.data.images.catalogue import DATASETS, add, dataset
-from introprior.experiment import fields
+from introprior.experiment import fields, run
 from introprior.experiment.fields import NAME, Model, blamed, option, shown, wrong
-from introprior.experiment.run import (
-    EPOCHS,
-    MIXTURE_WARMUP_EPOCHS,
-    WARMUP_EPOCHS,
-    GameNumbers,
-    ImageTraining,
-    Precision,
-)
 
 DIMENSIONS = {"inception": 2048, "classifier": 64}
 """The length of the features, kept equal (by a test) to those of the networks."""
 
-_USUAL = ImageTraining()
+_USUAL = run.ImageTraining()
 
 
-class ImageSchedule(GameNumbers):
+class ImageSchedule(run.GameNumbers):
     """How each run is trained."""
 
     unit = "epochs"
 
-    epochs: fields.Epochs = option(EPOCHS, "Epochs in all, warm-up included.")
-    warmup_epochs: fields.Natural = option(WARMUP_EPOCHS, "Epochs as a plain VAE before the adversarial game.")
+    epochs: fields.Epochs = option(run.EPOCHS, "Epochs in all, warm-up included.")
+    warmup_epochs: fields.Natural = option(run.WARMUP_EPOCHS, "Epochs as a plain VAE before the adversarial game.")
     mixture_warmup_epochs: fields.Natural = option(
-        MIXTURE_WARMUP_EPOCHS, "Last epochs of the warm-up, in which the prior is a free mixture already."
+        run.MIXTURE_WARMUP_EPOCHS, "Last epochs of the warm-up, in which the prior is a free mixture already."
     )
     beta_rec: fields.Positive = option(1.0, "Weight of the reconstruction error.")
     beta_kl: fields.Positive = option(1.0, "Weight of the KL divergence.")
-    precision: Precision = option(
+    precision: run.Precision = option(
         _USUAL.precision,
         "What networks compute in; tf32: convolutions, where the GPU has it; bf16: autocast. Losses: float32.",
     )
