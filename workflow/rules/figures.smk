@@ -62,7 +62,7 @@ for name, (category, inputs, told) in FIGURE_RULES.items():
             **inputs,
         output:
             f"{PATHS.figures}/{file}.pdf",
-            reported(f"{PATHS.figures}/{file}.png", name, title, category),
+            reported(f"{PATHS.figures}/{file}.png", "figure5" if name == "figure6" else name, title, category),
         log:
             f"{PATHS.logs}/figures/{file}.log",
         wildcard_constraints:

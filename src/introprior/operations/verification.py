@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from introprior.errors import UserError, one_line
+from introprior.errors import UserError, cut, one_line
 from introprior.operations import dag, provenance
 from introprior.operations.dag import Dag
 
@@ -133,21 +133,20 @@ def _differs(made: Any, wanted: Any, path: str = "") -> str | None:
     if isinstance(made, dict) and isinstance(wanted, dict):
         inside = (_differs(made.get(key), wanted.get(key), f"{path}.{key}") for key in sorted(made.keys() | wanted))
         return next(filter(None, inside), None)
-    short = [text if len(text) <= 40 else f"{text[:37]}..." for text in map(str, (made, wanted))]
+    short = [cut(str(value), 40) for value in (made, wanted)]
     return None if made == wanted else f"{path.lstrip('.') or 'set of options'} ({short[0]}, now {short[1]})"
 
 
 def _origins(known: Dag, records: Mapping[Path, Mapping[str, Any]]) -> Iterator[str]:
     """What the results do not share."""
-    kinds = {"code": "versions of the code", "device": "devices", "libraries": "sets of libraries"}
+    kinds = {"code": ("commit", "versions of the code"), "device": ("device", "devices")}
+    kinds["libraries"] = ("introprior", "sets of libraries")
     changed = sum("versions" in record for record in records.values())
     if changed:
         yield f"{changed} trainings went on with another code than they began with (versions, in their records)"
-    for key, what in kinds.items():
-        count = len({str(record[key]) for record in records.values()})
-        shown = {"code": "commit", "libraries": "introprior"}.get(key, key)
-        names = ", ".join(sorted({str(record[shown]) for record in records.values()}))
-        if count > 1:
+    for key, (shown, what) in kinds.items():
+        if (count := len({str(record[key]) for record in records.values()})) > 1:
+            names = ", ".join(sorted({str(record[shown]) for record in records.values()}))
             yield f"made by {count} {what} ({names})"
     now = known.identity.partition("-")[0]
     earlier = sum(record["configuration"] not in (None, now) for record in records.values())
