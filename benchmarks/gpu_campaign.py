@@ -37,8 +37,8 @@ import torch
 from baseline import Script, plane_networks
 
 from introprior import cli
-from introprior.commands.density import run_of, write_history
-from introprior.commands.running import device_name, trained
+from introprior.commands.density import run_of
+from introprior.commands.running import device_name, trained, write_history
 from introprior.experiment import jobs
 from introprior.experiment.cells import TABLE1_CELLS, TABLE4_SETTINGS
 from introprior.experiment.config import Configuration, load

@@ -173,6 +173,20 @@ def belongs(path: Path, flag: str, theirs: Mapping[str, Any], ours: Mapping[str,
             raise UserError(f"{path}: of the {key} {found}, not {wanted}; give another {flag}")
 
 
+def write_history(path: Path, training: Training, dataset: str, per_epoch: int | None = None) -> None:
+    """The history of the members of a dataset, with their seeds; on images by epochs of so many iterations, too."""
+    run, rows = training.run, []
+    named = {"dataset": dataset, "cell": run.cell.name}
+    if per_epoch:
+        named["r_entropy"] = f"{run.training.r_entropy:g}"
+    for row in training.history.tidy():
+        member = run.members[row.pop("member")]
+        if member.dataset == dataset:
+            epoch = {"epoch": round(row["iteration"] / per_epoch, 4)} if per_epoch else {}
+            rows.append({**named, "seed": member.seed, **epoch, **row})
+    files.write_csv(path, rows, (*named, "iteration", *["epoch"] * bool(per_epoch), "seed", "quantity", "value"))
+
+
 def label(run: Run) -> str:
     """What a progress bar calls the run."""
     entropy = f" r_entropy {run.training.r_entropy:g}" if run.training.r_entropy else ""
