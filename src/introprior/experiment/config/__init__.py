@@ -230,7 +230,6 @@ def read_yaml(paths: Iterable[str | Path]) -> dict[str, Any]:
         UserError: a file that is absent or no configuration.
     """
     import yaml
-    from snakemake.utils import update_config
 
     config: dict[str, Any] = {}
     for path in map(Path, paths):
@@ -246,7 +245,7 @@ def read_yaml(paths: Iterable[str | Path]) -> dict[str, Any]:
             raise UserError(f"{path}: not valid YAML ({cut(one_line(error), 300)})") from error
         if not isinstance(content, dict):
             raise UserError(f"{path}: must hold the keys of a configuration, see config/README.md")
-        update_config(config, content)
+        _lay_over(config, content)
     return config
 
 
@@ -280,3 +279,11 @@ def _once(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
             raise UserError(f"the key {shown(key)} is there twice{where}; keep one of them")
         section[key] = value
     return section
+
+
+def _lay_over(config: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(config.get(key), dict):
+            _lay_over(config[key], value)
+        else:
+            config[key] = value
