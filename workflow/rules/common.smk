@@ -200,8 +200,8 @@ def sources(*modules, data=(), script=None):
 def preparing(wildcards):
     """The sources that make a dataset: stand-ins are computed, one's own pictures converted, published files as they are."""
     entry = DATASETS.get(wildcards.dataset)
-    modules = {"standins": entry and entry.stand_in_for, "folders": entry and entry.own}
-    return sources("data.images.store", *(f"data.images.{name}" for name, needed in modules.items() if needed))
+    modules = {"data.images.standins": entry and entry.stand_in_for, "data.images.folders": entry and entry.own}
+    return sources("data.images.store", *(name for name, needed in modules.items() if needed))
 
 
 def points(wildcards):
@@ -274,5 +274,5 @@ def measured(number, cells):
     if number not in IMAGE_TABLES:
         return {"results": each(PATHS.hyperparameters if number == 3 else PATHS.cell_metrics, cells)}
     choices = expand(PATHS.chosen_table2 if number == 2 else PATHS.chosen, dataset=IMAGE_DATASETS)
-    files = [path for name in ("metrics.csv", "probes.csv") for path in runs(f"{PATHS.run}/{name}", cells)]
+    files = [*runs(f"{PATHS.run}/metrics.csv", cells), *runs(f"{PATHS.run}/probes.csv", cells)]
     return {"results": files, "chosen": choices}
