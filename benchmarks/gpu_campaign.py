@@ -37,8 +37,8 @@ import torch
 from baseline import Script, plane_networks
 
 from introprior import cli
-from introprior.commands.density import run_of, write_history
-from introprior.commands.running import device_name, trained
+from introprior.commands.density import run_of
+from introprior.commands.running import device_name, trained, write_history
 from introprior.experiment import jobs
 from introprior.experiment.cells import TABLE1_CELLS, TABLE4_SETTINGS
 from introprior.experiment.config import Configuration, load
@@ -159,7 +159,7 @@ class Campaign:
         for cell in ("sg", "mog64-lc-ip"):
             for members in (2,) if self.tiny else (5, 20, 60, 105):
                 for way in ("replayed", "eager"):
-                    run = DensityRun(dataset="8Gaussian", cell=cell, members=_members(range(members)), training=sizes)
+                    run = DensityRun(cell=cell, members=_members("8Gaussian", range(members)), training=sizes)
                     training = density.begin(run, self.device)
                     training.replay = training.replay if way == "replayed" else None
                     while training.iteration < 16:
@@ -188,7 +188,7 @@ class Campaign:
         rows = {}
         for cell, entropy in (("sg", 0.0), ("mog100-lc-ip", 10.0)):
             sizes = ImageTraining(warmup_iterations=8, mixture_warmup_iterations=4, r_entropy=entropy, **small)
-            run = ImageRun(dataset="digits", cell=cell, members=_members([0]), training=sizes)
+            run = ImageRun(cell=cell, members=_members("digits", [0]), training=sizes)
             training = images.begin(run, self.device, folder)
             while training.iteration < 16:
                 training.step()
@@ -335,8 +335,8 @@ def _short(run: DensityRun) -> DensityRun:
     return run.model_copy(update={"training": DensityTraining(**sizes)})
 
 
-def _members(seeds: Iterable[int]) -> tuple[Member, ...]:
-    return tuple(Member(seed=seed, beta_rec=0.2, beta_kl=0.3, beta_neg=0.9) for seed in seeds)
+def _members(dataset: str, seeds: Iterable[int]) -> tuple[Member, ...]:
+    return tuple(Member(dataset=dataset, seed=seed, beta_rec=0.2, beta_kl=0.3, beta_neg=0.9) for seed in seeds)
 
 
 def _name(run: DensityRun) -> str:

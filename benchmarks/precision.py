@@ -31,9 +31,8 @@ def metrics(
     told = jobs.train(config, cell, dataset)
     betas = {name: value for name, value in jobs.hyperparameters(config, dataset, cell).items() if name in jobs.BETAS}
     run = {
-        "dataset": dataset,
         "cell": cell,
-        "members": [{"seed": seed, **betas} for seed in range(seeds)],
+        "members": [{"dataset": dataset, "seed": seed, **betas} for seed in range(seeds)],
         "training": {**told["training"], "precision": precision},
         "protocol": told["protocol"],
     }

@@ -228,15 +228,15 @@ def kl_both_ways(device: torch.device, learns: slice) -> tuple[Work, Work]:
     )
 
 
-def a_member(seed: int, betas: tuple[float, float, float]) -> Member:
-    return Member(seed=seed, beta_rec=betas[0], beta_kl=betas[1], beta_neg=betas[2])
+def a_member(dataset: str, seed: int, betas: tuple[float, float, float]) -> Member:
+    return Member(dataset=dataset, seed=seed, beta_rec=betas[0], beta_kl=betas[1], beta_neg=betas[2])
 
 
 def in_the_game(cell: Any, members: int, device: torch.device) -> Training:
     """An ensemble at the paper's sizes, a few iterations after the game began; its members differ in their seeds."""
     numbers = DensityTraining(warmup_iterations=20, mixture_warmup_iterations=10)
-    together = tuple(a_member(seed, BETAS) for seed in range(members))
-    training = begin(DensityRun(dataset=DATASET, cell=cell, members=together, training=numbers), device)
+    together = tuple(a_member(DATASET, seed, BETAS) for seed in range(members))
+    training = begin(DensityRun(cell=cell, members=together, training=numbers), device)
     while training.iteration < numbers.warmup_iterations + 5:
         training.step()
     return training
@@ -249,7 +249,7 @@ def on_images(cell: Any, device: torch.device) -> tuple[Training, Tensor]:
     about as a trained one does.
     """
     numbers = ImageTraining(r_entropy=IMAGE_CELLS[cell])
-    run = ImageRun(dataset="FMNIST", cell=cell, members=(a_member(0, IMAGE_BETAS),), training=numbers)
+    run = ImageRun(cell=cell, members=(a_member("FMNIST", 0, IMAGE_BETAS),), training=numbers)
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(1, numbers.batch_size, *numbers.shape, generator=generator).to(device)
     training = Training(

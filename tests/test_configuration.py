@@ -634,8 +634,8 @@ def test_a_warmup_is_told_all_that_it_depends_on():
     def run(told, betas):
         member = dict(zip(("beta_rec", "beta_kl", "beta_neg"), betas, strict=True))
         training = {"iterations": 10**6, **told["training"]}
-        members = [Member(seed=told["seeds"][0], **member)]
-        named = {key: told[key] for key in ("dataset", "cell", "protocol")}
+        members = [Member(dataset=told["dataset"], seed=told["seeds"][0], **member)]
+        named = {key: told[key] for key in ("cell", "protocol")}
         return ImageRun.read({**named, "members": members, "training": training}, "")
 
     warmup = jobs.warmup(config, "CIFAR-10", "mog10-lc", "1")

@@ -401,16 +401,27 @@ def test_scale_sentence_counts_what_it_cannot_list() -> None:
     assert "batches of 7 instead of 512" in sentence
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "workflow" / "report").glob("*.rst")), ids=lambda path: path.stem)
-def test_captions_of_the_report_read_the_configuration(path: Path) -> None:
+REPORT = sorted((ROOT / "workflow" / "report").glob("*.rst"))
+CAPTIONS = {path.stem: (path.stem, {}) for path in REPORT}
+CAPTIONS |= {f"table{n}": (f"table{file}", {"number": n}) for n, file in ((1, 1), (2, 2), (4, 1), (5, 2))}
+CAPTIONS |= {f"figure{n}": ("figure5", {"figure": f"figure{n}"}) for n in (5, 6)}
+"""By what they are of: the file, and what it is told where several share one."""
+
+
+@pytest.mark.parametrize("name", CAPTIONS)
+def test_captions_of_the_report_read_the_configuration(name: str) -> None:
+    file, told = CAPTIONS[name]
     config = copy.deepcopy(CONFIG)
     config["experiment"], config["density"]["training"]["iterations"] = "trial", 123
     config["images"]["training"]["epochs"], config["images"]["evaluation"]["samples"] = 45, 678
     config["figure2"]["dataset"] = config["figureS2"]["dataset"] = "digits"
-    params = SimpleNamespace(metric="fid_authors_gen", clip_steepness=7.5)
+    params = SimpleNamespace(metric="fid_authors_gen", clip_steepness=7.5, **told)
     job = SimpleNamespace(config=config, params=params, wildcards=SimpleNamespace(dataset="digits"))
-    template = jinja2.Template(path.read_text(), undefined=jinja2.StrictUndefined)
-    name, said = path.stem, " ".join(template.render(snakemake=job).split())
+    text = (ROOT / "workflow" / "report" / f"{file}.rst").read_text()
+    template = jinja2.Template(text, undefined=jinja2.StrictUndefined)
+    said = " ".join(template.render(snakemake=job).split())
+    if told:
+        assert said.startswith(f"{name[:-1].capitalize()} {name[-1]}, ")
     assert "{" not in said
     assert ("digits" in said) == ("digits (stand-in for MNIST)" in said)
     assert ("7.5 [10]" in said) == (name == "figureS3")

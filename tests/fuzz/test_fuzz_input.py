@@ -105,11 +105,7 @@ def resolve(config: Configuration) -> None:
         warmup = jobs.warmup(config, dataset, jobs.family(cell), seed)
         warmup["training"]["iterations"] = warmup["training"]["warmup_iterations"] + 1  # which the command fills in
         told.append((jobs.TrainImages, warmup))
-    figure2 = {"dataset": config.figure2.dataset, "r_entropy": text(config.figure2.r_entropy)}
-    told += [
-        (jobs.TrainImages, jobs.clipping(config, **figure2, cell=cell, seed=config.figure2.seed))
-        for cell in config.figure2_cells
-    ]
+    told += [(jobs.TrainImages, jobs.clipping(config, **run)) for run in config.figure2_runs]
     told += [(jobs.Classifier, jobs.classifier(config, dataset)), (jobs.Overfit, jobs.overfit(config, dataset))]
     for model, options in told:
         model.read({key: value for key, value in json.loads(jobs.told(options)).items() if value is not None}, "job")

@@ -13,7 +13,6 @@ from introprior.data.images import DATASETS
 from introprior.errors import UserError
 from introprior.experiment import cells as naming
 from introprior.experiment import jobs
-from introprior.experiment.cells import TABLE4_SETTINGS
 from introprior.experiment.config import TABLE3_CELL, Configuration, load, read_yaml, text
 from introprior.experiment.paths import NAMED, Paths
 from introprior.experiment.sources import closure
@@ -74,17 +73,6 @@ ENVIRONMENT = "../../envs/introprior.yaml"
 PATHS = Paths(CONFIG.experiment)
 if workflow.is_main_process:
     dag.tell(workflow, CONFIG, PATHS.results, rules)
-RESULTS, TABLES, FIGURES = PATHS.results, PATHS.tables, PATHS.figures
-LOGS, BENCHMARKS, STATE = PATHS.logs, PATHS.benchmarks, PATHS.state
-
-# Two dimensions.
-SLICE, HYPERPARAMETERS, ENSEMBLE = PATHS.slice, PATHS.hyperparameters, PATHS.ensemble
-CELL_HISTORY, CELL_METRICS, CELL_PANELS = PATHS.cell_history, PATHS.cell_metrics, PATHS.cell_panels
-
-# Images.
-DATA, INCEPTION, CLASSIFIER, REFERENCE = PATHS.data, PATHS.inception, PATHS.classifier, PATHS.reference
-CHOSEN, CHOSEN_TABLE2, STUDY = PATHS.chosen, PATHS.chosen_table2, PATHS.study
-WARMUP, RUN, CLIPPING = PATHS.warmup, PATHS.run, PATHS.clipping
 
 
 wildcard_constraints:
@@ -98,9 +86,6 @@ wildcard_constraints:
 
 # ---- What is shown ----
 DENSITY_DATASETS, IMAGE_DATASETS = list(CONFIG.density.datasets), list(CONFIG.images.datasets)
-TABLE1_CELLS = list(CONFIG.tables.table1)
-TABLE3_CELLS = [TABLE3_CELL]
-TABLE4_CELLS = list(TABLE4_SETTINGS.values())
 
 IMAGE_CELLS = CONFIG.image_cells
 MIXTURES = [cell for cell in IMAGE_CELLS if naming.parse(cell).family.components]
@@ -109,7 +94,7 @@ LATENTS = {"cells": list(CONFIG.latents.cells), "seeds": [CONFIG.latents.seed]}
 DENSITY_TABLES = (1, 3, 4)
 IMAGE_TABLES = (2, 5)
 SEARCHED = jobs.searched(CONFIG)
-SEARCHES = [cell for cell in TABLE3_CELLS if re.fullmatch(SEARCHED, cell)]
+SEARCHES = [TABLE3_CELL] if re.fullmatch(SEARCHED, TABLE3_CELL) else []
 DENSITY_FIGURES = ["figure3", *(f"search-{cell}" for cell in SEARCHES)]
 IMAGE_FIGURES = ["figure2", *["figure4"] * bool(MIXTURES), "figure5", "figure6", "figureS2", "figureS3"]
 IMAGE_FIGURES += [f"samples-{dataset}" for dataset in IMAGE_DATASETS]
@@ -136,7 +121,7 @@ def each(path, cells):
 def slices(wildcards, **others):
     """The slices of a cell's grid."""
     count = len(checked(jobs.slices, CONFIG, wildcards.cell))
-    return expand(SLICE, **{**dict(wildcards.items()), **others}, slice=range(count))
+    return expand(PATHS.slice, **{**dict(wildcards.items()), **others}, slice=range(count))
 
 
 def runs(path, cells, **some):
@@ -147,8 +132,8 @@ def runs(path, cells, **some):
 def prepared(*splits):
     """Files of a prepared dataset: its manifest, and the given splits."""
     return [
-        f"{DATA}/manifest.json",
-        *(f"{DATA}/{split}-{kind}.npy" for split in splits for kind in ("images", "labels")),
+        f"{PATHS.data}/manifest.json",
+        *(f"{PATHS.data}/{split}-{kind}.npy" for split in splits for kind in ("images", "labels")),
     ]
 
 
@@ -159,12 +144,12 @@ def given(flag, path):
 
 def extractor(wildcards):
     """The network behind some features."""
-    return CLASSIFIER if wildcards.features in jobs.FEATURES["classifier"] else INCEPTION
+    return PATHS.classifier if wildcards.features in jobs.FEATURES["classifier"] else PATHS.inception
 
 
 def warmup_of(name):
     """A file of the warm-up that a run starts from."""
-    return lambda wildcards: f"{WARMUP}/{name}".format(
+    return lambda wildcards: f"{PATHS.warmup}/{name}".format(
         dataset=wildcards.dataset, family=checked(jobs.family, wildcards.cell), seed=wildcards.seed
     )
 
@@ -173,14 +158,12 @@ def studied(name):
     """A file of the run that the encoder study begins with."""
     study = CONFIG.figureS2
     run = {"cell": study.cell, "r_entropy": text(study.r_entropy), "seed": study.seed}
-    return lambda wildcards: f"{RUN}/{name}".format(dataset=wildcards.dataset, **run)
+    return lambda wildcards: f"{PATHS.run}/{name}".format(dataset=wildcards.dataset, **run)
 
 
 def clipped(name):
     """A file of each of the two runs of Figure 2."""
-    figure = CONFIG.figure2
-    one = {"datasets": [figure.dataset], "r_entropy": [figure.r_entropy], "seeds": [figure.seed]}
-    return runs(f"{CLIPPING}/{name}", CONFIG.figure2_cells, **one)
+    return [f"{PATHS.clipping}/{name}".format(**run) for run in CONFIG.figure2_runs]
 
 
 def data_folder(wildcards, input):
@@ -217,10 +200,8 @@ def sources(*modules, data=(), script=None):
 def preparing(wildcards):
     """The sources that make a dataset: stand-ins are computed, one's own pictures converted, published files as they are."""
     entry = DATASETS.get(wildcards.dataset)
-    read = ["data.images.standins"] * bool(entry and entry.stand_in_for) + ["data.images.folders"] * bool(
-        entry and entry.own
-    )
-    return sources("data.images.store", *read)
+    modules = {"data.images.standins": entry and entry.stand_in_for, "data.images.folders": entry and entry.own}
+    return sources("data.images.store", *(name for name, needed in modules.items() if needed))
 
 
 def points(wildcards):
@@ -243,12 +224,13 @@ def prior(*modules):
 # ---- Tables and figures ----
 def table(number):
     """The files of a table, and of its companion that sets the published values beside ours."""
-    return [f"{TABLES}/table{number}{kind}.{suffix}" for kind in ("", "_vs_paper") for suffix in ("csv", "md", "tex")]
+    names = (f"table{number}", f"table{number}_vs_paper")
+    return [f"{PATHS.tables}/{name}.{suffix}" for name in names for suffix in ("csv", "md", "tex")]
 
 
 def figure(name):
     """The files of a figure."""
-    return [f"{FIGURES}/{name}.{suffix}" for suffix in ("pdf", "png")]
+    return [f"{PATHS.figures}/{name}.{suffix}" for suffix in ("pdf", "png")]
 
 
 def curves(runs_of):
@@ -258,7 +240,7 @@ def curves(runs_of):
 
 def panels(**some):
     """Panels of one seed of the runs whose latent spaces and images are shown, at every r_entropy."""
-    return runs(f"{RUN}/panels.npz", **LATENTS, **some)
+    return runs(f"{PATHS.run}/panels.npz", **LATENTS, **some)
 
 
 def reported(path, caption, result, category):
@@ -290,6 +272,7 @@ def request(number, cells):
 def measured(number, cells):
     """The results that a table shows."""
     if number not in IMAGE_TABLES:
-        return {"results": each(HYPERPARAMETERS if number == 3 else CELL_METRICS, cells)}
-    choices = expand(CHOSEN_TABLE2 if number == 2 else CHOSEN, dataset=IMAGE_DATASETS)
-    return {"results": [*runs(f"{RUN}/metrics.csv", cells), *runs(f"{RUN}/probes.csv", cells)], "chosen": choices}
+        return {"results": each(PATHS.hyperparameters if number == 3 else PATHS.cell_metrics, cells)}
+    choices = expand(PATHS.chosen_table2 if number == 2 else PATHS.chosen, dataset=IMAGE_DATASETS)
+    files = [*runs(f"{PATHS.run}/metrics.csv", cells), *runs(f"{PATHS.run}/probes.csv", cells)]
+    return {"results": files, "chosen": choices}

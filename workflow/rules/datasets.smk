@@ -7,7 +7,8 @@ rule prepare:
     output:
         prepared("train", "test"),
     log:
-        f"{LOGS}/data/{{dataset}}.log",
+        f"{PATHS.logs}/data/{{dataset}}.log",
+    localrule: True
     retries: 2  # servers fail, and files that are whole are not downloaded again
     conda:
         ENVIRONMENT
@@ -28,9 +29,10 @@ rule prepare:
 
 rule inception:
     output:
-        INCEPTION,
+        PATHS.inception,
     log:
-        f"{LOGS}/data/inception.log",
+        f"{PATHS.logs}/data/inception.log",
+    localrule: True
     retries: 2
     conda:
         ENVIRONMENT
@@ -49,11 +51,11 @@ rule classifier:
         sources("metrics.classifier", "data.images.splits"),
         data=prepared("train", "test"),
     output:
-        CLASSIFIER,
+        PATHS.classifier,
     log:
-        f"{LOGS}/images/{{dataset}}/classifier.log",
+        f"{PATHS.logs}/images/{{dataset}}/classifier.log",
     benchmark:
-        f"{BENCHMARKS}/images/{{dataset}}/classifier.tsv"
+        f"{PATHS.benchmarks}/images/{{dataset}}/classifier.tsv"
     conda:
         ENVIRONMENT
     resources:
@@ -73,11 +75,11 @@ rule reference:
         data=prepared("train"),
         extractor=extractor,
     output:
-        REFERENCE,
+        PATHS.reference,
     log:
-        f"{LOGS}/images/{{dataset}}/reference-{{features}}.log",
+        f"{PATHS.logs}/images/{{dataset}}/reference-{{features}}.log",
     benchmark:
-        f"{BENCHMARKS}/images/{{dataset}}/reference-{{features}}.tsv"
+        f"{PATHS.benchmarks}/images/{{dataset}}/reference-{{features}}.tsv"
     conda:
         ENVIRONMENT
     resources:
@@ -85,14 +87,9 @@ rule reference:
     params:
         data=data_folder,
         options=options(jobs.reference),
-        network=lambda wildcards: "classifier" if extractor(wildcards) == CLASSIFIER else "weights",
+        network=lambda wildcards: "classifier" if extractor(wildcards) == PATHS.classifier else "weights",
     message:
         "{wildcards.dataset}: reference statistics for {wildcards.features}"
     shell:
         "introprior reference --data {params.data:q} --options {params.options:q}"
         " --{params.network} {input.extractor:q} --output {output:q} > {log:q} 2>&1"
-
-
-localrules:
-    inception,
-    prepare,

@@ -8,11 +8,11 @@ rule search:
         prior("evaluation.search"),
         points,
     output:
-        SLICE,
+        PATHS.slice,
     log:
-        f"{LOGS}/density/{{dataset}}/{{cell}}/search-{{slice}}.log",
+        f"{PATHS.logs}/density/{{dataset}}/{{cell}}/search-{{slice}}.log",
     benchmark:
-        f"{BENCHMARKS}/density/{{dataset}}/{{cell}}/search-{{slice}}.tsv"
+        f"{PATHS.benchmarks}/density/{{dataset}}/{{cell}}/search-{{slice}}.tsv"
     wildcard_constraints:
         slice="[0-9]+",
     conda:
@@ -21,7 +21,7 @@ rule search:
         **asked("search"),
     params:
         options=options(jobs.search),
-        state=STATE,
+        state=PATHS.state,
     message:
         "{wildcards.dataset} {wildcards.cell}: search, slice {wildcards.slice} (progress: {log})"
     shell:
@@ -33,9 +33,10 @@ rule select:
         sources("evaluation.selection"),
         slices=slices,
     output:
-        HYPERPARAMETERS,
+        PATHS.hyperparameters,
     log:
-        f"{LOGS}/density/{{dataset}}/{{cell}}/hyperparameters.log",
+        f"{PATHS.logs}/density/{{dataset}}/{{cell}}/hyperparameters.log",
+    localrule: True
     wildcard_constraints:
         cell=SEARCHED,
     conda:
@@ -51,9 +52,10 @@ rule select:
 
 rule published:
     output:
-        HYPERPARAMETERS,
+        PATHS.hyperparameters,
     log:
-        f"{LOGS}/density/{{dataset}}/{{cell}}/hyperparameters.log",
+        f"{PATHS.logs}/density/{{dataset}}/{{cell}}/hyperparameters.log",
+    localrule: True
     wildcard_constraints:
         cell=f"(?!(?:{SEARCHED})/)[^/]+",
     priority: 2  # trainings wait for them
@@ -74,14 +76,14 @@ rule train:
     input:
         prior("training.density"),
         points,
-        hyperparameters=of_cell(HYPERPARAMETERS),
+        hyperparameters=of_cell(PATHS.hyperparameters),
     output:
-        model=of_cell(ENSEMBLE),
-        history=of_cell(CELL_HISTORY),
+        model=of_cell(PATHS.ensemble),
+        history=of_cell(PATHS.cell_history),
     log:
         first(PATHS.log_2d),
     benchmark:
-        first(f"{BENCHMARKS}/density/{{dataset}}/{{cell}}/train.tsv")
+        first(f"{PATHS.benchmarks}/density/{{dataset}}/{{cell}}/train.tsv")
     priority: 1  # long jobs begin first, lest one core is left with them at the end
     conda:
         ENVIRONMENT
@@ -89,7 +91,7 @@ rule train:
         **asked("train"),
     params:
         options=options(jobs.train),
-        state=STATE,
+        state=PATHS.state,
     message:
         f"{MEMBERS}: training (progress: {{log}})"
     shell:
@@ -101,14 +103,14 @@ rule evaluate:
     input:
         prior("evaluation.density"),
         points,
-        model=of_cell(ENSEMBLE),
+        model=of_cell(PATHS.ensemble),
     output:
-        metrics=of_cell(CELL_METRICS),
-        panels=of_cell(CELL_PANELS),
+        metrics=of_cell(PATHS.cell_metrics),
+        panels=of_cell(PATHS.cell_panels),
     log:
-        first(f"{LOGS}/density/{{dataset}}/{{cell}}/evaluate.log"),
+        first(f"{PATHS.logs}/density/{{dataset}}/{{cell}}/evaluate.log"),
     benchmark:
-        first(f"{BENCHMARKS}/density/{{dataset}}/{{cell}}/evaluate.tsv")
+        first(f"{PATHS.benchmarks}/density/{{dataset}}/{{cell}}/evaluate.tsv")
     conda:
         ENVIRONMENT
     resources:
@@ -122,16 +124,11 @@ rule evaluate:
         " --metrics {output.metrics:q} --panels {output.panels:q} > {log:q} 2>&1"
 
 
-localrules:
-    density,
-    published,
-    select,
-
-
 rule density:
     input:
-        each(CELL_METRICS, CONFIG.density_cells),
+        each(PATHS.cell_metrics, CONFIG.density_cells),
         [table(number) for number in DENSITY_TABLES],
         [figure(name) for name in DENSITY_FIGURES],
+    localrule: True
     message:
         "All cells in two dimensions are trained, measured and shown."

@@ -4,7 +4,7 @@ from introprior.experiment.config.shown import FIGURES as FIGURES_SHOWN
 DENSITY, IMAGES, METHOD = "Density estimation in 2D", "Image generation", "Method"
 
 
-SPACES = {"image_panels": panels(), "chosen": expand(CHOSEN, dataset=IMAGE_DATASETS)}
+SPACES = {"image_panels": panels(), "chosen": expand(PATHS.chosen, dataset=IMAGE_DATASETS)}
 GRID = {"datasets": IMAGE_DATASETS, "cells": LATENTS["cells"]}
 FIGURE3_CELLS = list(CONFIG.figure3.cells)
 FIGURE4 = {"r_entropy": list(CONFIG.figure4.r_entropy)}
@@ -18,29 +18,29 @@ FIGURE_RULES = {
     ),
     "figure3": (
         DENSITY,
-        {"density_panels": each(CELL_PANELS, FIGURE3_CELLS)},
+        {"density_panels": each(PATHS.cell_panels, FIGURE3_CELLS)},
         {"datasets": DENSITY_DATASETS, "cells": FIGURE3_CELLS},
     ),
     "figure4": (
         IMAGES,
-        curves(lambda name: runs(f"{RUN}/{name}", MIXTURES, **FIGURE4)),
+        curves(lambda name: runs(f"{PATHS.run}/{name}", MIXTURES, **FIGURE4)),
         GRID | FIGURE4 | {"cells": MIXTURES, "seeds": list(CONFIG.images.seeds), "metric": f"{PRIMARY}_gen"},
     ),
     "figure5": (IMAGES, SPACES, GRID),
     "figure6": (IMAGES, SPACES, GRID),
-    "figureS2": (METHOD, {"study": STUDY.format(dataset=CONFIG.figureS2.dataset)}, {}),
+    "figureS2": (METHOD, {"study": PATHS.study.format(dataset=CONFIG.figureS2.dataset)}, {}),
     "figureS3": (METHOD, {}, {"clip_steepness": CONFIG.images.training.clip_steepness}),
     "theory": (METHOD, {"games": PATHS.theory, "play": PATHS.play}, {}),
     "samples": (
         IMAGES,
-        {"image_panels": lambda wildcards: panels(datasets=[wildcards.dataset]), "chosen": CHOSEN},
+        {"image_panels": lambda wildcards: panels(datasets=[wildcards.dataset]), "chosen": PATHS.chosen},
         {"dataset": "{dataset}", "cells": LATENTS["cells"]},
     ),
     "search": (
         DENSITY,
         {
             "slices": lambda wildcards: [path for d in DENSITY_DATASETS for path in slices(wildcards, dataset=d)],
-            "hyperparameters": expand(HYPERPARAMETERS, dataset=DENSITY_DATASETS, allow_missing=True),
+            "hyperparameters": expand(PATHS.hyperparameters, dataset=DENSITY_DATASETS, allow_missing=True),
         },
         {"datasets": DENSITY_DATASETS, "cell": "{cell}"},
     ),
@@ -61,10 +61,10 @@ for name, (category, inputs, told) in FIGURE_RULES.items():
             ),
             **inputs,
         output:
-            f"{FIGURES}/{file}.pdf",
-            reported(f"{FIGURES}/{file}.png", name, title, category),
+            f"{PATHS.figures}/{file}.pdf",
+            reported(f"{PATHS.figures}/{file}.png", "figure5" if name == "figure6" else name, title, category),
         log:
-            f"{LOGS}/figures/{file}.log",
+            f"{PATHS.logs}/figures/{file}.log",
         wildcard_constraints:
             **({"cell": SEARCHED} if name == "search" else {}),
         localrule: name != "figure6"
@@ -88,9 +88,9 @@ rule theory_games:
         games=PATHS.theory,
         play=PATHS.play,
     log:
-        f"{LOGS}/theory.log",
+        f"{PATHS.logs}/theory.log",
     benchmark:
-        f"{BENCHMARKS}/theory.tsv"
+        f"{PATHS.benchmarks}/theory.tsv"
     conda:
         ENVIRONMENT
     resources:

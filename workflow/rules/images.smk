@@ -3,8 +3,8 @@
 
 # How distances are taken: with which network, against which statistics.
 NETWORK = "classifier" if CONFIG.images.evaluation.features == "classifier" else "weights"
-EXTRACTOR = CLASSIFIER if NETWORK == "classifier" else INCEPTION
-REFERENCES = expand(REFERENCE, features=sorted(jobs.features(CONFIG)), allow_missing=True)
+EXTRACTOR = PATHS.classifier if NETWORK == "classifier" else PATHS.inception
+REFERENCES = expand(PATHS.reference, features=sorted(jobs.features(CONFIG)), allow_missing=True)
 
 
 rule warmup:
@@ -12,11 +12,11 @@ rule warmup:
         prior("training.images"),
         data=prepared("train"),
     output:
-        f"{WARMUP}/warmup.pt",
+        f"{PATHS.warmup}/warmup.pt",
     log:
-        f"{LOGS}/images/{{dataset}}/warmups/{{family}}/seed{{seed}}/warmup.log",
+        f"{PATHS.logs}/images/{{dataset}}/warmups/{{family}}/seed{{seed}}/warmup.log",
     benchmark:
-        f"{BENCHMARKS}/images/{{dataset}}/warmups/{{family}}/seed{{seed}}/warmup.tsv"
+        f"{PATHS.benchmarks}/images/{{dataset}}/warmups/{{family}}/seed{{seed}}/warmup.tsv"
     conda:
         ENVIRONMENT
     resources:
@@ -24,7 +24,7 @@ rule warmup:
     params:
         data=data_folder,
         options=options(jobs.warmup),
-        state=STATE,
+        state=PATHS.state,
     message:
         "{wildcards.dataset} {wildcards.family}: warm-up, seed {wildcards.seed} (progress: {log})"
     shell:
@@ -38,12 +38,12 @@ rule game:
         data=prepared("train"),
         warmup=warmup_of("warmup.pt"),
     output:
-        snapshots=f"{RUN}/snapshots.pt",
-        history=f"{RUN}/history.csv",
+        snapshots=f"{PATHS.run}/snapshots.pt",
+        history=f"{PATHS.run}/history.csv",
     log:
-        f"{LOGS}/images/{NAMED}/train.log",
+        PATHS.log_images,
     benchmark:
-        f"{BENCHMARKS}/images/{NAMED}/train.tsv"
+        f"{PATHS.benchmarks}/images/{NAMED}/train.tsv"
     conda:
         ENVIRONMENT
     resources:
@@ -51,7 +51,7 @@ rule game:
     params:
         data=data_folder,
         options=options(jobs.game),
-        state=STATE,
+        state=PATHS.state,
     message:
         "{wildcards.dataset} {wildcards.cell}: training, r_entropy {wildcards.r_entropy}, seed {wildcards.seed} (progress: {log})"
     shell:
@@ -63,13 +63,13 @@ rule warmup_distances:
     input:
         prior("evaluation.images"),
         data=prepared("train"),
-        model=f"{WARMUP}/warmup.pt",
+        model=f"{PATHS.warmup}/warmup.pt",
         references=REFERENCES,
         extractor=EXTRACTOR,
     output:
-        f"{WARMUP}/distances.csv",
+        f"{PATHS.warmup}/distances.csv",
     log:
-        f"{LOGS}/images/{{dataset}}/warmups/{{family}}/seed{{seed}}/distances.log",
+        f"{PATHS.logs}/images/{{dataset}}/warmups/{{family}}/seed{{seed}}/distances.log",
     conda:
         ENVIRONMENT
     resources:
@@ -89,16 +89,16 @@ rule distances:
     input:
         prior("evaluation.images"),
         data=prepared("train"),
-        model=f"{RUN}/snapshots.pt",
+        model=f"{PATHS.run}/snapshots.pt",
         earlier=warmup_of("distances.csv"),
         references=REFERENCES,
         extractor=EXTRACTOR,
     output:
-        f"{RUN}/distances.csv",
+        f"{PATHS.run}/distances.csv",
     log:
-        f"{LOGS}/images/{NAMED}/distances.log",
+        f"{PATHS.logs}/images/{NAMED}/distances.log",
     benchmark:
-        f"{BENCHMARKS}/images/{NAMED}/distances.tsv"
+        f"{PATHS.benchmarks}/images/{NAMED}/distances.tsv"
     conda:
         ENVIRONMENT
     resources:
@@ -118,18 +118,18 @@ rule evaluate_images:
     input:
         prior("evaluation.images"),
         data=prepared("train", "test"),
-        model=f"{RUN}/snapshots.pt",
-        distances=f"{RUN}/distances.csv",
+        model=f"{PATHS.run}/snapshots.pt",
+        distances=f"{PATHS.run}/distances.csv",
         references=REFERENCES,
         extractor=EXTRACTOR,
     output:
-        metrics=f"{RUN}/metrics.csv",
-        codes=f"{RUN}/codes.npz",
-        panels=f"{RUN}/panels.npz",
+        metrics=f"{PATHS.run}/metrics.csv",
+        codes=f"{PATHS.run}/codes.npz",
+        panels=f"{PATHS.run}/panels.npz",
     log:
-        f"{LOGS}/images/{NAMED}/evaluate.log",
+        f"{PATHS.logs}/images/{NAMED}/evaluate.log",
     benchmark:
-        f"{BENCHMARKS}/images/{NAMED}/evaluate.tsv"
+        f"{PATHS.benchmarks}/images/{NAMED}/evaluate.tsv"
     conda:
         ENVIRONMENT
     resources:
@@ -148,13 +148,13 @@ rule evaluate_images:
 rule probe:
     input:
         sources("evaluation.probes"),
-        codes=f"{RUN}/codes.npz",
+        codes=f"{PATHS.run}/codes.npz",
     output:
-        f"{RUN}/probes.csv",
+        f"{PATHS.run}/probes.csv",
     log:
-        f"{LOGS}/images/{NAMED}/probes.log",
+        f"{PATHS.logs}/images/{NAMED}/probes.log",
     benchmark:
-        f"{BENCHMARKS}/images/{NAMED}/probes.tsv"
+        f"{PATHS.benchmarks}/images/{NAMED}/probes.tsv"
     conda:
         ENVIRONMENT
     resources:
@@ -170,11 +170,12 @@ rule probe:
 rule choose_r_entropy:
     input:
         sources("evaluation.selection"),
-        metrics=lambda wildcards: runs(f"{RUN}/metrics.csv", IMAGE_CELLS, datasets=[wildcards.dataset]),
+        metrics=lambda wildcards: runs(f"{PATHS.run}/metrics.csv", IMAGE_CELLS, datasets=[wildcards.dataset]),
     output:
-        CHOSEN,
+        PATHS.chosen,
     log:
-        f"{LOGS}/images/{{dataset}}/r_entropy.log",
+        f"{PATHS.logs}/images/{{dataset}}/r_entropy.log",
+    localrule: True
     conda:
         ENVIRONMENT
     resources:
@@ -192,30 +193,30 @@ rule choose_r_entropy:
 use rule choose_r_entropy as choose_r_entropy_table2 with:
     input:
         sources("evaluation.selection"),
-        metrics=lambda wildcards: runs(f"{RUN}/metrics.csv", CONFIG.tables.table2, datasets=[wildcards.dataset]),
+        metrics=lambda wildcards: runs(f"{PATHS.run}/metrics.csv", CONFIG.tables.table2, datasets=[wildcards.dataset]),
     output:
-        CHOSEN_TABLE2,
+        PATHS.chosen_table2,
     log:
-        f"{LOGS}/images/{{dataset}}/r_entropy-table2.log",
+        f"{PATHS.logs}/images/{{dataset}}/r_entropy-table2.log",
     message:
         "{wildcards.dataset}: the best r_entropy of each cell of Table 2"
 
 
 use rule game as clipping_study with:
     output:
-        snapshots=f"{CLIPPING}/snapshots.pt",
-        history=f"{CLIPPING}/history.csv",
+        snapshots=f"{PATHS.clipping}/snapshots.pt",
+        history=f"{PATHS.clipping}/history.csv",
     log:
-        f"{LOGS}/clipping/{NAMED}/train.log",
+        PATHS.log_clipping,
     benchmark:
-        f"{BENCHMARKS}/clipping/{NAMED}/train.tsv"
+        f"{PATHS.benchmarks}/clipping/{NAMED}/train.tsv"
     resources:
         **asked("clipping_study"),
     params:
         data=data_folder,
         options=options(jobs.clipping),
         # Of its own: where both train for as long, this run and one of the tables' are one and the same.
-        state=f"{STATE}/clipping",
+        state=f"{PATHS.state}/clipping",
     message:
         "Figure 2, {wildcards.cell}: training (progress: {log})"
 
@@ -224,16 +225,16 @@ use rule distances as clipping_distances with:
     input:
         prior("evaluation.images"),
         data=prepared("train"),
-        model=f"{CLIPPING}/snapshots.pt",
+        model=f"{PATHS.clipping}/snapshots.pt",
         earlier=warmup_of("distances.csv"),
         references=REFERENCES,
         extractor=EXTRACTOR,
     output:
-        f"{CLIPPING}/distances.csv",
+        f"{PATHS.clipping}/distances.csv",
     log:
-        f"{LOGS}/clipping/{NAMED}/distances.log",
+        f"{PATHS.logs}/clipping/{NAMED}/distances.log",
     benchmark:
-        f"{BENCHMARKS}/clipping/{NAMED}/distances.tsv"
+        f"{PATHS.benchmarks}/clipping/{NAMED}/distances.tsv"
     resources:
         **asked("clipping_distances"),
     message:
@@ -247,11 +248,11 @@ rule encoder_study:
         model=studied("snapshots.pt"),
         distances=studied("distances.csv"),
     output:
-        STUDY,
+        PATHS.study,
     log:
-        f"{LOGS}/encoder/{{dataset}}.log",
+        f"{PATHS.logs}/encoder/{{dataset}}.log",
     benchmark:
-        f"{BENCHMARKS}/encoder/{{dataset}}.tsv"
+        f"{PATHS.benchmarks}/encoder/{{dataset}}.tsv"
     conda:
         ENVIRONMENT
     resources:
@@ -266,17 +267,12 @@ rule encoder_study:
         " --options {params.options:q} --output {output:q} > {log:q} 2>&1"
 
 
-localrules:
-    choose_r_entropy,
-    choose_r_entropy_table2,
-    images,
-
-
 rule images:
     input:
-        runs(f"{RUN}/metrics.csv", IMAGE_CELLS),
-        runs(f"{RUN}/probes.csv", IMAGE_CELLS),
+        runs(f"{PATHS.run}/metrics.csv", IMAGE_CELLS),
+        runs(f"{PATHS.run}/probes.csv", IMAGE_CELLS),
         [table(number) for number in IMAGE_TABLES],
         [figure(name) for name in IMAGE_FIGURES],
+    localrule: True
     message:
         "All runs on images are trained, measured and shown."

@@ -2,7 +2,6 @@
 
 PAGE_RUNS = list(shown_runs(CONFIG, PATHS))
 CLAIMED = dict(zip(("results", "chosen", "histories"), claimed(CONFIG, PATHS)))
-CLAIMS, PAGE = PATHS.claims, PATHS.page
 PAGE_FIGURES = [
     figure(name) for name in [*DENSITY_FIGURES, *IMAGE_FIGURES, "theory"] if name.split("-")[0] in CONFIG.page.figures
 ]
@@ -13,11 +12,11 @@ rule claims:
         sources("reporting.claims", data=["paper/claims.yaml"], script="claims.py"),
         **CLAIMED,
     output:
-        reported(f"{CLAIMS}/claims.csv", "claims", "Verdicts", "Claims of the paper"),
-        reported(f"{CLAIMS}/tests.csv", "claims", "Tests", "Claims of the paper"),
-        f"{CLAIMS}/claims.md",
+        reported(f"{PATHS.claims}/claims.csv", "claims", "Verdicts", "Claims of the paper"),
+        reported(f"{PATHS.claims}/tests.csv", "claims", "Tests", "Claims of the paper"),
+        f"{PATHS.claims}/claims.md",
     log:
-        f"{LOGS}/claims.log",
+        f"{PATHS.logs}/claims.log",
     localrule: True
     conda:
         ENVIRONMENT
@@ -45,11 +44,11 @@ rule page:
         [path for run in PAGE_RUNS if run.panels for path in (*run.measured, run.beside("panels.npz"))],
     output:
         PATHS.index,
-        expand(f"{PAGE}/{{name}}.csv", name=("options", "facts", "runs", "verdicts")),
-        [f"{PAGE}/runs/{run.name}.svg" for run in PAGE_RUNS],
-        [f"{PAGE}/runs/{run.name}.png" for run in PAGE_RUNS if run.panels],
+        expand(f"{PATHS.page}/{{name}}.csv", name=("options", "facts", "runs", "verdicts")),
+        [f"{PATHS.page}/runs/{run.name}.svg" for run in PAGE_RUNS],
+        [f"{PATHS.page}/runs/{run.name}.png" for run in PAGE_RUNS if run.panels],
     log:
-        f"{LOGS}/page.log",
+        f"{PATHS.logs}/page.log",
     localrule: True
     conda:
         ENVIRONMENT

@@ -2,10 +2,10 @@
 from introprior.reporting.tables.latex import pdflatex_available
 
 TABLE_RULES = {
-    1: (f"{len(TABLE1_CELLS)} cells", TABLE1_CELLS),
+    1: (f"{len(CONFIG.tables.table1)} cells", list(CONFIG.tables.table1)),
     2: (f"images, {len(CONFIG.tables.table2)} cells", list(CONFIG.tables.table2)),
-    3: ("hyperparameters", TABLE3_CELLS),
-    4: ("the baseline under several settings", TABLE4_CELLS),
+    3: ("hyperparameters", [TABLE3_CELL]),
+    4: ("the baseline under several settings", list(naming.TABLE4_SETTINGS.values())),
     5: (f"images, {len(CONFIG.tables.table5)} cells", list(CONFIG.tables.table5)),
 }
 
@@ -14,6 +14,7 @@ for number, (shown, cells) in TABLE_RULES.items():
         (IMAGE_TABLES, "Image generation") if number in IMAGE_TABLES else (DENSITY_TABLES, "Density estimation in 2D")
     )
     (csv, *alone), (csv_beside, *beside) = table(number)[:3], table(number)[3:]
+    caption = {4: "table1", 5: "table2"}.get(number, f"table{number}")
 
     rule:
         name:
@@ -26,12 +27,12 @@ for number, (shown, cells) in TABLE_RULES.items():
             ),
             **measured(number, cells),
         output:
-            reported(csv, f"table{number}", f"Table {number}", category),
+            reported(csv, caption, f"Table {number}", category),
             *alone,
-            reported(csv_beside, f"table{number}", f"Table {number}, beside the paper", category),
+            reported(csv_beside, caption, f"Table {number}, beside the paper", category),
             *beside,
         log:
-            f"{LOGS}/tables/table{number}.log",
+            f"{PATHS.logs}/tables/table{number}.log",
         localrule: True
         conda:
             ENVIRONMENT
@@ -51,9 +52,9 @@ rule tables_pdf:
         sources("reporting.tables.latex", script="tables_pdf.py"),
         tables=[path for number in TABLE_RULES for path in table(number) if path.endswith(".tex")],
     output:
-        reported(f"{TABLES}/tables.pdf", "tables", "All tables", "Density estimation in 2D"),
+        reported(f"{PATHS.tables}/tables.pdf", "tables", "All tables", "Density estimation in 2D"),
     log:
-        f"{LOGS}/tables/tables_pdf.log",
+        f"{PATHS.logs}/tables/tables_pdf.log",
     localrule: True
     conda:
         ENVIRONMENT

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from pydantic import ConfigDict
-
 from introprior.commands import options as told
 from introprior.evaluation import selection
 from introprior.experiment import cells
-from introprior.experiment.fields import Model, Positive
+from introprior.experiment.fields import Part, Positive
 from introprior.operations import files
 from introprior.reporting import read
 
 
-class Hyperparameters(Model):
+class Hyperparameters(Part):
     """What ``hyperparameters.json`` holds beside the story of its choice."""
-
-    model_config = ConfigDict(extra="ignore")
 
     dataset: str | None = None
     beta_rec: Positive

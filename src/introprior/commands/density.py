@@ -24,7 +24,6 @@ from introprior.operations import files
 from introprior.operations.devices import borrowed
 from introprior.training import checkpoints
 from introprior.training.density import begin
-from introprior.training.loop import Training
 
 Betas = Sequence[float | None]
 """beta_rec, beta_kl, and but for a VAE beta_neg."""
@@ -70,7 +69,7 @@ def train(given: argparse.Namespace) -> Facts | None:
         for name, output, history in zip(options.dataset, given.output, given.history, strict=True):
             rows = run.rows(name)
             session.save(output, rows, model=checkpoints.model_state(session.training.model, rows))
-            write_history(history, session.training, name)
+            running.write_history(history, session.training, name)
     return session.facts()
 
 
@@ -99,15 +98,6 @@ def _weights(given: argparse.Namespace, options: jobs.Train) -> dict[str, list[B
 def _one_each(flag: str, paths: Sequence[Path], datasets: Sequence[str]) -> None:
     if len(paths) != len(datasets):
         raise UserError(f"{flag}: {len(paths)} files for {len(datasets)} datasets; give one for each")
-
-
-def write_history(path: Path, training: Training, dataset: str) -> None:
-    """The history of the members of a dataset, with their seeds."""
-    run = training.run
-    named = {"dataset": dataset, "cell": run.cell.name}
-    members = [(row, run.members[row.pop("member")]) for row in training.history.tidy()]
-    rows = [{**named, "seed": member.seed, **row} for row, member in members if member.dataset == dataset]
-    files.write_csv(path, rows, ("dataset", "cell", "iteration", "seed", "quantity", "value"))
 
 
 def evaluate(given: argparse.Namespace) -> Facts:

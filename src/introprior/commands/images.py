@@ -169,7 +169,7 @@ def _train(given: argparse.Namespace, shared: Path | None) -> Facts | None:
             session.save(given.output, snapshots=kept, state=session.training.state())
         else:
             session.save(given.output, snapshots=kept)
-            _write_history(given.history, session, per_epoch)
+            running.write_history(given.history, session.training, run.dataset, per_epoch)
     return session.facts()
 
 
@@ -183,16 +183,6 @@ def _snapshots(session: Session, epochs: list[int], per_epoch: int) -> dict[int,
         if epoch is not None and epoch not in kept and training.iteration == until and training.watch.alive():
             kept[epoch] = copy.deepcopy(checkpoints.model_state(training.model))
     return kept
-
-
-def _write_history(path: Path, session: Session, per_epoch: int) -> None:
-    run, seeds = session.run, [member.seed for member in session.run.members]
-    named = {"dataset": run.dataset, "cell": run.cell.name, "r_entropy": f"{run.training.r_entropy:g}"}
-    rows = [
-        {**named, "seed": seeds[row.pop("member")], "epoch": round(row["iteration"] / per_epoch, 4), **row}
-        for row in session.training.history.tidy()
-    ]
-    files.write_csv(path, rows, (*named, "iteration", "epoch", "seed", "quantity", "value"))
 
 
 def _filled_in(stated: dict[str, Any], images: torch.Tensor, only_warmup: bool) -> dict[str, Any]:

@@ -73,9 +73,7 @@ def _planned(jobs: Sequence[Job], gpus: int, cores: int) -> dict[str, Any]:
     longest, path = forecast.critical_path(todo, seconds)
     chain = [{"rule": job.rule, **job.wildcards, "seconds": prices[job].seconds} for job in path]
     counts = sorted({*GPUS_SHOWN, gpus}) if gpus else [0]
-    rules: dict[str, list[Job]] = {}
-    for job in jobs:
-        rules.setdefault(job.rule, []).append(job)
+    rules = dict.fromkeys(job.rule for job in jobs)
     return {
         "gpus": gpus,
         "cores": cores,
@@ -83,7 +81,7 @@ def _planned(jobs: Sequence[Job], gpus: int, cores: int) -> dict[str, Any]:
         "seconds": {str(count): forecast.makespan(todo, seconds, count, cores) for count in counts},
         "critical_path": {"seconds": longest, "jobs": chain},
         "devices": sorted({price.device for price in prices.values() if price.measured}),
-        "rules": {rule: _summed(some, prices, gpus) for rule, some in rules.items()},
+        "rules": {rule: _summed([job for job in jobs if job.rule == rule], prices, gpus) for rule in rules},
         "others": _summed([job for job in jobs if job.rule not in costs.COSTS], prices, gpus),
     }
 

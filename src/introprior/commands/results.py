@@ -4,17 +4,16 @@ there."""
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from introprior.experiment import cells
-from introprior.operations import files
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from introprior.experiment.config import Configuration
+from introprior.experiment.config import Configuration, load
+from introprior.experiment.jobs import named
+from introprior.experiment.paths import Paths
+from introprior.operations import dag, files
+from introprior.reporting import read
 
 
 def summary(given: argparse.Namespace) -> None:
@@ -23,10 +22,6 @@ def summary(given: argparse.Namespace) -> None:
     Raises:
         UserError: nothing did yet.
     """
-    import pandas as pd
-
-    from introprior.reporting import read
-
     everything = pd.DataFrame(read.measured(given.results))
     for metric, what in (
         ("KL", "Histogram KL of generated points (lower is better; data: of data itself, a floor)"),
@@ -35,20 +30,18 @@ def summary(given: argparse.Namespace) -> None:
         rows = everything[everything["metric"].isin((metric, f"{metric}_floor"))].query("status != 'unlabelled'")
         if len(rows):
             labels = rows["cell"].map(lambda cell: cells.parse(cell).label).where(rows["metric"] == metric, "data")
-            table = (
-                rows.assign(cell=labels).pivot_table("value", "dataset", "cell").rename_axis(index=None, columns=None)
-            )
+            table = rows.assign(cell=labels).pivot_table("value", "dataset", "cell")
+            table = table.rename_axis(index=None, columns=None)
             order = sorted(table, key=lambda name: (name == "data", len(name), name))
             print(f"{what}:\n{table[order].to_string(float_format='{:.2f}'.format, na_rep='diverged')}\n")
-    print("\n  ".join(["Look at", *_worth_a_look(given.results)]))
+    figures = [given.results / f"figures/{name}.png" for name in ("figure3", "figure5")]
+    pictures = [given.results / "index.html", *figures, *sorted(given.results.glob("figures/samples-*.png"))]
+    there = map(str, filter(Path.exists, pictures))
+    print("\n  ".join(["Look at", *there, f"{given.results / 'tables'}/*.md"]))
 
 
 def collect(given: argparse.Namespace) -> None:
     """Write all metrics of all runs into one CSV file."""
-    import pandas as pd
-
-    from introprior.reporting import read
-
     rows = pd.DataFrame(read.measured(given.results), columns=read.MEASURED)
     with files.written(given.output) as temporary:
         rows.to_csv(temporary, index=False)
@@ -56,13 +49,11 @@ def collect(given: argparse.Namespace) -> None:
 
 def claims(given: argparse.Namespace) -> None:
     """Print what the paper says in words, and whether its numbers, and those of an experiment, support it."""
-    from introprior.reporting import claims as evaluated
+    from introprior.reporting import claims as evaluated  # late: it brings scipy
 
-    if given.results is None:
-        published = evaluated.evaluate(evaluated.read(), "published")
-        print(evaluated.markdown(*published), end="")
-        return
-    print(evaluated.markdown(*_tested(given.results)), end="")
+    published = given.results is None
+    tested = evaluated.evaluate(evaluated.read(), "published") if published else _tested(given.results)
+    print(evaluated.markdown(*tested), end="")
 
 
 def page(given: argparse.Namespace) -> None:
@@ -76,16 +67,11 @@ def page(given: argparse.Namespace) -> None:
 
 
 def _configuration(results: Path) -> Configuration:
-    from introprior.experiment.config import load
-    from introprior.operations import dag
-
     return load(dag.read(results).configuration)
 
 
 def _tested(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The claims, of the experiment's cells that have results."""
-    from introprior.experiment.jobs import named
-    from introprior.experiment.paths import Paths
     from introprior.reporting import claims as evaluated
     from introprior.reporting.page import claimed
 
@@ -93,11 +79,3 @@ def _tested(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     files = claimed(config, Paths(results.name, str(results.parent)))
     there = ([path for path in paths if Path(path).exists()] for paths in files)
     return evaluated.tested(*there, **named(config))
-
-
-def _worth_a_look(results: Path) -> Iterator[str]:
-    """The pictures that say most, and the tables."""
-    figures = [results / f"figures/{name}.png" for name in ("figure3", "figure5")]
-    pictures = [results / "index.html", *figures, *sorted(results.glob("figures/samples-*.png"))]
-    yield from map(str, filter(Path.exists, pictures))
-    yield f"{results / 'tables'}/*.md"

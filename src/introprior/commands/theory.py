@@ -10,10 +10,9 @@ from introprior.operations import files
 
 def theory(given: argparse.Namespace) -> dict[str, str]:
     """Measure what there is to gain in random games, and play a small one."""
-    games = 2000 if given.games is None else given.games
     files.check_writable(given.output, given.play)
     for path, rows in (
-        (given.output, list(trying.conjecture(games))),
+        (given.output, list(trying.conjecture(given.games))),
         (given.play, list(trying.course(starts=16, steps=4000))),
     ):
         files.write_csv(path, rows, tuple(rows[0]))

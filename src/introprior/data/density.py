@@ -44,7 +44,8 @@ def sample_members(name: str, n: int, streams: Streams) -> Tensor:
     check_size(name, n)
     entry = dataset(name)
     if entry.file:
-        return _of_file(entry.file, n, streams)
+        known = _read(entry.file, streams.device)
+        return known[streams.integers(len(known), n)]
     return globals()[entry.sampler](n, streams)
 
 
@@ -85,12 +86,6 @@ def rings(n: int, streams: Streams) -> Tensor:
     from them with replacement (FFJORD permutes them; the authors' code resamples).
     """
     return _scattered(_concentric(n, streams.device), n, 0.08, streams)
-
-
-def _of_file(file: str, n: int, streams: Streams) -> Tensor:
-    """Points of a file, drawn with replacement."""
-    known = _read(file, streams.device)
-    return known[streams.integers(len(known), n)]
 
 
 def _scattered(centres: Tensor, n: int, sigma: float, streams: Streams) -> Tensor:

@@ -6,7 +6,6 @@ that of the posterior's mean; the same Monte Carlo noise for every point.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from introprior.game.losses import reconstruction_error
 from introprior.game.model import IntroVAE
 from introprior.game.randomness import MemberStreams, streams_of
 from introprior.metrics import density as metrics
+from introprior.metrics.registry import outcome
 from introprior.training import checkpoints
 from introprior.training.density import networks
 
@@ -136,13 +136,8 @@ def measure(ensemble: Ensemble, options: Evaluate, device: torch.device) -> list
     for e, (member, record) in enumerate(zip(run.members, ensemble.records, strict=True)):
         common = {"dataset": run.dataset, "cell": run.cell.name, "seed": member.seed}
         for metric, of_members in values.items():
-            value, status, detail = float(of_members[e]), record["status"], record["detail"]
-            if status == "ok" and not math.isfinite(value):
-                status, detail = "diverged", f"{metric} is not finite"
-                if metric != "gnELBO":
-                    detail += ": no generated point lies in the window"
-            kept = value if status == "ok" else None
-            rows.append({**common, "metric": metric, "value": kept, "status": status, "detail": detail})
+            why = f"{metric} is not finite" + ": no generated point lies in the window" * (metric != "gnELBO")
+            rows.append({**common, "metric": metric, **outcome(float(of_members[e]), record, why)})
         rows += [
             {**common, "metric": name, "value": value, "status": "ok", "detail": ""} for name, value in floors.items()
         ]

@@ -7,7 +7,7 @@ has in p_data and in p_d: it reaches the VAE's optimum where p_data covers p_d, 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -139,11 +139,7 @@ def study(
             for c, pair in enumerate(pairs):
                 bar.set_postfix(beta_neg=f"{beta_neg:g}", configuration="i" * (c + 1), refresh=False)
                 last: Tensor | None = None
-                encoder = _Overfitting(model, run, pixels, pair, betas, seed)
-                for t, until in enumerate(schedule):
-                    encoder.advance(int(until), bar)
-                    # By noise that training does not draw from.
-                    measured = measure(encoder.model, pixels, encoder.target, encoder.rules, seed + 1)
+                for t, measured in enumerate(_overfitted(model, run, pixels, pair, betas, seed, schedule, bar)):
                     if not torch.isfinite(measured.rec + measured.kl).all():
                         break
                     for k, chosen in enumerate(pair):
@@ -159,31 +155,32 @@ def study(
     return arrays | {"rec": rec, "kl": kl, "nelbo": rec + kl}
 
 
-class _Overfitting:
-    """A copy of the model whose encoder learns."""
-
-    def __init__(
-        self, model: IntroVAE, run: Run, pixels: Tensor, pair: tuple[list[int], list[int]], betas: Betas, seed: int
-    ):
-        self.model = copy.deepcopy(model).to(pixels.device).train()
-        self.rules, self.betas, self.pixels = loop.rules(run), betas, pixels
-        with torch.no_grad():
-            self.target = self.model.distribution()
-        self.pair = [torch.tensor(chosen, device=pixels.device) for chosen in pair]
-        self.streams = streams_of([seed], pixels.device)
-        self.adam = Adam(self.model.encoder.parameters(), run.training.learning_rate)
-        self.iteration = 0
-
-    def advance(self, until: int, bar: tqdm) -> None:
-        """Go on to iteration ``until``."""
-        with losses.learning(self.model.encoder, among=self.model):
-            while self.iteration < until:
-                real, fake = (self.pixels[chosen[self.streams.integers(len(chosen), 1)]] for chosen in self.pair)
-                self.adam.zero_grad()
-                loss(self.model, real, fake, self.target, self.streams, self.betas, self.rules).mean().backward()
-                self.adam.step()
-                self.iteration += 1
+def _overfitted(
+    model: IntroVAE,
+    run: Run,
+    pixels: Tensor,
+    pair: tuple[list[int], list[int]],
+    betas: Betas,
+    seed: int,
+    schedule: np.ndarray,
+    bar: tqdm,
+) -> Iterator[Measured]:
+    """What a copy of the model, whose encoder learns, makes of the images at each iteration of a rising schedule."""
+    model = copy.deepcopy(model).to(pixels.device).train()
+    rules, streams = loop.rules(run), streams_of([seed], pixels.device)
+    with torch.no_grad():
+        target = model.distribution()
+    sides = [torch.tensor(chosen, device=pixels.device) for chosen in pair]
+    adam = Adam(model.encoder.parameters(), run.training.learning_rate)
+    for steps in np.diff(schedule, prepend=0):
+        with losses.learning(model.encoder, among=model):
+            for _ in range(steps):
+                real, fake = (pixels[chosen[streams.integers(len(chosen), 1)]] for chosen in sides)
+                adam.zero_grad()
+                loss(model, real, fake, target, streams, betas, rules).mean().backward()
+                adam.step()
                 bar.update()
+        yield measure(model, pixels, target, rules, seed + 1)  # by noise that training does not draw from
 
 
 def _pass(

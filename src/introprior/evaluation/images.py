@@ -29,6 +29,7 @@ from introprior.game.model import IntroVAE
 from introprior.metrics import classifier as classifiers
 from introprior.metrics import inception
 from introprior.metrics.frechet import Gathering, Statistics, check_count, frechet_distance
+from introprior.metrics.registry import outcome
 from introprior.metrics.responsibilities import normalised_entropy
 from introprior.training import checkpoints
 from introprior.training.images import networks
@@ -246,7 +247,7 @@ def distances(
         _prepared(model, run, epoch, train, options, device)
         batches = generated(model, options.samples, run.training.batch_size, stream(run, epoch, 0, device))
         for name, value in _compared(extractor.gather(batches), references, options).items():
-            rows.append({**snapshots.describe(), "epoch": epoch, "metric": f"{name}_gen", **_measured(value)})
+            rows.append({**snapshots.describe(), "epoch": epoch, "metric": f"{name}_gen", **outcome(value)})
     return rows
 
 
@@ -263,15 +264,6 @@ def _compared(
         name: frechet_distance(statistics, references[name], allow_few=options.allow_few)
         for name, statistics in found.items()
     }
-
-
-def _measured(value: float, record: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Value, status and detail of a row; what is not finite, or of a run that diverged, has no value."""
-    if record is not None and record["status"] != "ok":
-        return {"value": None, "status": record["status"], "detail": record["detail"]}
-    if not math.isfinite(value):
-        return {"value": None, "status": "diverged", "detail": "not finite"}
-    return {"value": value, "status": "ok", "detail": ""}
 
 
 def choose_checkpoint(rows: Iterable[Mapping[str, Any]], metric: str, rule: str) -> int:
@@ -331,7 +323,10 @@ def evaluate(
 
     noise = stream(run, epoch, 2, device)
     mixture, coded = model.distribution().member(0).components(), posteriors(model, test.images, device)
-    entropies = _entropies(coded, mixture, size, noise, options.monte_carlo_samples)
+    entropies = (0.0, 0.0)  # without components
+    if mixture is not None:
+        count = options.monte_carlo_samples
+        entropies = normalised_entropy(*coded, mixture, batch_size=size, generator=noise, monte_carlo_samples=count)
     chosen = slice(None if options.train_images == "all" else options.train_images)
     status = {name: snapshots.record[name] for name in ("status", "detail")}
     codes = {
@@ -362,21 +357,11 @@ def evaluate(
         # The number that chose the epoch is the one that is reported, as in the authors' code.
         **{row["metric"]: row["value"] for row in known if row["epoch"] == epoch},
         **{f"{name}_rec": value for name, value in compared.items()},
-        **entropies,
+        **dict(zip(("entropy_per_batch", "entropy_pooled"), entropies, strict=True)),
     }
     named, record = snapshots.describe(), snapshots.record
-    rows = [{**named, "metric": name, **_measured(value, record)} for name, value in values.items()]
+    rows = [{**named, "metric": name, **outcome(value, record)} for name, value in values.items()]
     return rows, codes, panels
-
-
-def _entropies(
-    coded: Posterior, mixture: GaussianMixture | None, size: int, noise: torch.Generator, samples: int
-) -> dict[str, float]:
-    """Of the responsibilities; without components 0."""
-    both = (0.0, 0.0)
-    if mixture is not None:
-        both = normalised_entropy(*coded, mixture, batch_size=size, generator=noise, monte_carlo_samples=samples)
-    return dict(zip(("entropy_per_batch", "entropy_pooled"), both, strict=True))
 
 
 def _sampled(posterior: Posterior, generator: torch.Generator) -> np.ndarray:

@@ -64,10 +64,8 @@ def choose_r_entropy(rows: Iterable[dict[str, Any]], dataset: str, metric: str) 
     values: dict[tuple[str, float, int], float | None] = {}
     for row in rows:
         if row["dataset"] != dataset or "r_entropy" not in row:
-            found = f"{row['dataset']}, {row['cell']}"
-            raise UserError(
-                f"choice of r_entropy: results of {found}, not of images of {dataset}; name the latter's files"
-            )
+            problem = f"results of {row['dataset']}, {row['cell']}, not of images of {dataset}"
+            raise UserError(f"choice of r_entropy: {problem}; name the latter's files")
         run = (row["cell"], row["r_entropy"], row["seed"])
         values.setdefault(run, None)
         if row["metric"] == metric:
@@ -75,16 +73,13 @@ def choose_r_entropy(rows: Iterable[dict[str, Any]], dataset: str, metric: str) 
     tried: dict[str, dict[float, dict[int, float]]] = {}
     for (cell, r_entropy, seed), value in values.items():
         if value is None:
-            raise UserError(
-                f"choice of r_entropy: {dataset}, {cell}, r_entropy {r_entropy:g}, seed {seed} has no {metric}; delete "
-                "its metrics.csv and run again"
-            )
+            problem = f"{dataset}, {cell}, r_entropy {r_entropy:g}, seed {seed} has no {metric}"
+            raise UserError(f"choice of r_entropy: {problem}; delete its metrics.csv and run again")
         tried.setdefault(cell, {}).setdefault(r_entropy, {})[seed] = value
     for cell, candidates in tried.items():
         if len({frozenset(seeds) for seeds in candidates.values()}) > 1:
-            raise UserError(
-                f"choice of r_entropy: {dataset}, {cell} was tried with different seeds; run what is missing"
-            )
+            problem = f"{dataset}, {cell} was tried with different seeds"
+            raise UserError(f"choice of r_entropy: {problem}; run what is missing")
     return {"dataset": dataset, "metric": metric, "cells": {cell: _best(of) for cell, of in tried.items()}}
 
 

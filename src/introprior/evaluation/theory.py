@@ -68,10 +68,8 @@ def conjecture(games: int, seed: int = 0) -> Iterator[dict[str, Any]]:
 def gains(game: Game, played: Triplet, prior: str) -> dict[str, Tensor]:
     """What the players gain by deviating, ``[...]``, by player, where the prior sides with decoder or encoder."""
     q, d = game.encoder_objective, game.decoder_objective
-    players = (
-        [("encoder", q), ("prior", q), ("decoder", d)] if prior == "encoder" else [("encoder", q), ("prior decoder", d)]
-    )
-    return {name: tabular.gain(objective, played, name.split(), **SEARCH) for name, objective in players}
+    players = {"encoder": q} | ({"prior": q, "decoder": d} if prior == "encoder" else {"prior decoder": d})
+    return {name: tabular.gain(objective, played, name.split(), **SEARCH) for name, objective in players.items()}
 
 
 def play(game: Game, start: Triplet, sides: Tensor, alternating: bool, rate: float = 0.3) -> Iterator[Triplet]:

@@ -103,9 +103,7 @@ def saved(prior: Prior) -> dict[str, Any]:
     return {"family": prior.family, "class": type(prior).__name__, "plain": prior.plain()}
 
 
-register(
-    Family("sg", "introprior.game.priors.gaussian:StandardGaussian", "SG", learns=False, closed_form=True),
-)
+register(Family("sg", "introprior.game.priors.gaussian:StandardGaussian", "SG", learns=False, closed_form=True))
 register(
     Family(
         "mog", "introprior.game.priors.mixture:VampPrior", "MoG({size})",

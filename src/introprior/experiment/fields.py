@@ -55,6 +55,12 @@ class Model(BaseModel):
         return self.model_dump(mode="json", exclude=left_out)
 
 
+class Part(Model):
+    """What somebody looks at of a section; what else that holds is passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
 def option(default: Any, text: str, **about: Any) -> Any:
     """A field: its default, what it is, and what it is marked as: ``half`` (density, images), ``stage`` (game)."""
     return Field(default, description=text, json_schema_extra=about or None)

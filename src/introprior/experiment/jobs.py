@@ -22,29 +22,11 @@ from introprior.data import catalogue
 from introprior.data.images import catalogue as image_catalogue
 from introprior.data.images import folders
 from introprior.errors import UserError
-from introprior.experiment import cells
+from introprior.experiment import cells, fields
 from introprior.experiment.config import Configuration, image_cell
 from introprior.experiment.config.density import Cuts, DensityEvaluation, beta_neg
 from introprior.experiment.config.images import OfDataset, text
-from introprior.experiment.fields import (
-    AllOrCount,
-    Cell,
-    Count,
-    Epochs,
-    FewAndMany,
-    Grid,
-    Listed,
-    Model,
-    Natural,
-    OneOrMore,
-    Positive,
-    Seed,
-    Size,
-    Some,
-    Weight,
-    shown,
-    wrong,
-)
+from introprior.experiment.fields import Model, shown, wrong
 from introprior.experiment.protocol import EvaluationProtocol, TrainingProtocol
 from introprior.experiment.run import DensityTraining, ImageTraining, OwnPoints, Points
 
@@ -63,18 +45,18 @@ def _betas(values: tuple[float | None, ...]) -> tuple[float | None, ...]:
     return values
 
 
-Betas = Annotated[Listed[Positive | None], AfterValidator(_betas)]
+Betas = Annotated[fields.Listed[fields.Positive | None], AfterValidator(_betas)]
 """beta_rec, beta_kl, beta_neg; the last is None, or left out, for a VAE, which has no fakes."""
 
 # ---- The options of each command; defaults are as in the paper ----
 
 
-Datasets = Annotated[Some[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+Datasets = Annotated[fields.Some[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 """One by its name, or a list."""
 
 
 class _OfCell(Model):
-    cell: Cell
+    cell: fields.Cell
     protocol: TrainingProtocol = TrainingProtocol()
 
 
@@ -84,9 +66,9 @@ class Search(_OfCell):
     dataset: str
     points: OwnPoints = Field(default_factory=dict)
     training: DensityTraining = DensityTraining()
-    seed: Seed = PAPER.density.search.seed
-    betas: OneOrMore[Betas]
-    samples: Count = PAPER.density.search.samples
+    seed: fields.Seed = PAPER.density.search.seed
+    betas: fields.OneOrMore[Betas]
+    samples: fields.Count = PAPER.density.search.samples
     halving: Cuts | None = None
 
 
@@ -96,7 +78,7 @@ class Train(_OfCell):
     dataset: Datasets
     points: OwnPoints = Field(default_factory=dict)
     training: DensityTraining = DensityTraining()
-    seeds: Some[Seed] = PAPER.density.seeds
+    seeds: fields.Some[fields.Seed] = PAPER.density.seeds
     betas: Betas | None = None
 
 
@@ -106,9 +88,9 @@ class Evaluate(DensityEvaluation):
     points: OwnPoints = Field(default_factory=dict)
     dataset: Datasets | None = None
     cell: str | None = None
-    panel_grid: Grid = PAPER.figure3.grid
-    panel_points: Size = PAPER.figure3.points
-    panel_seed: Seed | None = None
+    panel_grid: fields.Grid = PAPER.figure3.grid
+    panel_points: fields.Size = PAPER.figure3.points
+    panel_seed: fields.Seed | None = None
 
 
 class TrainImages(_OfCell):
@@ -116,74 +98,68 @@ class TrainImages(_OfCell):
 
     dataset: str
     training: ImageTraining
-    seeds: Some[Seed] = PAPER.images.seeds[:1]
+    seeds: fields.Some[fields.Seed] = PAPER.images.seeds[:1]
     betas: Betas | None = None
-    iterations_per_epoch: Count | None = None
-    snapshots: Listed[Natural] | None = None
+    iterations_per_epoch: fields.Count | None = None
+    snapshots: fields.Listed[fields.Natural] | None = None
 
 
 class Classifier(Model):
     """Options of ``introprior classifier``."""
 
-    epochs: Epochs = PAPER.images.evaluation.classifier_epochs
-    seed: Seed = 0
+    epochs: fields.Epochs = PAPER.images.evaluation.classifier_epochs
+    seed: fields.Seed = 0
 
 
 class Reference(Model):
     """Options of ``introprior reference``."""
 
     features: Features = "fid_authors"
-    samples: Count = PAPER.images.evaluation.samples
-    batch_size: Count = PAPER.images.by_dataset["FMNIST"].batch_size
+    samples: fields.Count = PAPER.images.evaluation.samples
+    batch_size: fields.Count = PAPER.images.by_dataset["FMNIST"].batch_size
 
 
-class Distances(Model):
-    """Options of ``introprior distances``; a named run and ``batch_size`` are only compared with the model."""
+class _OfRun(Model):
+    """A run on images, with whose name that of a model or of codes is compared, if it is given."""
 
     dataset: str | None = None
     cell: str | None = None
-    r_entropy: Weight | None = None
-    seed: Seed | None = None
-    features: Some[Features] = FEATURES["inception"]
-    samples: Count = PAPER.images.evaluation.samples
+    r_entropy: fields.Weight | None = None
+    seed: fields.Seed | None = None
+
+
+class Distances(_OfRun):
+    """Options of ``introprior distances``; ``batch_size`` is only compared with the model, too."""
+
+    features: fields.Some[Features] = FEATURES["inception"]
+    samples: fields.Count = PAPER.images.evaluation.samples
     sampling: Literal["batch", "running"] = EvaluationProtocol().sampling_batchnorm
     allow_few: bool = PAPER.images.evaluation.allow_few
-    batch_size: Count | None = None
+    batch_size: fields.Count | None = None
 
 
 class EvaluateImages(Distances):
     """Options of ``introprior evaluate`` on images; the first of the features chooses."""
 
     checkpoint: Literal["best", "last"] = EvaluationProtocol().checkpoint
-    monte_carlo_samples: Count = PAPER.images.evaluation.monte_carlo_samples
-    grid_images: Count = PAPER.images.evaluation.grid_images
-    latent_points: Count = PAPER.images.evaluation.latent_points
-    train_images: AllOrCount = PAPER.images.probes.train_images
+    monte_carlo_samples: fields.Count = PAPER.images.evaluation.monte_carlo_samples
+    grid_images: fields.Count = PAPER.images.evaluation.grid_images
+    latent_points: fields.Count = PAPER.images.evaluation.latent_points
+    train_images: fields.AllOrCount = PAPER.images.probes.train_images
 
 
-class Probe(Model):
-    """Options of ``introprior probe``; the run that is named is only compared with the codes."""
+class Probe(_OfRun):
+    """Options of ``introprior probe``."""
 
-    dataset: str | None = None
-    cell: str | None = None
-    r_entropy: Weight | None = None
-    seed: Seed | None = None
-    svm_iterations: FewAndMany = PAPER.images.probes.svm_iterations
-    neighbours: FewAndMany = PAPER.images.probes.neighbours
+    svm_iterations: fields.FewAndMany = PAPER.images.probes.svm_iterations
+    neighbours: fields.FewAndMany = PAPER.images.probes.neighbours
 
 
-class Overfit(Model):
-    """Options of ``introprior overfit``: the weights come with the model, beside 1 only beta_neg is told.
+class Overfit(_OfRun):
+    """Options of ``introprior overfit``: the weights come with the model, beside 1 only beta_neg is told."""
 
-    The run that is named is only compared with the model.
-    """
-
-    dataset: str | None = None
-    cell: str | None = None
-    r_entropy: Weight | None = None
-    seed: Seed | None = None
-    iterations: Count = PAPER.figureS2.iterations
-    beta_neg: Positive = PAPER.images.by_dataset["FMNIST"].beta_neg
+    iterations: fields.Count = PAPER.figureS2.iterations
+    beta_neg: fields.Positive = PAPER.images.by_dataset["FMNIST"].beta_neg
     checkpoint: Literal["best", "last"] = EvaluationProtocol().checkpoint
 
 
@@ -370,13 +346,9 @@ def warmup(config: Configuration, dataset: str, family: str, seed: int | str) ->
     if (known := image_cell(family, "results").warmup) != family:
         raise UserError(f"results: {family} is no prior family; {known} is")
     length = config.images.training.warmup_epochs
-    return {
-        **_image_run(config, dataset, family, seed),
-        "protocol": config.resolved_protocol.training.dump(half="images", stage="warmup"),
-        "training": _image_training(config, dataset, length + 1).dump(stage="warmup"),
-        "betas": _image_betas(config, dataset)[:2],
-        "snapshots": [epoch for epoch in config.images.evaluation.epochs if epoch < length],
-    }
+    run = _image_run(config, dataset, family, seed, length + 1, stage="warmup")
+    snapshots = [epoch for epoch in config.images.evaluation.epochs if epoch < length]
+    return {**run, "betas": run["betas"][:2], "snapshots": snapshots}
 
 
 def game(config: Configuration, dataset: str, cell: str, r_entropy: str, seed: int | str) -> dict[str, Any]:
@@ -428,33 +400,27 @@ def _section(config: Configuration, dataset: str) -> OfDataset:
     return config.images.by_dataset[dataset]
 
 
-def _image_betas(config: Configuration, dataset: str) -> list[float]:
-    """beta_rec, beta_kl, beta_neg."""
-    training = config.images.training
-    return [training.beta_rec, training.beta_kl, _section(config, dataset).beta_neg]
-
-
-def _per_epoch(config: Configuration, dataset: str) -> int:
-    """Batches that an epoch has; the last may be short."""
-    return math.ceil(image_catalogue.dataset(dataset, "results").train / _section(config, dataset).batch_size)
-
-
-def _image_run(config: Configuration, dataset: str, cell: str, seed: int | str) -> dict[str, Any]:
-    per_epoch = _per_epoch(config, dataset)
-    return {"dataset": dataset, "cell": cell, "seeds": [int(seed)], "iterations_per_epoch": per_epoch}
-
-
-def _image_training(config: Configuration, dataset: str, epochs: int, r_entropy: float = 0.0) -> ImageTraining:
-    """The numbers of a run of so many epochs, counted in iterations."""
-    given, per_epoch = config.images.training, _per_epoch(config, dataset)
+def _image_run(
+    config: Configuration, dataset: str, cell: str, seed: int | str, epochs: int, r_entropy: float = 0.0, **stage: str
+) -> dict[str, Any]:
+    """What a run of so many epochs is told, or its ``stage``, but for the snapshots that it keeps."""
+    given, section, facts = config.images.training, _section(config, dataset), image_catalogue.DATASETS[dataset]
+    per_epoch = math.ceil(facts.train / section.batch_size)  # the last batch may be short
     counts = {
         "iterations": epochs * per_epoch,
         "warmup_iterations": given.warmup_epochs * per_epoch,
         "mixture_warmup_iterations": given.mixture_warmup_epochs * per_epoch,
     }
-    shape = image_catalogue.DATASETS[dataset].shape
-    sections = given, _section(config, dataset)
-    return ImageTraining(**_picked(ImageTraining, *sections, shape=shape, r_entropy=r_entropy, **counts))
+    numbers = _picked(ImageTraining, given, section, shape=facts.shape, r_entropy=r_entropy, **counts)
+    return {
+        "dataset": dataset,
+        "cell": cell,
+        "seeds": [int(seed)],
+        "iterations_per_epoch": per_epoch,
+        "protocol": config.resolved_protocol.training.dump(half="images", **stage),
+        "training": ImageTraining(**numbers).dump(**stage),
+        "betas": [given.beta_rec, given.beta_kl, section.beta_neg],
+    }
 
 
 def _game(
@@ -467,13 +433,8 @@ def _game(
     measured: Iterable[int],
 ) -> dict[str, Any]:
     weight = _weight(image_cell(cell, "results"), r_entropy)
-    return {
-        **_image_run(config, dataset, cell, seed),
-        "protocol": config.resolved_protocol.training.dump(half="images"),
-        "training": _image_training(config, dataset, epochs, weight).dump(),
-        "betas": _image_betas(config, dataset),
-        "snapshots": [epoch for epoch in sorted(measured) if epoch >= config.images.training.warmup_epochs],
-    }
+    snapshots = [epoch for epoch in sorted(measured) if epoch >= config.images.training.warmup_epochs]
+    return {**_image_run(config, dataset, cell, seed, epochs, weight), "snapshots": snapshots}
 
 
 def _weight(cell: cells.Cell, r_entropy: str) -> float:

@@ -86,17 +86,13 @@ class Protocol(Model):
     report: ReportProtocol = ReportProtocol()
 
 
-_ROLES: dict[str, type[Model]] = {
-    "training": TrainingProtocol,
-    "evaluation": EvaluationProtocol,
-    "report": ReportProtocol,
-}
+_ROLES: dict[str, Any] = {role: field.annotation for role, field in Protocol.model_fields.items()}
 
 Overrides = create_model(
     "Overrides",
     __base__=Model,
     **{
-        name: (field.annotation | None, Field(None, description=field.description))  # type: ignore[operator]
+        name: (field.annotation | None, Field(None, description=field.description))
         for model in _ROLES.values()
         for name, field in model.model_fields.items()
     },

@@ -12,25 +12,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, PlainSe
 
 from introprior.data import catalogue
 from introprior.errors import UserError
-from introprior.experiment import cells
-from introprior.experiment.fields import (
-    Count,
-    Model,
-    Name,
-    Natural,
-    OneOrMore,
-    PathText,
-    Positive,
-    Rising,
-    Seed,
-    Size,
-    Three,
-    Weight,
-    Width,
-    blamed,
-    option,
-    wrong,
-)
+from introprior.experiment import cells, fields
+from introprior.experiment.fields import Model, blamed, option, wrong
 from introprior.experiment.protocol import TrainingProtocol
 
 Precision = Literal["tf32", "float32", "bf16"]
@@ -44,36 +27,42 @@ FMNIST_BATCHES = 469
 
 
 class GameNumbers(Model):
-    """The numbers of a training, whatever is learned; the defaults are the paper's."""
+    """The numbers of a training, whatever is learned and whatever its length is counted in; defaults: the paper's."""
 
-    monte_carlo_samples: Count = option(100, "Samples T behind each Monte Carlo KL divergence.")
-    learning_rate: Positive = option(2e-4, "Adam's learning rate, for all players.")
-    alpha: Positive = option(2.0, "Sharpness of the exponentiated ELBO of fakes, alpha of the paper.", stage="game")
-    gamma: Weight = option(1.0, "Weight of the fakes' KL divergence in the decoder's loss.", stage="game")
-    gamma_r: Weight = option(1e-8, "Weight of the fakes' reconstruction error in the decoder's loss.", stage="game")
-    clip_steepness: Positive = option(10.0, "Steepness K of the soft clipping of the components' log-variances.")
+    unit: ClassVar[str] = "iterations"
+
+    monte_carlo_samples: fields.Count = option(100, "Samples T behind each Monte Carlo KL divergence.")
+    learning_rate: fields.Positive = option(2e-4, "Adam's learning rate, for all players.")
+    alpha: fields.Positive = option(
+        2.0, "Sharpness of the exponentiated ELBO of fakes, alpha of the paper.", stage="game"
+    )
+    gamma: fields.Weight = option(1.0, "Weight of the fakes' KL divergence in the decoder's loss.", stage="game")
+    gamma_r: fields.Weight = option(
+        1e-8, "Weight of the fakes' reconstruction error in the decoder's loss.", stage="game"
+    )
+    clip_steepness: fields.Positive = option(10.0, "Steepness K of the soft clipping of the components' log-variances.")
+
+    @model_validator(mode="after")
+    def _phases(self) -> Self:
+        unit = self.unit
+        total, warmup, mixture = (getattr(self, phase + unit) for phase in ("", "warmup_", "mixture_warmup_"))
+        if warmup >= total:
+            raise wrong(f"warmup_{unit}", f"must be below {unit}, {total}, is {warmup}")
+        if mixture > warmup:
+            raise wrong(f"mixture_warmup_{unit}", f"must be at most warmup_{unit}, {warmup}, is {mixture}")
+        return self
 
 
 class AnyTraining(GameNumbers):
     """A training counted in iterations, the warm-up included."""
 
-    iterations: Count
-    warmup_iterations: Natural
-    mixture_warmup_iterations: Natural
-    batch_size: Size
-    latent_dim: Width
-    milestones: Rising[Natural]
-    r_entropy: Weight = option(0.0, "Weight of the responsibility entropy.", stage="game")
-
-    @model_validator(mode="after")
-    def _phases(self) -> Self:
-        if self.warmup_iterations >= self.iterations:
-            most = f"iterations, {self.iterations}"
-            raise wrong("warmup_iterations", f"must be below {most}, is {self.warmup_iterations}")
-        if self.mixture_warmup_iterations > self.warmup_iterations:
-            most = f"warmup_iterations, {self.warmup_iterations}"
-            raise wrong("mixture_warmup_iterations", f"must be at most {most}, is {self.mixture_warmup_iterations}")
-        return self
+    iterations: fields.Count
+    warmup_iterations: fields.Natural
+    mixture_warmup_iterations: fields.Natural
+    batch_size: fields.Size
+    latent_dim: fields.Width
+    milestones: fields.Rising[fields.Natural]
+    r_entropy: fields.Weight = option(0.0, "Weight of the responsibility entropy.", stage="game")
 
     @property
     def data_elements(self) -> int:
@@ -84,19 +73,19 @@ class AnyTraining(GameNumbers):
 class DensityTraining(AnyTraining):
     """How a 2D cell is trained."""
 
-    iterations: Count = option(30_000, "Iterations in all, warm-up included.", stage="game")
-    warmup_iterations: Natural = option(2_000, "Iterations as a plain VAE before the adversarial game.")
-    mixture_warmup_iterations: Natural = option(
+    iterations: fields.Count = option(30_000, "Iterations in all, warm-up included.", stage="game")
+    warmup_iterations: fields.Natural = option(2_000, "Iterations as a plain VAE before the adversarial game.")
+    mixture_warmup_iterations: fields.Natural = option(
         100, "Last iterations of the warm-up, in which the prior is a free mixture already."
     )
-    batch_size: Size = option(512, "Data points per iteration; a multiple of 4 for Rings, of 2 for 2Spirals.")
-    hidden_width: Width = option(256, "Units in each hidden layer of encoder and decoder.")
-    hidden_layers: Annotated[Count, Field(le=1000)] = option(4, "Hidden layers of encoder and decoder.")
-    latent_dim: Width = option(2, "Dimensions of the latent space; 2, since the figures draw it.")
+    batch_size: fields.Size = option(512, "Data points per iteration; a multiple of 4 for Rings, of 2 for 2Spirals.")
+    hidden_width: fields.Width = option(256, "Units in each hidden layer of encoder and decoder.")
+    hidden_layers: Annotated[fields.Count, Field(le=1000)] = option(4, "Hidden layers of encoder and decoder.")
+    latent_dim: fields.Width = option(2, "Dimensions of the latent space; 2, since the figures draw it.")
     precision: Precision = option(
         "float32", "What the networks' matrix products compute in; tf32: where the GPU has it. All else: float32."
     )
-    milestones: Rising[Natural] = option(
+    milestones: fields.Rising[fields.Natural] = option(
         (10_000, 15_000), "Iterations at which the learning rates are divided by 10, where the protocol does so."
     )
 
@@ -114,8 +103,8 @@ class DensityTraining(AnyTraining):
 class Points(Model):
     """Points of one's own, in place of a distribution."""
 
-    file: PathText = Field(description="CSV with two columns of numbers, or .npy of [N, 2].")
-    half_width: Positive | None = option(
+    file: fields.PathText = Field(description="CSV with two columns of numbers, or .npy of [N, 2].")
+    half_width: fields.Positive | None = option(
         None, "Half the side of the window, about the origin, of histograms and grids; null, all points are in it."
     )
 
@@ -127,7 +116,7 @@ def _known(own: dict[str, Points]) -> dict[str, Points]:
     return own
 
 
-OwnPoints = Annotated[dict[Name, Points], AfterValidator(_known)]
+OwnPoints = Annotated[dict[fields.Name, Points], AfterValidator(_known)]
 """By the name that they are to have; whoever reads them makes them known (:func:`introprior.data.catalogue.add`)."""
 
 
@@ -137,14 +126,14 @@ class ImageTraining(AnyTraining):
     The learning rate is constant.
     """
 
-    iterations: Count = option(EPOCHS * FMNIST_BATCHES, "Iterations in all, warm-up included.", stage="game")
-    warmup_iterations: Natural = WARMUP_EPOCHS * FMNIST_BATCHES
-    mixture_warmup_iterations: Natural = MIXTURE_WARMUP_EPOCHS * FMNIST_BATCHES
-    batch_size: Size = 128
-    latent_dim: Width = 32
-    milestones: Rising[Natural] = ()
-    shape: Three = (1, 28, 28)
-    widths: OneOrMore[Width] = (64, 128)
+    iterations: fields.Count = option(EPOCHS * FMNIST_BATCHES, "Iterations in all, warm-up included.", stage="game")
+    warmup_iterations: fields.Natural = WARMUP_EPOCHS * FMNIST_BATCHES
+    mixture_warmup_iterations: fields.Natural = MIXTURE_WARMUP_EPOCHS * FMNIST_BATCHES
+    batch_size: fields.Size = 128
+    latent_dim: fields.Width = 32
+    milestones: fields.Rising[fields.Natural] = ()
+    shape: fields.Three = (1, 28, 28)
+    widths: fields.OneOrMore[fields.Width] = (64, 128)
     precision: Precision = "tf32"
 
     @property
@@ -153,16 +142,13 @@ class ImageTraining(AnyTraining):
 
 
 class Member(Model):
-    """One run of an ensemble: its data, seed and weights; ``beta_neg`` is None for a VAE, which has no fakes.
+    """One run of an ensemble: its data, seed and weights; ``beta_neg`` is None for a VAE, which has no fakes."""
 
-    The dataset is that of the :class:`Run` where it is not said.
-    """
-
-    dataset: str = ""
-    seed: Seed
-    beta_rec: Positive
-    beta_kl: Positive
-    beta_neg: Positive | None = None
+    dataset: str
+    seed: fields.Seed
+    beta_rec: fields.Positive
+    beta_kl: fields.Positive
+    beta_neg: fields.Positive | None = None
 
     @property
     def warmup(self) -> Member:
@@ -175,28 +161,14 @@ def _cell(value: Any) -> cells.Cell:
 
 
 class Run(Model):
-    """An ensemble to train: one cell, several members. A ``dataset`` that it is given is that of all who name none."""
+    """An ensemble to train: one cell, several members."""
 
     half: ClassVar[str]
 
     cell: Annotated[InstanceOf[cells.Cell], BeforeValidator(_cell), PlainSerializer(lambda cell: cell.name)]
-    members: OneOrMore[Member]
+    members: fields.OneOrMore[Member]
     training: AnyTraining
     protocol: TrainingProtocol = TrainingProtocol()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_dataset(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and "dataset" in values:
-            values = dict(values)
-            dataset = values.pop("dataset")
-            if isinstance(members := values.get("members"), list | tuple):
-                plain = [member.dump() if isinstance(member, Member) else member for member in members]
-                values["members"] = [
-                    {**member, "dataset": member.get("dataset") or dataset} if isinstance(member, Mapping) else member
-                    for member in plain
-                ]
-        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

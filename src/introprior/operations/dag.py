@@ -163,21 +163,19 @@ def identity(config: Configuration) -> str:
 def _jobs(resolved: Sequence[Any], names: Mapping[Any, str]) -> tuple[Job, ...]:
     """Snakemake's jobs, in the order in which the targets ask for them; names are those of their rules."""
     made = {str(path) for job in resolved for path in job.output}
-    jobs = []
-    for job in resolved:
-        options = job.params.get("options")
-        jobs.append(
-            Job(
-                rule=names[job.rule],
-                wildcards={name: str(value) for name, value in (job.wildcards_dict or {}).items()},
-                outputs=tuple(map(str, job.output)),
-                inputs=tuple(dict.fromkeys(path for path in map(str, job.input) if path in made)),
-                log=next(map(str, job.log), None),
-                benchmark=str(job.benchmark) if job.benchmark else None,
-                gpu="gpu" in job.rule.resources,
-                options=json.loads(options) if options else None,
-            )
+    jobs = [
+        Job(
+            rule=names[job.rule],
+            wildcards={name: str(value) for name, value in (job.wildcards_dict or {}).items()},
+            outputs=tuple(map(str, job.output)),
+            inputs=tuple(dict.fromkeys(path for path in map(str, job.input) if path in made)),
+            log=next(map(str, job.log), None),
+            benchmark=str(job.benchmark) if job.benchmark else None,
+            gpu="gpu" in job.rule.resources,
+            options=json.loads(job.params.get("options") or "null"),
         )
+        for job in resolved
+    ]
     return _in_order(sorted(jobs, key=lambda job: (bool(job.outputs), job.outputs, job.rule)))
 
 

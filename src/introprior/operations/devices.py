@@ -98,22 +98,19 @@ def leased(gpus: list[Gpu]) -> Iterator[Gpu]:
     """
     slots, needed = _whole_number(JOBS_PER_GPU, least=1), _whole_number(GPU_MEMORY, least=0, default=4000)
     told, ticket = set(), None
-    try:
+    with contextlib.ExitStack() as queue:
         while True:
             choosing = locks.taken(_place() / f"{PREFIX}choosing.lock", wait=True)
             with os.fdopen(choosing):  # one at a time, or two would count on the same memory
                 taken = _taken(gpus, slots, needed, _ahead(ticket))
                 if not isinstance(taken, str):
                     break
-                ticket = ticket or _Ticket(gpus)
+                ticket = ticket or queue.enter_context(_ticket(gpus))
             kind = re.sub(r"\d+", "", taken)
             if kind not in told:
                 told.add(kind)
                 print(taken, file=sys.stderr, flush=True)
             time.sleep(MEMORY_SECONDS if "gpu_memory_mb" in taken else POLL_SECONDS)
-    finally:
-        if ticket is not None:
-            ticket.give_back()
     gpu, handle = taken
     try:
         yield gpu
@@ -121,18 +118,17 @@ def leased(gpus: list[Gpu]) -> Iterator[Gpu]:
         os.close(handle)
 
 
-class _Ticket:
+@contextlib.contextmanager
+def _ticket(gpus: list[Gpu]) -> Iterator[Path]:
     """The place of a waiting job in the queue: a locked file with a number for its name, and the GPUs that would do."""
-
-    def __init__(self, gpus: list[Gpu]):
-        self.path = _place() / f"{_TICKET}{max(_tickets(), default=(0,))[0] + 1:09d}.lock"
-        self._handle = locks.taken(self.path, wait=True)
-        self.path.write_text(" ".join(gpu.key for gpu in gpus), encoding="utf-8")
-
-    def give_back(self) -> None:
-        """Leave the queue."""
-        self.path.unlink(missing_ok=True)
-        os.close(self._handle)
+    path = _place() / f"{_TICKET}{max(_tickets(), default=(0,))[0] + 1:09d}.lock"
+    handle = locks.taken(path, wait=True)
+    try:
+        path.write_text(" ".join(gpu.key for gpu in gpus), encoding="utf-8")
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def _tickets() -> list[tuple[int, Path]]:
@@ -141,11 +137,11 @@ def _tickets() -> list[tuple[int, Path]]:
     return sorted((int(number), path) for number, path in named if number.isdecimal())
 
 
-def _ahead(own: _Ticket | None) -> list[list[str]]:
+def _ahead(own: Path | None) -> list[list[str]]:
     """The keys of the GPUs that would do for each job that has waited longer than this one."""
     waiting = []
     for _, path in _tickets():
-        if own is not None and path == own.path:
+        if path == own:
             break
         with contextlib.suppress(OSError):  # given back by now; or left by another user's process, which is no matter
             if locks.is_held(path):

@@ -7,7 +7,6 @@ import errno
 import fcntl
 import glob
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -48,18 +47,17 @@ def written(path: str | os.PathLike[str]) -> Iterator[Path]:
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``, renamed to it in the end."""
-    temporary: Path | None = None
-    handle: int | None = None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path)
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=f".part{path.suffix}", dir=path.parent)
+        with suppress(OSError):  # a file system without locks: nothing is swept there
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.path.exists(name):
+            break
+        os.close(handle)  # swept before it was locked
+    temporary = Path(name)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path)
-        while handle is None:
-            opened, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=f".part{path.suffix}", dir=path.parent)
-            if _claimed(opened, name):
-                handle = opened
-            else:
-                os.close(opened)
-        temporary = Path(name)
         yield temporary
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
@@ -68,10 +66,8 @@ def _beside(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; results are meant to be shared
         temporary.replace(path)
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        if handle is not None:
-            os.close(handle)
+        temporary.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def is_regular(path: str | os.PathLike[str]) -> bool:
@@ -103,13 +99,6 @@ def sweep(path: Path) -> None:
                 os.unlink(name)
             finally:
                 os.close(handle)
-
-
-def _claimed(handle: int, name: str) -> bool:
-    """Lock an open file against :func:`sweep`; False where it was swept before."""
-    with suppress(OSError):  # a file system without locks: nothing is swept there
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    return os.path.exists(name)
 
 
 def seen(path: str | os.PathLike[str]) -> tuple[int, ...] | None:
@@ -166,11 +155,10 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 def write_csv(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Write rows as CSV, as a whole or not at all; None becomes an empty field."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    with written(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

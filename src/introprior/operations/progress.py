@@ -13,20 +13,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from introprior.errors import UserError, one_line
-from introprior.experiment.fields import Count, Model, Natural, Weight
+from introprior.experiment.fields import Count, Natural, Part, Weight
 from introprior.operations import files
 
 SECONDS = 5.0
 """How often a training writes the file anew."""
 
 
-class Told(Model):
+class Told(Part):
     """What readers look at; how far it is only trainings tell."""
-
-    model_config = ConfigDict(extra="ignore")
 
     state: Literal["running", "stopped", "failed"]
     updated: Annotated[float, Field(allow_inf_nan=False)]

@@ -16,11 +16,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 import introprior
 from introprior.errors import UserError
-from introprior.experiment.fields import Listed, Model
+from introprior.experiment.fields import Listed, Part
 from introprior.operations import files
 from introprior.operations.files import checksum
 
@@ -96,18 +96,14 @@ def origin(device: str, started: float) -> dict[str, Any]:
     }
 
 
-class _Part(Model):
-    model_config = ConfigDict(extra="ignore")
-
-
-class Made(_Part):
+class Made(Part):
     """What a record holds of an output."""
 
     sha256: str
     bytes: Annotated[int, Field(ge=0, lt=2**63)]
 
 
-class Trained(_Part):
+class Trained(Part):
     """What a record holds of a member of a training."""
 
     dataset: str = ""
@@ -116,7 +112,7 @@ class Trained(_Part):
     detail: str
 
 
-class Content(_Part):
+class Content(Part):
     """What a record holds that readers look at."""
 
     introprior: str
@@ -189,16 +185,11 @@ def repeated(record: Mapping[str, Any]) -> bool:
 
 def _known_checksum(path: Path) -> str:
     """Of an input: what its own job has recorded, or else computed; large files are read once."""
-    return _recorded(path.parent.resolve()).get(path.name) or checksum(path)
-
-
-def _recorded(folder: Path) -> dict[str, str]:
-    """The checksums that the records in a folder hold."""
-    known: dict[str, str] = {}
-    for path in folder.glob(f"*{SUFFIX}"):
+    for record in path.parent.resolve().glob(f"*{SUFFIX}"):
         with suppress(UserError):
-            known.update({name: output["sha256"] for name, output in read(path)["outputs"].items()})
-    return known
+            if made := read(record)["outputs"].get(path.name):
+                return str(made["sha256"])
+    return checksum(path)
 
 
 def _from(record: Path, path: str | os.PathLike[str]) -> str:

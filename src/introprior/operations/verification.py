@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from introprior.errors import UserError, one_line
+from introprior.errors import UserError, cut, one_line
 from introprior.operations import dag, provenance
 from introprior.operations.dag import Dag
 
 Problem = tuple[Path, str]
 """A file and what is wrong with it."""
+
+Checksums = Callable[[Path], str | None]
+"""Of files as they are, each read once."""
 
 
 def verify(results: Path, partial: bool = False) -> dict[str, Any]:
@@ -34,7 +38,7 @@ def verify(results: Path, partial: bool = False) -> dict[str, Any]:
 
     if not results.is_dir():
         raise UserError(f"{results}: no such folder; give the folder of an experiment, for example results/demo")
-    known, sums = dag.read(results), _Checksums()
+    known, sums = dag.read(results), cache(_checksum)
     problems: list[Problem] = []
     records: dict[Path, dict[str, Any]] = {}
     paths = sorted(results.rglob(f"*{provenance.SUFFIX}"))
@@ -47,7 +51,8 @@ def verify(results: Path, partial: bool = False) -> dict[str, Any]:
             if not provenance.repeated(record):
                 records[path] = record
                 problems += _altered(path, record, sums)
-    for path in sorted(_elsewhere(results, records)):
+    inputs = {_beside(path, name) for path, record in records.items() for name in record["inputs"]}
+    for path in sorted(provenance.path_of(file) for file in inputs if not file.is_relative_to(results)):
         with suppress(UserError):  # no record of this version, which results are not wrong for
             problems += _altered(path, provenance.read(path), sums)
     said = {path for path, _ in problems}
@@ -62,22 +67,19 @@ def verify(results: Path, partial: bool = False) -> dict[str, Any]:
     }
 
 
-class _Checksums(dict[Path, str | None]):
-    """The checksums of files as they are, each read once; None for a file that is not there."""
-
-    def __missing__(self, path: Path) -> str | None:
-        try:
-            self[path] = found = provenance.checksum(path) if path.is_file() else None
-        except OSError as error:
-            self[path] = found = f"cannot read it ({one_line(error)}); mend that, or copy it again"
-        return found
+def _checksum(path: Path) -> str | None:
+    """Of a file as it is, or what keeps it from being read; None for one that is not there."""
+    try:
+        return provenance.checksum(path) if path.is_file() else None
+    except OSError as error:
+        return f"cannot read it ({one_line(error)}); mend that, or copy it again"
 
 
-def _altered(path: Path, record: Mapping[str, Any], sums: _Checksums) -> Iterator[Problem]:
+def _altered(path: Path, record: Mapping[str, Any], sums: Checksums) -> Iterator[Problem]:
     """Outputs that are not what the record says."""
     for name, made in record["outputs"].items():
         file = _beside(path, name)
-        if (found := sums[file]) is None:
+        if (found := sums(file)) is None:
             yield file, "missing, though its record is there; copy it again, or make it anew"
         elif " " in found:
             yield file, found
@@ -89,20 +91,13 @@ def _altered(path: Path, record: Mapping[str, Any], sums: _Checksums) -> Iterato
                 yield file, "altered since it was made; copy it again, or delete it and make it anew"
 
 
-def _elsewhere(results: Path, records: Mapping[Path, Mapping[str, Any]]) -> set[Path]:
-    """The records of what lies outside of the tree and went into it."""
-    inputs = {_beside(path, name) for path, record in records.items() for name in record["inputs"]}
-    beyond = {provenance.path_of(file) for file in inputs if not file.is_relative_to(results)}
-    return {path for path in beyond if path.is_file()}
-
-
 def _outdated(
-    path: Path, record: Mapping[str, Any], sums: _Checksums, said: set[Path], results: Path
+    path: Path, record: Mapping[str, Any], sums: Checksums, said: set[Path], results: Path
 ) -> Iterator[Problem]:
     """Outputs of inputs that have changed; not of those that were named before, or lie elsewhere and are not there."""
     for name, known in record["inputs"].items():
         file = _beside(path, name)
-        if file not in said and sums[file] not in (None, known):
+        if file not in said and sums(file) not in (None, known):
             first = _beside(path, next(iter(record["outputs"])))
             other = os.path.relpath(file, results)
             yield first, f"outdated: made from another {other}; run snakemake, or --forcerun its rule"
@@ -138,21 +133,20 @@ def _differs(made: Any, wanted: Any, path: str = "") -> str | None:
     if isinstance(made, dict) and isinstance(wanted, dict):
         inside = (_differs(made.get(key), wanted.get(key), f"{path}.{key}") for key in sorted(made.keys() | wanted))
         return next(filter(None, inside), None)
-    short = [text if len(text) <= 40 else f"{text[:37]}..." for text in map(str, (made, wanted))]
+    short = [cut(str(value), 40) for value in (made, wanted)]
     return None if made == wanted else f"{path.lstrip('.') or 'set of options'} ({short[0]}, now {short[1]})"
 
 
 def _origins(known: Dag, records: Mapping[Path, Mapping[str, Any]]) -> Iterator[str]:
     """What the results do not share."""
-    kinds = {"code": "versions of the code", "device": "devices", "libraries": "sets of libraries"}
+    kinds = {"code": ("commit", "versions of the code"), "device": ("device", "devices")}
+    kinds["libraries"] = ("introprior", "sets of libraries")
     changed = sum("versions" in record for record in records.values())
     if changed:
         yield f"{changed} trainings went on with another code than they began with (versions, in their records)"
-    for key, what in kinds.items():
-        count = len({str(record[key]) for record in records.values()})
-        shown = {"code": "commit", "libraries": "introprior"}.get(key, key)
-        names = ", ".join(sorted({str(record[shown]) for record in records.values()}))
-        if count > 1:
+    for key, (shown, what) in kinds.items():
+        if (count := len({str(record[key]) for record in records.values()})) > 1:
+            names = ", ".join(sorted({str(record[shown]) for record in records.values()}))
             yield f"made by {count} {what} ({names})"
     now = known.identity.partition("-")[0]
     earlier = sum(record["configuration"] not in (None, now) for record in records.values())

@@ -81,9 +81,8 @@ class Claim(Model):
         }
         for key, wanted in needed.items():
             if bool(getattr(self, key)) is not wanted:
-                raise wrong(
-                    key, f"{'is missing; give it to' if wanted else 'is not for'} a claim of the kind {self.kind}"
-                )
+                problem = "is missing; give it to" if wanted else "is not for"
+                raise wrong(key, f"{problem} a claim of the kind {self.kind}")
         for i, pair in enumerate(self.pairs):
             if len(pair) != 2:
                 raise wrong(f"pairs[{i}]", f"must be two cells, are {len(pair)}")
@@ -181,14 +180,12 @@ def published(table: int | None) -> dict[Key, Sample]:
 def measured(runs: Rows, chosen: Choices) -> dict[Key, Sample]:
     """Ours, see :mod:`introprior.reporting.read`: of images at the chosen r_entropy, which is a metric where one was
     chosen among several."""
-    found: dict[Key, Sample] = {}
     values: dict[Key, dict[int, float]] = {}
     for run in runs:
         choice = chosen.get((run["dataset"], run["cell"]))
         if "r_entropy" not in run or (choice and run["r_entropy"] == choice.r_entropy):
             values.setdefault((run["dataset"], run["cell"], run["metric"]), {})[run["seed"]] = run["value"]
-    for key, by_seed in values.items():
-        found[key] = _sample(by_seed)
+    found = {key: _sample(by_seed) for key, by_seed in values.items()}
     for (dataset, cell), choice in chosen.items():
         if len(choice.candidates) > 1:
             found[dataset, cell, "r_entropy"] = Sample(choice.r_entropy, math.nan, 1)
@@ -265,15 +262,15 @@ def _verdict(claim: Claim, tests: pd.DataFrame, source: str) -> dict[str, Any]:
     """The row of a claim."""
     outcomes = tests["outcome"].value_counts()
     count = len(tests)
-    low, missing = int(outcomes.get("for", 0)), int(outcomes.get(MISSING[source], 0))
-    high = count - int(outcomes.get("against", 0))
+    low, against, missing = (int(outcomes.get(name, 0)) for name in ("for", "against", MISSING[source]))
+    high = count - against
     needed = count if claim.need == "all" else count // 2 + 1
     if missing == count:
         verdict = MISSING[source]
     else:
         verdict = "supported" if low >= needed else "contradicted" if high < needed else "undecided"
     counts = {"tests": count, "favourable": int(tests["favours"].sum()), "low": low, "high": high, "missing": missing}
-    told = {"kind": claim.kind, "need": claim.need, "statement": claim.statement, "where": claim.where}
+    told = {name: getattr(claim, name) for name in ("kind", "need", "statement", "where")}
     return {"verdict": verdict, **counts, **told}
 
 

@@ -7,7 +7,7 @@ from a configuration (`add`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from introprior.errors import UserError, unknown
 
@@ -64,6 +64,16 @@ def dataset(name: str, where: str = "") -> ImageDataset:
 PHOTOS, BANDS = ("china", "flower"), 5
 """The photographs of `standins.photos`, and into how many bands, counted from the top, each is cut."""
 
+_DIGITS = ImageDataset(
+    name="digits",
+    title="Digits (stand-in for MNIST)",
+    shape=(1, 28, 28),
+    train=1_501,
+    test=296,
+    classes=tuple("0123456789"),
+    stand_in_for="MNIST",
+    origin="scikit-learn's handwritten digits (load_digits), enlarged",
+)
 _ENTRIES = (
     ImageDataset(
         name="MNIST",
@@ -121,25 +131,13 @@ _ENTRIES = (
         },
         archive=("cifar-10-python.tar.gz", "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"),
     ),
-    ImageDataset(
-        name="digits",
-        title="Digits (stand-in for MNIST)",
-        shape=(1, 28, 28),
-        train=1_501,
-        test=296,
-        classes=tuple("0123456789"),
-        stand_in_for="MNIST",
-        origin="scikit-learn's handwritten digits (load_digits), enlarged",
-    ),
-    ImageDataset(
+    _DIGITS,
+    replace(
+        _DIGITS,
         name="digits16",
         title="Digits, 16x16 (stand-in for MNIST)",
         shape=(1, 16, 16),
-        train=1_501,
-        test=296,
-        classes=tuple("0123456789"),
-        stand_in_for="MNIST",
-        origin="scikit-learn's handwritten digits (load_digits), enlarged to 16x16",
+        origin=f"{_DIGITS.origin} to 16x16",
     ),
     ImageDataset(
         name="photos",

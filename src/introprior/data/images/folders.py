@@ -238,14 +238,11 @@ def _loaded(path: Path) -> Found:
     with _told(path), _streams(path) as (names, opened):
         for key, name in names.items():
             with opened(name) as stream:
-                arrays[key] = np.lib.format.read_array(stream, allow_pickle=False)
-    found: Found = {}
-    for split in (split for split in SPLITS if (split, "images") in arrays):
-        images, labels = arrays[split, "images"], arrays.get((split, "labels"))
-        found[split] = images.reshape(images.shape[:3]) if images.shape[3:] == (1,) else images, labels
-        if labels is not None:
-            found[split] = found[split][0], labels.reshape(-1)
-    return found
+                array = np.lib.format.read_array(stream, allow_pickle=False)
+            shape = array.shape[: 3 if key[1] == "images" else 1]
+            arrays[key] = array.reshape(shape) if array.shape[len(shape) :] == (1,) else array
+    images = [split for split in SPLITS if (split, "images") in arrays]
+    return {split: (arrays[split, "images"], arrays.get((split, "labels"))) for split in images}
 
 
 @contextmanager

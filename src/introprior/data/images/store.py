@@ -98,16 +98,11 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     if not path.exists():
         raise UserError(f"{path}: missing, so no dataset is prepared in this folder; {_AGAIN}")
     manifest = files.read_json(path)
-    if not isinstance(manifest, dict) or manifest | _FORMAT != manifest or not _is_whole(manifest):
+    whole = isinstance(manifest, dict) and manifest | _FORMAT == manifest and isinstance(manifest.get("classes"), list)
+    texts = [*map(manifest.get, ("dataset", "title", "origin")), *manifest["classes"]] if whole else [None]
+    if not all(isinstance(text, str) for text in texts):
         raise UserError(f"{path}: not a manifest of an image dataset (version {_FORMAT['version']}); {_AGAIN}")
     return manifest
-
-
-def _is_whole(manifest: Manifest) -> bool:
-    """Whether it has what is looked at beyond the files."""
-    texts = [manifest.get(name) for name in ("dataset", "title", "origin")]
-    classes = manifest.get("classes")
-    return isinstance(classes, list) and all(isinstance(text, str) for text in [*texts, *classes])
 
 
 def _intact(folder: Path, entry: ImageDataset) -> Manifest | None:

@@ -18,27 +18,11 @@ from pydantic import Field, model_validator
 
 from introprior.data.images.catalogue import DATASETS as IMAGE_DATASETS
 from introprior.errors import UserError, cut, one_line
-from introprior.experiment import cells, families
+from introprior.experiment import cells, families, fields
 from introprior.experiment.config.density import Density, check_size
 from introprior.experiment.config.images import Images, check_weight, text
 from introprior.experiment.config.shown import Figure2, Figure3, Figure4, FigureS2, Latents, Page, Tables
-from introprior.experiment.fields import (
-    Count,
-    Device,
-    Listed,
-    Model,
-    Name,
-    Natural,
-    PathText,
-    Resource,
-    Text,
-    Weight,
-    blamed,
-    expanded,
-    option,
-    shown,
-    wrong,
-)
+from introprior.experiment.fields import Model, blamed, expanded, option, shown, wrong
 from introprior.experiment.protocol import Overrides, Protocol, resolve
 
 __all__ = ["TABLE3_CELL", "Configuration", "load", "read_yaml", "text"]
@@ -54,8 +38,8 @@ _PLACES = {"device", "jobs_per_gpu", "gpu_memory_mb", "gpu_resources", "max_runt
 class Configuration(Model):
     """Every key that config/config.yaml and the files laid over it may have; others are refused."""
 
-    experiment: Name = option("paper", "Name of the folder under results/ that everything is written to.")
-    priors: Listed[PathText] = option(
+    experiment: fields.Name = option("paper", "Name of the folder under results/ that everything is written to.")
+    priors: fields.Listed[fields.PathText] = option(
         (), "Python files, beside the configuration, that add families of priors; see docs/add-a-prior.md."
     )
     protocol: Literal["authors", "text"] = option(
@@ -64,23 +48,23 @@ class Configuration(Model):
     protocol_overrides: Overrides = option(
         Overrides(), "Single options of the protocol that replace those of the preset; see docs/fidelity.md."
     )
-    device: Device = option(
+    device: fields.Device = option(
         "auto", "Where to train and evaluate; auto, cpu, cuda or cuda:N. It never outdates a result."
     )
-    jobs_per_gpu: Annotated[Count, Field(le=64)] = option(
+    jobs_per_gpu: Annotated[fields.Count, Field(le=64)] = option(
         1, "Jobs that may share a GPU; with 2, two GPUs take --resources gpu=4. Their memory has to suffice."
     )
-    gpu_memory_mb: Natural = option(
+    gpu_memory_mb: fields.Natural = option(
         4000, "Memory, in MB, that must be free on a GPU before a job takes it; with 0, any will do."
     )
-    gpu_resources: dict[Resource, int | Text] = option(
+    gpu_resources: dict[fields.Resource, int | fields.Text] = option(
         {}, "What jobs on a GPU ask a cluster for besides it, such as a partition; see docs/cluster.md."
     )
     max_runtime: Annotated[int, Field(ge=10, le=10**6)] = option(
         2880,
         "Longest time to ask a cluster for, in minutes; a training that it cuts goes on when retried.",
     )
-    checkpoint_seconds: Weight = option(
+    checkpoint_seconds: fields.Weight = option(
         300.0,
         "How often a training keeps the state that it goes on from after a crash; a signal makes it do so at once.",
     )
@@ -167,11 +151,6 @@ class Configuration(Model):
         """All cells trained on images, each once: those of Tables 2 and 5."""
         return list(dict.fromkeys([*self.tables.table2, *self.tables.table5]))
 
-    @property
-    def figure2_cells(self) -> list[str]:
-        """The two cells of Figure 2, clipped and not."""
-        return [self.figure2.cell, f"{self.figure2.cell}-unclipped"]
-
     def r_entropies(self, cell: str) -> tuple[float, ...]:
         """The weights of the responsibility entropy that are tried for a cell; 0 where its prior has no components."""
         return self.images.r_entropy if cells.parse(cell).family.components else (0.0,)
@@ -191,6 +170,13 @@ class Configuration(Model):
         for dataset, cell in product(datasets or self.images.datasets, of):
             for weight, seed in product(r_entropy or self.r_entropies(cell), seeds or self.images.seeds):
                 yield {"dataset": dataset, "cell": cell, "r_entropy": text(weight), "seed": seed}
+
+    @property
+    def figure2_runs(self) -> Iterator[dict[str, Any]]:
+        """The two runs of Figure 2, clipped and not."""
+        one = self.figure2
+        cells_of = (one.cell, f"{one.cell}-unclipped")
+        return self.runs(cells_of, datasets=[one.dataset], r_entropy=[one.r_entropy], seeds=[one.seed])
 
     @property
     def identity(self) -> str:

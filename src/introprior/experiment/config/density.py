@@ -7,23 +7,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from introprior.data import catalogue
-from introprior.experiment import cells
-from introprior.experiment.fields import (
-    AllOrCell,
-    AllOrSome,
-    Cell,
-    Count,
-    Model,
-    Positive,
-    Seed,
-    Some,
-    SomeRising,
-    ThreeWeights,
-    blamed,
-    option,
-    shown,
-    wrong,
-)
+from introprior.experiment import cells, fields
+from introprior.experiment.fields import Model, blamed, option, shown, wrong
 from introprior.experiment.run import DensityTraining, OwnPoints
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -34,15 +19,15 @@ VAE_WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.8, 1.0)
 class VaeGrid(Model):
     """The grid of cells that are a VAE throughout: 9 x 9 = 81 settings."""
 
-    beta_rec: Some[Positive] = option(VAE_WEIGHTS, "Weights of the reconstruction error to try.")
-    beta_kl: Some[Positive] = option(VAE_WEIGHTS, "Weights of the KL divergence to try.")
+    beta_rec: fields.Some[fields.Positive] = option(VAE_WEIGHTS, "Weights of the reconstruction error to try.")
+    beta_kl: fields.Some[fields.Positive] = option(VAE_WEIGHTS, "Weights of the KL divergence to try.")
 
 
 class Cuts(Model):
     """Successive halving."""
 
     keep: Fraction = option(0.5, "The part of the settings that goes on after each cut.")
-    at: SomeRising[Fraction] = option((0.25, 0.5), "When to cut, as rising fractions of the iterations.")
+    at: fields.SomeRising[Fraction] = option((0.25, 0.5), "When to cut, as rising fractions of the iterations.")
 
 
 class Halving(Cuts):
@@ -60,25 +45,29 @@ class Search(Model):
     """Search of a grid of hyperparameters, 6 x 7 x 5 = 210 settings of S-IntroVAE, or published ones."""
 
     enabled: bool = option(True, "Whether to search; otherwise every cell takes published values.")
-    cells: AllOrSome[Cell] = option(
+    cells: fields.AllOrSome[fields.Cell] = option(
         "all", "The cells to search the grid for; all or a list (cells with -dt are never searched)."
     )
     published: Literal["table3", "daniel-tamar"] = option(
         "table3", "The published values that games take for which no search is made; a VAE has its own."
     )
-    own: dict[str, dict[AllOrCell, ThreeWeights]] = option(
+    own: dict[str, dict[fields.AllOrCell, fields.ThreeWeights]] = option(
         {},
         "In place of published values, by dataset and there by cell or for all: beta_rec, beta_kl, beta_neg.",
     )
-    seed: Seed = option(0, "Seed of all runs of the search.")
-    samples: Count = option(5000, "Real, and generated, points in the histograms that rank the settings.")
-    beta_rec: Some[Positive] = option((0.05, 0.2, 0.3, 0.4, 0.8, 1.0), "Weights of the reconstruction error to try.")
-    beta_kl: Some[Positive] = option((0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0), "Weights of the KL divergence to try.")
-    beta_neg_multiples: Some[Positive] = option(
+    seed: fields.Seed = option(0, "Seed of all runs of the search.")
+    samples: fields.Count = option(5000, "Real, and generated, points in the histograms that rank the settings.")
+    beta_rec: fields.Some[fields.Positive] = option(
+        (0.05, 0.2, 0.3, 0.4, 0.8, 1.0), "Weights of the reconstruction error to try."
+    )
+    beta_kl: fields.Some[fields.Positive] = option(
+        (0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0), "Weights of the KL divergence to try."
+    )
+    beta_neg_multiples: fields.Some[fields.Positive] = option(
         (1.0, 2.0, 3.0, 4.0, 5.0), "Weights of the fakes' KL divergence to try, as multiples of beta_kl."
     )
     vae: VaeGrid = VaeGrid()
-    members_per_job: Annotated[Count, Field(le=100_000)] = option(
+    members_per_job: Annotated[fields.Count, Field(le=100_000)] = option(
         105, "Settings trained side by side in one job; those that differ only in beta_neg stay together."
     )
     halving: Halving = Halving()
@@ -109,10 +98,10 @@ class Search(Model):
 class DensityEvaluation(Model):
     """How a trained cell is measured."""
 
-    samples: Count = option(5000, "Real, and generated, points in the histograms of KL and JSD.")
-    grid: Annotated[Count, Field(ge=2, le=20_000)] = option(1024, "Points along each side of the grid of gnELBO.")
-    data_points: Count = option(12_800, "Data points in gnELBO.")
-    monte_carlo_samples: Count = option(100, "Samples behind each Monte Carlo KL divergence in gnELBO.")
+    samples: fields.Count = option(5000, "Real, and generated, points in the histograms of KL and JSD.")
+    grid: fields.Grid = option(1024, "Points along each side of the grid of gnELBO.")
+    data_points: fields.Count = option(12_800, "Data points in gnELBO.")
+    monte_carlo_samples: fields.Count = option(100, "Samples behind each Monte Carlo KL divergence in gnELBO.")
 
 
 def check_size(path: str, size: int, datasets: tuple[str, ...]) -> None:
@@ -128,13 +117,13 @@ class Density(Model):
     points: OwnPoints = option(
         {}, "Points of your own by a name for them: {file: points.csv, half_width: 4}; see docs/your-own-data.md."
     )
-    datasets: Some[str] = option(
+    datasets: fields.Some[str] = option(
         tuple(catalogue.DATASETS), "The datasets, those of points among them, in the order of the tables."
     )
-    seeds: Some[Seed] = option(
+    seeds: fields.Some[fields.Seed] = option(
         (0, 1, 2, 3, 4), "Seeds of the runs behind every mean; trained together as one ensemble."
     )
-    members_per_job: Annotated[Count, Field(le=100_000)] = option(
+    members_per_job: Annotated[fields.Count, Field(le=100_000)] = option(
         20,
         "The datasets of a cell are trained in one job, side by side, if these are members enough for all their seeds; "
         "else each has a job of its own, as suits few seeds on many CPU cores.",

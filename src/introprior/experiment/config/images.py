@@ -10,67 +10,31 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from introprior.data.images import folders
 from introprior.data.images.catalogue import DATASETS, add, dataset
-from introprior.experiment.fields import (
-    NAME,
-    AllOrCount,
-    Count,
-    Epochs,
-    FewAndMany,
-    Model,
-    Natural,
-    OneOrMore,
-    PathText,
-    Positive,
-    Seed,
-    Side,
-    Size,
-    Some,
-    SomeRising,
-    Weight,
-    Width,
-    blamed,
-    option,
-    shown,
-    wrong,
-)
-from introprior.experiment.run import (
-    EPOCHS,
-    MIXTURE_WARMUP_EPOCHS,
-    WARMUP_EPOCHS,
-    GameNumbers,
-    ImageTraining,
-    Precision,
-)
+from introprior.experiment import fields, run
+from introprior.experiment.fields import NAME, Model, blamed, option, shown, wrong
 
 DIMENSIONS = {"inception": 2048, "classifier": 64}
 """The length of the features, kept equal (by a test) to those of the networks."""
 
-_USUAL = ImageTraining()
+_USUAL = run.ImageTraining()
 
 
-class ImageSchedule(GameNumbers):
+class ImageSchedule(run.GameNumbers):
     """How each run is trained."""
 
-    epochs: Epochs = option(EPOCHS, "Epochs in all, warm-up included.")
-    warmup_epochs: Natural = option(WARMUP_EPOCHS, "Epochs as a plain VAE before the adversarial game.")
-    mixture_warmup_epochs: Natural = option(
-        MIXTURE_WARMUP_EPOCHS, "Last epochs of the warm-up, in which the prior is a free mixture already."
+    unit = "epochs"
+
+    epochs: fields.Epochs = option(run.EPOCHS, "Epochs in all, warm-up included.")
+    warmup_epochs: fields.Natural = option(run.WARMUP_EPOCHS, "Epochs as a plain VAE before the adversarial game.")
+    mixture_warmup_epochs: fields.Natural = option(
+        run.MIXTURE_WARMUP_EPOCHS, "Last epochs of the warm-up, in which the prior is a free mixture already."
     )
-    beta_rec: Positive = option(1.0, "Weight of the reconstruction error.")
-    beta_kl: Positive = option(1.0, "Weight of the KL divergence.")
-    precision: Precision = option(
+    beta_rec: fields.Positive = option(1.0, "Weight of the reconstruction error.")
+    beta_kl: fields.Positive = option(1.0, "Weight of the KL divergence.")
+    precision: run.Precision = option(
         _USUAL.precision,
         "What networks compute in; tf32: convolutions, where the GPU has it; bf16: autocast. Losses: float32.",
     )
-
-    @model_validator(mode="after")
-    def _phases(self) -> Self:
-        if self.warmup_epochs >= self.epochs:
-            raise wrong("warmup_epochs", f"must be below epochs, {self.epochs}, is {self.warmup_epochs}")
-        if self.mixture_warmup_epochs > self.warmup_epochs:
-            most = f"warmup_epochs, {self.warmup_epochs}"
-            raise wrong("mixture_warmup_epochs", f"must be at most {most}, is {self.mixture_warmup_epochs}")
-        return self
 
 
 def _own(text: str) -> Any:
@@ -83,14 +47,14 @@ class OfDataset(Model):
 
     model_config = ConfigDict(json_schema_extra=lambda schema: schema.pop("required"))  # files hold what differs
 
-    batch_size: Size = Field(description="Images per iteration; the last batch of an epoch may have fewer.")
-    latent_dim: Width = Field(description="Dimensions of the latent space.")
-    widths: OneOrMore[Width] = Field(description="Channels after each halving of height and width.")
-    beta_neg: Positive = Field(description="Weight of the fakes' KL divergence in the encoder's loss.")
-    folder: PathText | None = _own(
+    batch_size: fields.Size = Field(description="Images per iteration; the last batch of an epoch may have fewer.")
+    latent_dim: fields.Width = Field(description="Dimensions of the latent space.")
+    widths: fields.OneOrMore[fields.Width] = Field(description="Channels after each halving of height and width.")
+    beta_neg: fields.Positive = Field(description="Weight of the fakes' KL divergence in the encoder's loss.")
+    folder: fields.PathText | None = _own(
         "Of pictures of your own: a folder, an .npz or an .npy file; see docs/your-own-data.md."
     )
-    size: Side | None = _own("Height and width that your own pictures are brought to.")
+    size: fields.Side | None = _own("Height and width that your own pictures are brought to.")
     channels: Literal[1, 3] | None = _own("Of your own pictures, 1 (grey) or 3 (colour, the default).")
 
     @model_validator(mode="after")
@@ -130,23 +94,23 @@ def _over_the_usual(sections: Any) -> Any:
 class ImageEvaluation(Model):
     """How a run is measured."""
 
-    epochs: SomeRising[Natural] = option(
+    epochs: fields.SomeRising[fields.Natural] = option(
         (0, 80, 120, 160, 200, 219), "Epochs after which a run is measured; the best one enters the tables."
     )
     features: Literal["inception", "classifier"] = option(
         "inception", "What distances compare, Inception's features (FID) or those of a small classifier."
     )
-    weights: PathText | None = option(
+    weights: fields.PathText | None = option(
         None, "File of Inception's weights, as pytorch-fid has them; null, they are downloaded."
     )
-    classifier_epochs: Epochs = option(10, "Epochs that the small classifier is trained for.")
-    samples: Count = option(50_000, "Images on each side of a distance.")
+    classifier_epochs: fields.Epochs = option(10, "Epochs that the small classifier is trained for.")
+    samples: fields.Count = option(50_000, "Images on each side of a distance.")
     allow_few: bool = option(
         False, "Whether to take fewer images than features have dimensions (2,048; the classifier's 64)."
     )
-    monte_carlo_samples: Count = option(100, "Samples per image behind the responsibilities.")
-    grid_images: Count = option(64, "Generated images kept for the grids; half as many are reconstructed.")
-    latent_points: Count = option(2000, "Test images whose codes are kept for Figures 5 and 6.")
+    monte_carlo_samples: fields.Count = option(100, "Samples per image behind the responsibilities.")
+    grid_images: fields.Count = option(64, "Generated images kept for the grids; half as many are reconstructed.")
+    latent_points: fields.Count = option(2000, "Test images whose codes are kept for Figures 5 and 6.")
 
     @model_validator(mode="after")
     def _enough(self) -> Self:
@@ -160,25 +124,25 @@ class ImageEvaluation(Model):
 class Probes(Model):
     """The classifiers of latent codes in Tables 2 and 5."""
 
-    svm_iterations: FewAndMany = option((2000, 10_000), "Iterations of the SVM, few and many.")
-    neighbours: FewAndMany = option((5, 100), "Neighbours of the k-NN classifier, few and many.")
-    train_images: AllOrCount = option("all", "Training images whose codes they learn from; all or a number.")
+    svm_iterations: fields.FewAndMany = option((2000, 10_000), "Iterations of the SVM, few and many.")
+    neighbours: fields.FewAndMany = option((5, 100), "Neighbours of the k-NN classifier, few and many.")
+    train_images: fields.AllOrCount = option("all", "Training images whose codes they learn from; all or a number.")
 
 
 class Images(Model):
     """Image generation: Tables 2 and 5, Figures 2, 4, 5, 6, S2 and S3."""
 
-    datasets: Some[str] = option(
+    datasets: fields.Some[str] = option(
         ("MNIST", "FMNIST", "CIFAR-10"),
         "MNIST, FMNIST (Fashion-MNIST), CIFAR-10, the stand-ins digits, digits16 and photos, or your own (by_dataset), "
         "in the tables' order.",
     )
-    seeds: Some[Seed] = option((0, 1, 2), "Seeds of the runs behind every mean; one job each.")
-    r_entropy: Some[Weight] = option(
+    seeds: fields.Some[fields.Seed] = option((0, 1, 2), "Seeds of the runs behind every mean; one job each.")
+    r_entropy: fields.Some[fields.Weight] = option(
         (0.0, 1.0, 10.0, 100.0),
         "Weights of the responsibility entropy tried for every mixture; the best by FID enters the tables.",
     )
-    source: PathText | None = option(
+    source: fields.PathText | None = option(
         None, "torchvision's root, a folder that holds the datasets' files or is to; null, one beside the results."
     )
     verify: bool = option(True, "Whether to refuse files that are not the published ones.")

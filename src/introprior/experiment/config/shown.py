@@ -7,19 +7,8 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from introprior.errors import unknown
-from introprior.experiment.fields import (
-    Cell,
-    Count,
-    Epochs,
-    Listed,
-    Model,
-    Seed,
-    Size,
-    Some,
-    Weight,
-    option,
-    wrong,
-)
+from introprior.experiment import cells, fields
+from introprior.experiment.fields import Model, option, wrong
 
 IMAGE_CELLS = (
     "sg", "mog10", "mog10-ip", "mog10-lc", "mog10-lc-ip", "mog100", "mog100-ip", "mog100-lc", "mog100-lc-ip",
@@ -44,41 +33,39 @@ FIGURES = {
 class Tables(Model):
     """What the tables show; Tables 3 and 4 have the paper's cells."""
 
-    table1: Some[Cell] = option(
-        ("vae-sg", "sg", "mog64", "mog64-ip", "mog64-lc", "mog64-lc-ip"), "Cells of Table 1, from left to right."
-    )
-    table2: Some[Cell] = option(
+    table1: fields.Some[fields.Cell] = option(cells.TABLE1_CELLS, "Cells of Table 1, from left to right.")
+    table2: fields.Some[fields.Cell] = option(
         ("sg", "mog100", "mog100-ip", "mog100-lc", "mog100-lc-ip"), "Cells of Table 2, from left to right."
     )
-    table5: Some[Cell] = option(IMAGE_CELLS, "Cells of Table 5, from left to right.")
+    table5: fields.Some[fields.Cell] = option(IMAGE_CELLS, "Cells of Table 5, from left to right.")
 
 
 class Figure2(Model):
     """What Figure 2 shows, two runs of its own, with and without clipping; no text of the paper has weight and seed."""
 
     dataset: str = option("CIFAR-10", "One of images.datasets.")
-    cell: Cell = option("mog100-lc-ip", "A cell with -ip; the other run is its -unclipped.")
-    r_entropy: Weight = option(0.0, "Weight of the responsibility entropy.")
-    seed: Seed = option(0, "Seed of both runs.")
-    epochs: Epochs = option(120, "Epochs in all, warm-up included.")
-    every: Epochs = option(20, "Epochs from one measured distance to the next.")
+    cell: fields.Cell = option("mog100-lc-ip", "A cell with -ip; the other run is its -unclipped.")
+    r_entropy: fields.Weight = option(0.0, "Weight of the responsibility entropy.")
+    seed: fields.Seed = option(0, "Seed of both runs.")
+    epochs: fields.Epochs = option(120, "Epochs in all, warm-up included.")
+    every: fields.Epochs = option(20, "Epochs from one measured distance to the next.")
 
 
 class Figure3(Model):
     """What Figure 3 shows, for every dataset."""
 
-    cells: Some[Cell] = option(
+    cells: fields.Some[fields.Cell] = option(
         ("sg", "mog64-lc", "mog64-lc-ip"), "Cells of Figure 3, from left to right: columns 2, 5 and 6 of Table 1."
     )
-    seed: Seed = option(0, "The run that is shown, one of density.seeds.")
-    points: Size = option(2000, "Points of data, samples and latent codes.")
-    grid: Annotated[Count, Field(ge=2, le=20_000)] = option(200, "Points along each side of the density maps.")
+    seed: fields.Seed = option(0, "The run that is shown, one of density.seeds.")
+    points: fields.Size = option(2000, "Points of data, samples and latent codes.")
+    grid: fields.Grid = option(200, "Points along each side of the density maps.")
 
 
 class Figure4(Model):
     """What Figure 4 shows, for every dataset and all mixtures."""
 
-    r_entropy: Some[Weight] = option(
+    r_entropy: fields.Some[fields.Weight] = option(
         (0.0, 10.0, 100.0), "Weights of the responsibility entropy, some of images.r_entropy."
     )
 
@@ -86,18 +73,18 @@ class Figure4(Model):
 class Latents(Model):
     """The runs shown in Figures 5 and 6 and in the grids of images, each with the r_entropy that the tables take."""
 
-    cells: Some[Cell] = option(IMAGE_CELLS, "Cells, some of those of Tables 2 and 5.")
-    seed: Seed = option(0, "The run that is shown, one of images.seeds.")
+    cells: fields.Some[fields.Cell] = option(IMAGE_CELLS, "Cells, some of those of Tables 2 and 5.")
+    seed: fields.Seed = option(0, "The run that is shown, one of images.seeds.")
 
 
 class FigureS2(Model):
     """The run whose encoder Figure S2 overfits to a handful of images."""
 
     dataset: str = option("CIFAR-10", "One of images.datasets.")
-    cell: Cell = option("mog10", "One of the cells of Tables 2 and 5.")
-    r_entropy: Weight = option(10.0, "One of images.r_entropy; 0 for sg.")
-    seed: Seed = option(0, "One of images.seeds.")
-    iterations: Count = option(2000, "Iterations of each overfitted encoder.")
+    cell: fields.Cell = option("mog10", "One of the cells of Tables 2 and 5.")
+    r_entropy: fields.Weight = option(10.0, "One of images.r_entropy; 0 for sg.")
+    seed: fields.Seed = option(0, "One of images.seeds.")
+    iterations: fields.Count = option(2000, "Iterations of each overfitted encoder.")
 
 
 def _figure(name: str) -> str:
@@ -109,10 +96,10 @@ def _figure(name: str) -> str:
 class Page(Model):
     """What the results page shows, hence what has to be made for it."""
 
-    tables: Some[Annotated[int, Field(ge=1, le=5)]] = option(
+    tables: fields.Some[Annotated[int, Field(ge=1, le=5)]] = option(
         (1, 2, 3, 4, 5), "Numbers of tables; claims are tested on their cells."
     )
-    figures: Listed[Annotated[str, AfterValidator(_figure)]] = option(
+    figures: fields.Listed[Annotated[str, AfterValidator(_figure)]] = option(
         tuple(name for name in FIGURES if name != "theory"),
         "Figures, in this order; `theory`, which is not in the paper, where it is named.",
     )

@@ -46,8 +46,14 @@ def draw(density_panels: Iterable[Run], datasets: Sequence[str], cells: Sequence
                 _draw_run(run, *panels)
         if row == 0:
             _title(axes, cells, figure)
+    handles = [
+        key("data, their posterior means", marker="o", ms=2.5, mfc=DATA, mec="none"),
+        key("generated samples", marker="o", ms=2.5, mfc=MODEL, mec="none"),
+        key("prior components, area by weight", marker="o", ms=4.5, mfc=(MODEL, 0.2), mec=MODEL, mew=0.5),
+        key("prior density", marker="s", ms=4.5, mfc="#9d9d9d", mec="none"),
+    ]
     figure.legend(
-        handles=_legend(), loc="lower center", ncols=4, columnspacing=1.5, handletextpad=0.4, borderpad=0.2,
+        handles=handles, loc="lower center", ncols=4, columnspacing=1.5, handletextpad=0.4, borderpad=0.2,
         bbox_to_anchor=(0.5, 0),
     )  # fmt: skip
     return figure
@@ -100,12 +106,3 @@ def _title(axes: Sequence[Axes], cells: Sequence[str], figure: Figure) -> None:
         figure.add_artist(Line2D([left, right], [line, line], lw=0.5, color=FRAME))
         label = naming.parse(cell).label.replace("+", " + ")
         figure.text((left + right) / 2, line + 0.03 / height, label, ha="center", va="bottom", fontsize=7.5)
-
-
-def _legend() -> list[Line2D]:
-    return [
-        key("data, their posterior means", marker="o", ms=2.5, mfc=DATA, mec="none"),
-        key("generated samples", marker="o", ms=2.5, mfc=MODEL, mec="none"),
-        key("prior components, area by weight", marker="o", ms=4.5, mfc=(MODEL, 0.2), mec=MODEL, mew=0.5),
-        key("prior density", marker="s", ms=4.5, mfc="#9d9d9d", mec="none"),
-    ]

@@ -24,11 +24,11 @@ def regularisation(run: Run) -> list[str]:
     return [f"r = {run['r_entropy']:g}"] * naming.parse(run["cell"]).family.components
 
 
-def strip(axis: Axes, images: np.ndarray, columns: int, rows: int = 1, line: int = 1) -> None:
-    """Draw images ``[N, C, H, W]`` side by side, ``line`` white pixels around each and white where there are fewer than
+def strip(axis: Axes, images: np.ndarray, columns: int, rows: int = 1) -> None:
+    """Draw images ``[N, C, H, W]`` side by side, a white line around each, white where there are fewer than
     rows x columns; one channel in grey, three in colour."""
     missing = max(0, rows * columns - len(images))
-    frame = ((0, missing), (0, 0), (line, line), (line, line))
+    frame = ((0, missing), (0, 0), (1, 1), (1, 1))
     tiles = np.pad(images[: rows * columns], frame, constant_values=255)
     tiles = tiles.reshape(rows, columns, *tiles.shape[1:]).transpose(0, 3, 1, 4, 2)  # [rows, H, columns, W, C]
     picture = tiles.reshape(rows * tiles.shape[1], columns * tiles.shape[3], -1)

@@ -55,12 +55,10 @@ def _solved(part: SubFigure, games: pd.DataFrame) -> None:
             axis.set(yticks=[], xlim=(low, high))
             sns.despine(ax=axis, left=True)
         gaining = int((group["gain"] > 1e-8).sum())
-        words = (
-            f"someone gains in {gaining:,} of {len(group):,} games"
-            if gaining
-            else f"nobody gains in {len(group):,} games"
+        words = f"someone gains in {gaining:,} of" if gaining else "nobody gains in"
+        row[0].text(
+            0.5, 0.9, f"{words} {len(group):,} games", transform=row[0].transAxes, ha="center", va="top", color=colour
         )
-        row[0].text(0.5, 0.9, words, transform=row[0].transAxes, ha="center", va="top", color=colour)
     for (title, *_), axis in zip(columns.values(), panels[-1], strict=True):
         axis.set_xlabel(title)
 

@@ -53,7 +53,7 @@ class Shown:
 
 def shown(config: Configuration, paths: Paths) -> Iterator[Shown]:
     """The runs behind the page's tables and figures: 2D, images, then the two of Figure 2."""
-    tables, figures, figure2 = config.page.tables, config.page.figures, config.figure2
+    tables, figures = config.page.tables, config.page.figures
     cells = {*config.tables.table1} if 1 in tables else set()
     cells |= {*TABLE4_SETTINGS.values()} if 4 in tables else set()
     cells |= {*config.figure3.cells} if "figure3" in figures else set()
@@ -65,10 +65,7 @@ def shown(config: Configuration, paths: Paths) -> Iterator[Shown]:
     runs = config.runs([cell for cell in config.image_cells if cell in cells])
     yield from _images("images", runs, paths.run, paths.log_images)
     if "figure2" in figures:
-        one = config.runs(
-            config.figure2_cells, datasets=[figure2.dataset], r_entropy=[figure2.r_entropy], seeds=[figure2.seed]
-        )
-        yield from _images("clipping", one, paths.clipping, paths.log_clipping)
+        yield from _images("clipping", config.figure2_runs, paths.clipping, paths.log_clipping)
 
 
 def _images(kind: str, runs: Iterable[Mapping[str, Any]], folder: str, log: str) -> Iterator[Shown]:

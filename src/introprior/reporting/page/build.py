@@ -30,6 +30,7 @@ from introprior.operations import files, provenance
 from introprior.reporting import claims, read
 from introprior.reporting.page import Shown, shown
 from introprior.reporting.tables import captions
+from introprior.reporting.tables.sheets import shown as printed
 
 TAIL = 12
 """Lines of a log."""
@@ -249,8 +250,6 @@ def _head(cell: str) -> str:
 
 def entry(row: Any, compared: Any, decimals: int | None, spread: str) -> dict[str, Any]:
     """One place of a table: ours, published, whether they agree, and what to sort by."""
-    from introprior.reporting.tables.sheets import shown as printed
-
     if row is None:
         return {"ours": "–", "paper": "", "mark": "", "sort": "", "note": ""}
     found = {"mark": _MARKS.get(compared.within, "") if compared is not None else "", "note": "", "sort": ""}

@@ -34,8 +34,11 @@ def draw(run: Shown, folder: Path) -> None:
     with look():
         save(game(pd.DataFrame(run.read(read.history, "history.csv"))), [folder / f"{run.name}.svg"])
         if Path(run.beside("panels.npz")).exists():
-            picture = of_images if run.r_entropy else of_density
-            save(picture(run), [folder / f"{run.name}.png"], dpi=160)
+            if run.r_entropy:
+                picture = of_images(run)
+            else:
+                picture = figure3.draw([run.read(read.density_panels, "panels.npz")], [run.dataset], [run.cell])
+            save(picture, [folder / f"{run.name}.png"], dpi=160)
 
 
 def game(history: pd.DataFrame) -> Figure:
@@ -83,11 +86,6 @@ def _line(axis: Axes, steps: pd.Series, values: pd.Series, colour: str, label: s
     style = {"lw": 0.9, "ls": (0, (2.5, 0.8)) if label == "fake" else "-"}  # often on top of the real one
     block = pd.Series(range(len(steps)), steps.index) * min(MOST_POINTS, len(steps)) // len(steps)
     axis.plot(steps.groupby(block).mean(), values.groupby(block).mean(), color=colour, label=label or None, **style)
-
-
-def of_density(run: Shown) -> Figure:
-    """Data, samples, density and latent space, as in Figure 3."""
-    return figure3.draw([run.read(read.density_panels, "panels.npz")], [run.dataset], [run.cell])
 
 
 def of_images(run: Shown) -> Figure:
