@@ -8,8 +8,8 @@ rule prepare:
         prepared("train", "test"),
     log:
         f"{PATHS.logs}/data/{{dataset}}.log",
-    localrule: True
     retries: 2  # servers fail, and files that are whole are not downloaded again
+    localrule: True
     conda:
         ENVIRONMENT
     resources:
@@ -32,8 +32,8 @@ rule inception:
         PATHS.inception,
     log:
         f"{PATHS.logs}/data/inception.log",
-    localrule: True
     retries: 2
+    localrule: True
     conda:
         ENVIRONMENT
     resources:

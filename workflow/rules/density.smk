@@ -36,9 +36,9 @@ rule select:
         PATHS.hyperparameters,
     log:
         f"{PATHS.logs}/density/{{dataset}}/{{cell}}/hyperparameters.log",
-    localrule: True
     wildcard_constraints:
         cell=SEARCHED,
+    localrule: True
     conda:
         ENVIRONMENT
     resources:
@@ -55,10 +55,10 @@ rule published:
         PATHS.hyperparameters,
     log:
         f"{PATHS.logs}/density/{{dataset}}/{{cell}}/hyperparameters.log",
-    localrule: True
     wildcard_constraints:
         cell=f"(?!(?:{SEARCHED})/)[^/]+",
     priority: 2  # trainings wait for them
+    localrule: True
     conda:
         ENVIRONMENT
     resources:
