@@ -484,8 +484,8 @@ def a_run(cell: str = "mog5-ip", members: Sequence[Any] = (ALONE, OTHER), **chan
 )
 def test_bad_input_is_refused_in_one_line_that_names_the_place(model, values, message):
     usual = {
-        Member: {"seed": 0, "beta_rec": 0.2, "beta_kl": 0.3},
-        DensityRun: {"dataset": "8Gaussian", "cell": "mog5-ip", "members": (ALONE,)},
+        Member: {"dataset": "8Gaussian", "seed": 0, "beta_rec": 0.2, "beta_kl": 0.3},
+        DensityRun: {"cell": "mog5-ip", "members": (ALONE,)},
     }
     with pytest.raises(UserError, match=re.escape(message)) as caught:
         model.read(usual.get(model, {}) | values, "here")

@@ -18,6 +18,7 @@ from torch import Tensor
 from introprior.data import catalogue
 from introprior.data import density as data
 from introprior.errors import UserError
+from introprior.evaluation.outcome import outcome
 from introprior.experiment.jobs import Evaluate
 from introprior.experiment.run import DensityRun, Member, Run
 from introprior.game.distributions import Posterior, Samples
@@ -26,7 +27,6 @@ from introprior.game.losses import reconstruction_error
 from introprior.game.model import IntroVAE
 from introprior.game.randomness import MemberStreams, streams_of
 from introprior.metrics import density as metrics
-from introprior.metrics.registry import outcome
 from introprior.training import checkpoints
 from introprior.training.density import networks
 

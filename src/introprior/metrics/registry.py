@@ -9,10 +9,7 @@ does the rest: results with it can be read, the tables of ``tables`` have it as 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from introprior.errors import unknown
 
@@ -102,12 +99,3 @@ def metric(name: str, where: str = "") -> Metric:
     if name not in METRICS:
         raise unknown("metric", name, METRICS, where)
     return METRICS[name]
-
-
-def outcome(value: float, record: Mapping[str, Any] | None = None, why: str = "not finite") -> dict[str, Any]:
-    """Value, status and detail of a row; what is not finite, or of a run whose record is not ok, has no value."""
-    if record is not None and record["status"] != "ok":
-        return {"value": None, "status": record["status"], "detail": record["detail"]}
-    if not math.isfinite(value):
-        return {"value": None, "status": "diverged", "detail": why}
-    return {"value": value, "status": "ok", "detail": ""}
