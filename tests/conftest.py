@@ -29,7 +29,7 @@ TINY |= {"monte_carlo_samples": 5, "hidden_width": 16, "hidden_layers": 2, "mile
 APART = [Path(__file__).parent / name for name in ("fuzz", "kernel", "slurm", "soak", "whole")]
 """What takes minutes, or a machine of its own; each has a target of its name, such as `make whole`."""
 
-PROGRAMS = {"add_a_prior", "cli", "counters", "downloads", "house", "image_commands"}
+PROGRAMS = {"cli", "counters", "downloads", "house", "image_commands"}
 PROGRAMS |= {"image_figures", "kernels", "planning", "status", "workflow_dag"}
 """The tests that `make quick` leaves out: they start commands and workflows."""
 

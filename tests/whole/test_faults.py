@@ -304,6 +304,62 @@ def marks(folder: Path) -> dict[str, int]:
     return found
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_training_process_that_is_stopped_or_killed_is_gone_on_with(tmp_path, introprior, undisturbed, number, code):
+    killed = number == signal.SIGKILL
+    flags = ["--state", tmp_path / "state", "--checkpoint-seconds", 0.05 if killed else 300]
+    command = training(tmp_path, *flags, cell="mog8-lc-ip", training=LONG)
+    with commands.process(*command) as child:
+        seen = b""
+        if killed:
+            commands.until_saved(child, tmp_path / "state")
+        while b"it/s" not in seen and not killed:
+            seen += os.read(child.stderr.fileno(), 1000)
+            assert child.poll() is None, seen
+        child.send_signal(number)
+        printed = (seen + child.communicate(timeout=60)[1]).decode()
+    assert child.returncode == code
+    (state,) = (tmp_path / "state").glob("train-*.pt")
+    reached = checkpoints.load(state)["iteration"]
+    assert 0 < reached < LONG["iterations"]
+    if not killed:
+        where = f"{LABEL}: stopped at iteration {reached}; saved to {state}"
+        assert lines(printed) == [f"introprior train: {where}: run the same command to go on"]
+        assert below(tmp_path) == {state}
+    assert not (tmp_path / "ensemble.pt").exists()
+    assert not (tmp_path / "history.csv").exists()
+    code, said = introprior(*command)
+    assert (code, said) == (0, [f"{LABEL}: going on from iteration {reached} of {state}"])
+    assert not state.exists()
+    assert_same_training(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_two_processes_never_train_the_same_run_at_a_time(tmp_path, undisturbed, killed):
+    """As after a Snakemake that was killed and started again, whose first job still runs."""
+    flags = ["--state", tmp_path / "state", "--checkpoint-seconds", 0.05]
+    command = training(tmp_path, *flags, cell="mog8-lc-ip", training=LONG)
+    with commands.process(*command) as first:
+        commands.until_saved(first, tmp_path / "state")
+        with commands.process(*command) as second:
+            seen = b""
+            while b"waiting" not in seen:
+                seen += os.read(second.stderr.fileno(), 1000)
+                assert second.poll() is None, seen
+            if killed:
+                first.kill()
+            first.communicate(timeout=60)
+            said = lines((seen + second.communicate(timeout=60)[1]).decode())
+    assert (first.returncode, second.returncode) == (-9 if killed else 0, 0)
+    assert said[0] == f"{LABEL}: another process is at it; waiting until that one ends"
+    if killed:
+        assert re.fullmatch(rf"{LABEL}: going on from iteration \d+ of .*", said[1])
+    else:
+        assert said[1:] == [f"{LABEL}: the other process has finished it"]
+    assert_same_training(tmp_path, undisturbed)
+    assert not list((tmp_path / "state").iterdir())
+
+
 # ---- Divergence ----
 
 

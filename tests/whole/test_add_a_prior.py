@@ -27,7 +27,7 @@ from tests import warm
 from tests.commands import rows
 from tests.projects import Project
 
-PAGE = (Path(__file__).parents[1] / "docs" / "add-a-prior.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "add-a-prior.md").read_text()
 TINY = """\
 density:
   datasets: [8Gaussian]
