@@ -79,24 +79,13 @@ class Session:
             checkpoints.forget(self.state)
             files.sweep(self.state)
 
-    def course(self) -> Facts:
-        """How far it came, where it was taken up again, and where its random numbers or its code changed."""
-        training, done = self.training, {"iterations": self.training.iteration, "resumed": self.resumed}
-        changed: Facts = {"streams": training.handovers} if training.handovers else {}
-        if len(training.versions) > 1:
-            changed["versions"] = training.versions
-        return facts(self.run, training.device) | done | changed
-
     def facts(self) -> Facts:
-        """What the command's record says of the training; on standard error, which members diverged."""
-        records = []
-        for member, record in zip(self.training.members, self.training.records(), strict=True):
-            named = {"dataset": member.dataset, "seed": member.seed}
-            records.append({**named, "status": record["status"], "detail": record["detail"]})
-            if record["status"] != "ok":
-                name = f"{member.dataset} {self.run.cell.name}, seed {member.seed}"
-                print(f"{name}: diverged, {record['detail']}", file=sys.stderr)
-        return self.course() | {"records": records}
+        """What the command's record says of the training."""
+        return trained(self.training, self.resumed)
+
+    def course(self) -> Facts:
+        """How it went, without its members."""
+        return course(self.training, self.resumed)
 
 
 @contextmanager
@@ -197,6 +186,27 @@ def label(run: Run) -> str:
 def device_name(device: torch.device) -> str:
     """What computed, by the name of the GPU if it is one."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def trained(training: Training, resumed: int = 0) -> Facts:
+    """What a record says of a training; on standard error, which members diverged."""
+    run, records = training.run, []
+    for member, record in zip(training.members, training.records(), strict=True):
+        named = {"dataset": member.dataset, "seed": member.seed}
+        records.append({**named, "status": record["status"], "detail": record["detail"]})
+        if record["status"] != "ok":
+            name = f"{member.dataset} {run.cell.name}, seed {member.seed}"
+            print(f"{name}: diverged, {record['detail']}", file=sys.stderr)
+    return course(training, resumed) | {"records": records}
+
+
+def course(training: Training, resumed: int) -> Facts:
+    """How far a training came, where it was taken up again, and where its random numbers or its code changed."""
+    done = {"iterations": training.iteration, "resumed": resumed}
+    changed: Facts = {"streams": training.handovers} if training.handovers else {}
+    if len(training.versions) > 1:
+        changed["versions"] = training.versions
+    return facts(training.run, training.device) | done | changed
 
 
 def facts(run: Run, device: torch.device) -> Facts:
