@@ -198,6 +198,7 @@ use rule choose_r_entropy as choose_r_entropy_table2 with:
         PATHS.chosen_table2,
     log:
         f"{PATHS.logs}/images/{{dataset}}/r_entropy-table2.log",
+    localrule: True
     message:
         "{wildcards.dataset}: the best r_entropy of each cell of Table 2"
 

@@ -100,13 +100,14 @@ def session(
         begin: makes the training on a device.
         outputs: what the command writes.
     """
-    with _claimed(run, given.state, given.name), borrowed(given.device) as device:
+    with _claimed(run, given.state, given.name):
         if _finished_meanwhile(given, run, outputs):
             yield None
             return
-        found = Session(given, begin(device), outputs[0])
-        yield found
-        found.finish()
+        with borrowed(given.device) as device:
+            found = Session(given, begin(device), outputs[0])
+            yield found
+            found.finish()
 
 
 @contextmanager
