@@ -362,7 +362,7 @@ def test_refused_sizes(name: str, n: int, advice: str) -> None:
 
 
 def test_a_new_distribution_is_one_function_and_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = catalogue.DensityDataset("Square", "Square", 1.5, "square", multiple=3)
+    entry = catalogue.DensityDataset("Square", 1.5, "square", multiple=3)
     monkeypatch.setitem(catalogue.DATASETS, "Square", entry)
     monkeypatch.setattr(density, "square", lambda n, streams: streams.uniform(n, 2), raising=False)
 

@@ -23,6 +23,7 @@ from introprior.experiment import jobs
 from introprior.experiment.config import Configuration, load
 from introprior.game.randomness import Streams
 from introprior.metrics import classifier as classifiers
+from introprior.operations import provenance
 from introprior.reporting import read
 from introprior.reporting.tables.sheets import Request, measured, summarise
 from tests.commands import EVALUATION, TRAINING, do, refused, rows, stopping
@@ -452,16 +453,13 @@ def test_points_are_trained_on_and_measured(tmp_path: Path) -> None:
     told = json.dumps({**own, "cell": "mog4-ip", "seeds": [0, 1], "training": TRAINING, "betas": [1, 0.05, 0.15]})
     do("train", "--options", told, "--output", ensemble, "--history", tmp_path / "history.csv")
     catalogue.DATASETS.pop("mine")
-    do(
-        *("evaluate", "--model", ensemble, "--options", json.dumps(own | EVALUATION)),
-        "--metrics",
-        metrics,
-        "--panels",
-        panels,
-    )
+    how = json.dumps(own | EVALUATION)
+    do("evaluate", "--model", ensemble, "--options", how, "--metrics", metrics, "--panels", panels)
     found = {(row["metric"], row["seed"]): float(row["value"]) for row in rows(metrics) if row["value"]}
     assert {("KL_floor", "0"), ("KL_floor", "1"), ("gnELBO", "0")} <= found.keys()
     assert Ensemble.read(ensemble, CPU).run.dataset == "mine"
     shown = read.density_panels(panels)
     assert shown["limit"] == 4
     assert {*map(tuple, shown["data"].tolist())} <= {*map(tuple, points.read(tmp_path / "p.csv").tolist())}
+    made = [provenance.read(provenance.path_of(path)) for path in (ensemble, metrics)]
+    assert all(record["inputs"]["p.csv"] == provenance.checksum(tmp_path / "p.csv") for record in made)

@@ -7,8 +7,8 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +19,7 @@ from introprior.errors import UserError, cut, one_line, out_of_memory, plain
 from introprior.experiment import cells, jobs
 from introprior.experiment.fields import Model
 from introprior.experiment.protocol import PRESETS
-from introprior.operations import files, progress, provenance
+from introprior.operations import files, progress, provenance, signals
 
 CHECKPOINT_SECONDS = "INTROPRIOR_CHECKPOINT_SECONDS"
 
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for what the user can mend, 128 + n after signal n."""
     name, options = "introprior", argparse.Namespace()
     try:
-        with _terminable():
+        with signals.handled((signal.SIGTERM, signal.SIGHUP), _stop):
             if isinstance(sys.stdout, io.TextIOWrapper):
                 sys.stdout.reconfigure(errors="backslashreplace")  # β, on a terminal that has none
             options = _parser().parse_args(arguments)
@@ -94,7 +94,8 @@ def _run(given: argparse.Namespace) -> None:
         return
     if hasattr(given, "options"):
         given.stated = told.stated(given)
-    read, written = _paths(given, given.reads), _paths(given, given.writes)
+    read = _paths(given, given.reads) + told.points(given)
+    written = _paths(given, given.writes)
     files.check_apart([*written, provenance.path_of(written[0])], read)
     given.seen = {path: files.seen(path) for path in written}
     record = provenance.Record(given.name, told.recorded(given), read)
@@ -141,23 +142,9 @@ def _paths(given: argparse.Namespace, names: Sequence[str]) -> list[Path]:
     return paths
 
 
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise what SIGINT does, so that nothing half-written stays. In the main thread only."""
-
-    def stop(number: int, _: object) -> NoReturn:
-        raise KeyboardInterrupt(number)
-
-    before: dict[signal.Signals, Any] = {}
-    with suppress(ValueError):  # not the main thread
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it for SIGHUP
-                before[number] = signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _stop(number: int) -> NoReturn:
+    """What SIGINT raises, so that nothing half-written stays."""
+    raise KeyboardInterrupt(number)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -362,7 +349,7 @@ def _parser() -> argparse.ArgumentParser:
                 kind |= {"default": environment[flag]} if flag in environment else {}
                 kind |= {"required": True} if mark == "!" else {}
                 action = (either if mark == "|" else place).add_argument(flag, **kind)
-                if action.type is Path and action.dest not in (*writes, "output", "source", "state", "pictures"):
+                if action.type is Path and action.dest not in (*writes, "output", "source", "state"):
                     reads.append(action.dest)
         part.set_defaults(function=function, reads=reads, writes=writes)
     return parser

@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
@@ -108,6 +109,13 @@ def _assign(options: dict[str, Any], assignment: str) -> None:
         options[key] = json.loads(value)
     except (ValueError, RecursionError):  # text
         options[key] = value
+
+
+def points(given: argparse.Namespace) -> list[Path]:
+    """The files of points of one's own that the options name, unchecked."""
+    own = getattr(given, "stated", {}).get("points")
+    named = [one.get("file") for one in own.values() if isinstance(one, dict)] if isinstance(own, dict) else []
+    return [Path(file) for file in named if isinstance(file, str)]
 
 
 def recorded(given: argparse.Namespace) -> dict[str, Any]:

@@ -19,14 +19,12 @@ class DensityDataset:
 
     Attributes:
         name: the paper's name, also in paths and configurations.
-        title: name for headings.
         limit: half-width of the square window [-limit, limit]² of histograms and grids: 2s with the grid scale s.
         multiple: batches are made of this many equal parts, so their size must be a multiple of it.
         sampler: the function in :mod:`introprior.data.density`, ``(n, streams) -> [S, n, 2]``, float32.
     """
 
     name: str
-    title: str
     limit: float
     sampler: str
     multiple: int = 1
@@ -36,10 +34,10 @@ class DensityDataset:
 DATASETS: dict[str, DensityDataset] = {
     entry.name: entry
     for entry in (
-        DensityDataset("8Gaussian", "8 Gaussians", 2.0, "eight_gaussians"),
-        DensityDataset("2Spirals", "2 Spirals", 4.0, "two_spirals", multiple=2),
-        DensityDataset("Checkerboard", "Checkerboard", 4.0, "checkerboard"),
-        DensityDataset("Rings", "Rings", 4.0, "rings", multiple=4),
+        DensityDataset("8Gaussian", 2.0, "eight_gaussians"),
+        DensityDataset("2Spirals", 4.0, "two_spirals", multiple=2),
+        DensityDataset("Checkerboard", 4.0, "checkerboard"),
+        DensityDataset("Rings", 4.0, "rings", multiple=4),
     )
 }
 """All distributions, in the order of the paper's tables."""
@@ -53,7 +51,7 @@ def add(name: str, file: str, half_width: float | None) -> None:
     """
     if name in DATASETS and not DATASETS[name].file:
         raise UserError(f"there is a dataset {name} already; give yours another name")
-    DATASETS[name] = DensityDataset(name, name, points.half_width(file, half_width), "", file=os.path.abspath(file))
+    DATASETS[name] = DensityDataset(name, points.half_width(file, half_width), "", file=os.path.abspath(file))
 
 
 def dataset(name: str, where: str = "") -> DensityDataset:

@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from introprior.game.losses import Betas, Carried, Rules
 from introprior.game.model import IntroVAE
 from introprior.game.priors import Conversion
 from introprior.game.randomness import MemberStreams, streams_of
+from introprior.operations import signals
 from introprior.training import checkpoints
 from introprior.training.adam import Adam
 from introprior.training.replay import Replay
@@ -286,8 +287,9 @@ class Training:
         """
         saved = noted = time.monotonic()
         since, alive = self.iteration, len(self.members)
+        received: list[int] = []  # acted on between two steps
         with (
-            _signals() as received,
+            signals.handled(STOPPING, received.append),
             tqdm(
                 total=until,
                 initial=self.iteration,
@@ -453,19 +455,3 @@ def betas(member: Member) -> Betas:
 def _betas(members: Sequence[Member], device: torch.device) -> Betas:
     columns = zip(*map(betas, members), strict=True)
     return Betas(*(torch.tensor(column, device=device).unsqueeze(-1) for column in columns))
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Signals to stop as notes in a list, to be acted on between two steps. In the main thread only."""
-    received: list[int] = []
-    before: dict[signal.Signals, Any] = {}
-    with suppress(ValueError):  # not the main thread
-        for number in STOPPING:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it for SIGHUP
-                before[number] = signal.signal(number, lambda n, _: received.append(n))
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
