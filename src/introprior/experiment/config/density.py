@@ -99,7 +99,7 @@ class DensityEvaluation(Model):
     """How a trained cell is measured."""
 
     samples: fields.Count = option(5000, "Real, and generated, points in the histograms of KL and JSD.")
-    grid: fields.Grid = option(1024, "Points along each side of the grid of gnELBO.")
+    grid: fields.Grid = option(1024, "Points along each side of the grid of gnELBO, which fewer points only estimate.")
     data_points: fields.Count = option(12_800, "Data points in gnELBO.")
     monte_carlo_samples: fields.Count = option(100, "Samples behind each Monte Carlo KL divergence in gnELBO.")
 
