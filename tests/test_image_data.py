@@ -194,6 +194,18 @@ def test_own_files_are_used_only_when_asked(publish: Publish, tmp_path: Path) ->
     refused(lambda: images.prepare("MNIST", tmp_path / "out", source=root), "SHA-256")
 
 
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("owner", ["MNIST", "FMNIST"])
+def test_files_of_another_dataset_or_split_are_never_used(
+    publish: Publish, tmp_path: Path, owner: str, verify: bool
+) -> None:
+    published = {name: publish(name).files for name in ("MNIST", "FMNIST")}
+    _, _, test_images, _ = published[owner].values()
+    root = write(tmp_path / "root", published["MNIST"] | {f"MNIST/raw/{IDX[0]}": test_images})
+    said = f"{root}/MNIST/raw/{IDX[0]}: is {owner}'s {IDX[2]}, not MNIST's {IDX[0]}; put each file in its place"
+    refused(lambda: images.prepare("MNIST", tmp_path / "out", source=root, verify=verify), said)
+
+
 # Bad files: one line each, and nothing written
 
 Change = Callable[[Files], Files]

@@ -182,12 +182,15 @@ def _unpack(entry: ImageDataset, place: Path, root: Path, verify: bool) -> bool:
         lacking = ", ".join(missing) if there else f"all files of {entry.name}"
         raise UserError(f"{place}: lacks {lacking}; {_advice(entry)}")
     idx = issubclass(_reader(entry), _reader(DATASETS["MNIST"]))
+    known = {digest: f"{other.name}'s {name}" for other in DATASETS.values() for name, digest in other.files.items()}
     verified = True
     for name, published in entry.files.items():
         path, copy = there[name], root / entry.folder / name
         _copy(path, copy)
-        if files.checksum(copy) == published:
+        if (found := files.checksum(copy)) == published:
             continue
+        if found in known:
+            raise UserError(f"{path}: is {known[found]}, not {entry.name}'s {name}; put each file in its place")
         if verify or not idx:  # the others are pickles
             remedy = ", or set images.verify: false to use it as it is" if idx else "; it could run code"
             raise UserError(f"{path}: not as published (SHA-256 differs): damaged, or another file; replace it{remedy}")
