@@ -82,14 +82,9 @@ def test_an_equivalence_needs_its_whole_interval_within_the_margin():
 
 
 def test_an_order_is_between_datasets_and_a_tie_is_none():
-    claim = {
-        "statement": "More.",
-        "where": "Table 2",
-        "kind": "order",
-        "metrics": ["r_entropy"],
-        "cells": ["mog100-ip"],
-    }
-    order = {"it": Claim.read(claim | {"datasets": ["CIFAR-10"], "than": ["MNIST", "FMNIST"]}, "")}
+    claim = {"statement": "More.", "kind": "order", "datasets": ["CIFAR-10"], "than": ["MNIST", "FMNIST"]}
+    claim |= {"where": "Table 2", "metrics": ["r_entropy"], "cells": ["mog100-ip"]}
+    order = {"it": Claim.read(claim, "")}
     taken = {"CIFAR-10": 10.0, "MNIST": 1.0, "FMNIST": 10.0}
     chosen = {(dataset, "mog100-ip"): Choice(value, (0.0, 10.0)) for dataset, value in taken.items()}
     verdicts, tests = claims.evaluate(order, "ours", claims.measured([], chosen))
@@ -106,15 +101,11 @@ def test_an_order_is_between_datasets_and_a_tie_is_none():
     ids=["passes the margin", "stays", "diverges"],
 )
 def test_an_explosion_is_a_log_variance_beyond_the_margin_or_a_loss_that_is_not_finite(free, outcome):
-    rows = [
-        {"dataset": "CIFAR-10", "seed": 0, "cell": cell, "quantity": quantity, "value": value}
-        for cell, quantity, values in (
-            ("mog100-lc-ip", "prior_logvar_max", (0.5, 1.0)),
-            ("mog100-lc-ip-unclipped", "prior_logvar_max", free),
-            ("mog100-lc-ip-unclipped", "encoder_loss", free),
-        )
-        for value in values
-    ]
+    run = {"dataset": "CIFAR-10", "seed": 0}
+    clipped, unclipped = (run | {"cell": f"mog100-lc-ip{rest}"} for rest in ("", "-unclipped"))
+    rows = [clipped | {"quantity": "prior_logvar_max", "value": value} for value in (0.5, 1.0)]
+    for quantity in ("prior_logvar_max", "encoder_loss"):
+        rows += [unclipped | {"quantity": quantity, "value": value} for value in free]
     claim = claims.read()["clipping-is-needed"]
     verdicts, tests = claims.evaluate({"it": claim}, "ours", claims.largest(rows))
     assert tests["outcome"].tolist() == [outcome]

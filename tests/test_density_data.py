@@ -44,62 +44,47 @@ def assert_moments(x: np.ndarray, mean: tuple[float, float], second: tuple[float
     assert_mean(x[:, 0] * x[:, 1], second[2])
 
 
+def assert_alike(ours: np.ndarray, theirs: np.ndarray) -> None:
+    """By x, y, radius, angle and an oblique axis; the halves apart, as spirals are independent within either alone."""
+    for one, other in zip(np.split(ours, 2), np.split(theirs, 2), strict=True):
+        seen = [(*p.T, np.hypot(*p.T), np.arctan2(*p.T), p @ [0.8, -0.6]) for p in (one, other)]
+        for view, (mine, known) in enumerate(zip(*seen, strict=True)):
+            p_value = ks_2samp(mine, known).pvalue
+            assert p_value > 1e-3, f"view {view}: p = {p_value}"
+
+
 def naive(name: str, n: int, rng: np.random.Generator) -> np.ndarray:
     """The published description of the toy data, one point at a time."""
-    if name == "8Gaussian":
-        diagonal = 1 / math.sqrt(2)
-        directions = [(1, 0), (-1, 0), (0, 1), (0, -1)]
-        directions += [(a * diagonal, b * diagonal) for a in (1, -1) for b in (1, -1)]
-        rows = []
-        for _ in range(n):
+    rows: list[tuple[float, float]] = []
+    back: list[tuple[float, float]] = []
+    diagonal = 1 / math.sqrt(2)
+    directions = [(1, 0), (-1, 0), (0, 1), (0, -1), *((a * diagonal, b * diagonal) for a in (1, -1) for b in (1, -1))]
+    while len(rows) + len(back) < n:
+        if name == "8Gaussian":
             x, y = directions[rng.integers(8)]
             rows.append(((2 * x + 0.02 * rng.normal()) / 1.414, (2 * y + 0.02 * rng.normal()) / 1.414))
-        return np.array(rows)
-    if name == "2Spirals":
-        there, back = [], []
-        for _ in range(n // 2):
+        elif name == "2Spirals":
             turn = math.sqrt(rng.random()) * 540 * (2 * math.pi) / 360
             x = -math.cos(turn) * turn + rng.random() * 0.5
             y = math.sin(turn) * turn + rng.random() * 0.5
-            there.append((x / 3 + 0.1 * rng.normal(), y / 3 + 0.1 * rng.normal()))
+            rows.append((x / 3 + 0.1 * rng.normal(), y / 3 + 0.1 * rng.normal()))
             back.append((-x / 3 + 0.1 * rng.normal(), -y / 3 + 0.1 * rng.normal()))
-        return np.array(there + back)
-    if name == "Checkerboard":
-        rows = []
-        for _ in range(n):
+        elif name == "Checkerboard":
             x = rng.random() * 4 - 2
-            y = rng.random() - 2 * rng.integers(0, 2) + math.floor(x) % 2
-            rows.append((2 * x, 2 * y))
-        return np.array(rows)
-    assert name == "Rings"
-    clean = []
-    for radius in (0.25, 0.5, 0.75, 1):
-        for step in range(n // 4):
-            angle = 2 * math.pi * step / (n // 4)
-            clean.append((3 * radius * math.cos(angle), 3 * radius * math.sin(angle)))
-    rows = []
-    for _ in range(n):
-        x, y = clean[rng.integers(n)]
-        rows.append((x + 0.08 * rng.normal(), y + 0.08 * rng.normal()))
-    return np.array(rows)
+            rows.append((2 * x, 2 * (rng.random() - 2 * rng.integers(0, 2) + math.floor(x) % 2)))
+        else:
+            ring, step = divmod(rng.integers(n), n // 4)
+            radius, angle = 3 * (0.25, 0.5, 0.75, 1)[ring], 2 * math.pi * step / (n // 4)
+            x, y = radius * math.cos(angle), radius * math.sin(angle)
+            rows.append((x + 0.08 * rng.normal(), y + 0.08 * rng.normal()))
+    return np.array(rows + back)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_same_distribution_as_the_naive_reference(name: str) -> None:
     n = 8000
     ours, theirs = points(name, n, seed=11), naive(name, n, np.random.default_rng(12))
-    views = {
-        "x": lambda p: p[:, 0],
-        "y": lambda p: p[:, 1],
-        "radius": lambda p: np.hypot(p[:, 0], p[:, 1]),
-        "angle": lambda p: np.arctan2(p[:, 1], p[:, 0]),
-        "oblique": lambda p: p @ [0.8, -0.6],
-    }
-    # The halves apart: within either of them the rows are independent, also for the mirrored spirals.
-    for half in (slice(0, n // 2), slice(n // 2, n)):
-        for view, project in views.items():
-            p_value = ks_2samp(project(ours[half]), project(theirs[half])).pvalue
-            assert p_value > 1e-3, f"{name}, {view}: p = {p_value}"
+    assert_alike(ours, theirs)
 
 
 def test_eight_gaussians_moments_and_components() -> None:
@@ -309,10 +294,7 @@ def test_cuda_same_distribution_as_cpu(name: str) -> None:
     on_gpu = density.sample_members(name, n, density.Streams(members))
     assert on_gpu.device.type == "cuda"
     assert torch.equal(on_gpu[1], density.sample(name, n, torch.Generator("cuda").manual_seed(1)))
-    ours, theirs = on_gpu[0].double().cpu().numpy(), points(name, n, seed=1)
-    for half in (slice(0, n // 2), slice(n // 2, n)):
-        for project in (lambda p: p[:, 0], lambda p: p[:, 1], lambda p: np.hypot(p[:, 0], p[:, 1])):
-            assert ks_2samp(project(ours[half]), project(theirs[half])).pvalue > 1e-3
+    assert_alike(on_gpu[0].double().cpu().numpy(), points(name, n, seed=1))
 
 
 @pytest.mark.parametrize(("wrong", "meant"), [("8gaussian", "8Gaussian"), ("spirals", "2Spirals"), ("ring", "Rings")])

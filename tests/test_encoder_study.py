@@ -120,7 +120,7 @@ def test_what_p_data_lacks_is_repelled_and_what_it_holds_is_not(trained, ten):
     """The claims of the supplement at beta_neg 1, for an encoder that has yet to learn what decoder and prior know."""
     model, run = copy.deepcopy(trained[0]), trained[1]
     model.encoder = images.networks(run)[0]
-    found = studied(model, run, ten, iterations=120, points=3)
+    found = studied(model, run, ten, iterations=80, points=3)
     alike, single_real, single_fake = found["nelbo"][0]
     np.testing.assert_array_equal(*alike)  # the same images, the same curve
     (real_before, _, real_after), (fake_before, _, fake_after) = single_real

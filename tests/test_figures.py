@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,28 +27,22 @@ from tests.commands import refused
 
 WEIGHTS = np.array([0.1, 0.2, 0.05, 0.65])
 
-Write = Callable[..., Path]
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test writes into a folder of its own."""
+    monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture
-def write_panels(tmp_path: Path) -> Write:
-    def write(dataset: str = "Rings", cell: str = "sg", **changes: Any) -> Path:
-        random = np.random.default_rng(0)
-        arrays = {
-            "data": random.normal(size=(50, 2)),
-            "samples": random.normal(size=(50, 2)) + 1,
-            "density": random.random((20, 20)),
-            "latent": random.normal(size=(50, 2)),
-            "latent_density": random.random((20, 20)),
-            "prior_means": random.normal(size=(4, 2)),
-            "prior_weights": WEIGHTS,
-        }
-        arrays |= {"limit": 4.0, "latent_limit": 3.0, "dataset": dataset, "cell": cell, "seed": 0, "status": "ok"}
-        path = tmp_path / f"{dataset}-{cell}.npz"
-        np.savez(path, **{name: value for name, value in (arrays | changes).items() if value is not None})
-        return path
-
-    return write
+def write_panels(dataset: str = "Rings", cell: str = "sg", **changes: Any) -> Path:
+    random = np.random.default_rng(0)
+    arrays = {name: random.normal(size=(50, 2)) for name in ("data", "samples", "latent")}
+    arrays |= {name: random.random((20, 20)) for name in ("density", "latent_density")}
+    arrays |= {"prior_means": random.normal(size=(4, 2)), "prior_weights": WEIGHTS, "limit": 4.0, "latent_limit": 3.0}
+    arrays |= {"dataset": dataset, "cell": cell, "seed": 0, "status": "ok"}
+    path = Path(f"{dataset}-{cell}.npz").resolve()
+    np.savez(path, **{name: value for name, value in (arrays | changes).items() if value is not None})
+    return path
 
 
 def words(axis: Axes) -> list[str]:
@@ -83,7 +77,7 @@ def figure3(paths: list[Path], datasets: Sequence[str] = ("Rings",), cells: Sequ
 
 
 @pytest.mark.parametrize("cells", [["sg"], ["sg", "mog64-lc", "mog64-lc-ip"]])
-def test_rows_are_datasets_columns_cells_and_all_is_legible(write_panels: Write, cells: list[str]) -> None:
+def test_rows_are_datasets_columns_cells_and_all_is_legible(cells: list[str]) -> None:
     datasets = ["8Gaussian", "Checkerboard"]
     paths = [write_panels(dataset, cell) for cell in cells for dataset in reversed(datasets)]  # any order will do
     figure = figure3(paths, datasets, cells)
@@ -104,7 +98,7 @@ def test_rows_are_datasets_columns_cells_and_all_is_legible(write_panels: Write,
         assert left + width < after
 
 
-def test_panels_show_the_arrays(write_panels: Write) -> None:
+def test_panels_show_the_arrays() -> None:
     arrays = np.load(path := write_panels())
     data, samples, density, latent = figure3([path]).axes
     for axis, name in ((data, "data"), (samples, "samples")):
@@ -127,7 +121,7 @@ def test_panels_show_the_arrays(write_panels: Write) -> None:
     assert len(latent.images) == 1
 
 
-def test_a_prior_without_components_is_drawn_without_their_marks(write_panels: Write) -> None:
+def test_a_prior_without_components_is_drawn_without_their_marks() -> None:
     none = {"prior_means": np.zeros((0, 2)), "prior_weights": np.zeros(0)}
     axes = figure3([write_panels(**none)]).axes
     assert not any(map(words, axes))
@@ -147,9 +141,9 @@ image.cmap: magma
 """
 
 
-def test_files_are_the_same_each_time_whatever_a_notebook_and_a_users_settings(tmp_path, write_panels, monkeypatch):
+def test_files_are_the_same_each_time_whatever_a_notebook_and_a_users_settings(monkeypatch):
     """A backend that there isn't stops the import of Matplotlib, unless ours is named before it."""
-    paths, choice = write_search(tmp_path, "Rings")
+    paths, choice = write_search("Rings")
     search = {"slices": [*map(str, paths)], "hyperparameters": [str(choice)]}
     script = f"""
 import introprior.reporting.page.pictures
@@ -159,13 +153,12 @@ save(draw("search", {search}, datasets=["Rings"], cell="sg"), ["search.pdf", "se
 panels = {{"density_panels": ["{write_panels()}"]}}
 save(draw("figure3", panels, datasets=["Rings"], cells=["sg"]), ["figure3.pdf", "figure3.png"], dpi=60)
 """
-    (user := tmp_path / "user").mkdir()
+    (user := Path("user")).mkdir()
     (user / "matplotlibrc").write_text(HOSTILE)
     environment = {**os.environ, "MPLBACKEND": "no-such"}
     subprocess.run([sys.executable, "-c", script], cwd=user, env=environment, check=True)
-    monkeypatch.chdir(tmp_path)
     exec(script)
-    theirs, made = ({path.name: path.read_bytes() for path in folder.glob("*.p*")} for folder in (user, tmp_path))
+    theirs, made = ({path.name: path.read_bytes() for path in folder.glob("*.p*")} for folder in (user, Path()))
     assert theirs == made
     assert sorted(made) == ["figure3.pdf", "figure3.png", "search.pdf", "search.png"]
     assert b"/Type0" in made["figure3.pdf"]  # text stays text
@@ -180,7 +173,7 @@ def test_data_and_model_differ_in_lightness_too() -> None:
     assert abs(red) > 0.5
 
 
-def test_a_diverged_or_missing_run_leaves_panels_that_say_so(write_panels: Write) -> None:
+def test_a_diverged_or_missing_run_leaves_panels_that_say_so() -> None:
     changes = {
         "8Gaussian": {"status": "diverged"},
         "2Spirals": {"samples": np.full((50, 2), np.nan)},
@@ -194,30 +187,30 @@ def test_a_diverged_or_missing_run_leaves_panels_that_say_so(write_panels: Write
         assert len(scatters(data)) == 1, name
 
 
-def test_flat_or_empty_densities_can_be_drawn(write_panels: Write, tmp_path: Path) -> None:
+def test_flat_or_empty_densities_can_be_drawn() -> None:
     spike = np.zeros((100, 100))
     spike[3, 4] = 1.0
     for name, density in (("zero", np.zeros((20, 20))), ("spike", spike), ("flat", np.ones((20, 20)))):
         figure = figure3([write_panels(density=density, latent_density=density)])
-        save(figure, [tmp_path / f"{name}.png"], dpi=40)
+        save(figure, [f"{name}.png"], dpi=40)
         (image,) = figure.axes[2].images
         assert image.get_clim()[1] > 0
 
 
-def test_damaged_panels_are_one_line(write_panels: Write, tmp_path: Path) -> None:
+def test_damaged_panels_are_one_line() -> None:
     whole = write_panels().read_bytes()
-    (path := tmp_path / "a.npz").touch()
+    path = Path("a.npz")
     for content in (whole[: len(whole) // 2], b"", b"hello"):
         path.write_bytes(content)
         refused(lambda: figure3([path]), "a.npz: cut short or not an archive")
-    refused(lambda: figure3([tmp_path / "gone.npz"]), "gone.npz: not there")
+    refused(lambda: figure3([Path("gone.npz")]), "gone.npz: not there")
     refused(lambda: figure3([write_panels(latent=None)]), "no entry 'latent'; delete it")
 
 
 # ---- The search ----
 
 
-def write_search(folder: Path, dataset: str, cell: str = "sg") -> tuple[list[Path], Path]:
+def write_search(dataset: str, cell: str = "sg") -> tuple[list[Path], Path]:
     """Two slices of six settings, one of them diverged; KL is 10 beta_rec + beta_kl: the first setting is the best."""
     paths, vae = [], cell.startswith("vae")
     for beta_rec in (0.2, 0.4):
@@ -226,16 +219,16 @@ def write_search(folder: Path, dataset: str, cell: str = "sg") -> tuple[list[Pat
             bad = beta_rec == 0.4 and beta_kl == 0.5
             fate = ",,diverged,why" if bad else f"{10 * beta_rec + beta_kl},1,ok,"
             lines.append(f"{dataset},{cell},{beta_rec},{beta_kl},{'' if vae else 2 * beta_kl},0,{fate}")
-        paths.append(folder / f"slice-{dataset}-{beta_rec}.csv")
+        paths.append(Path(f"slice-{dataset}-{beta_rec}.csv").resolve())
         paths[-1].write_text("\n".join(lines) + "\n")
     best = {"beta_rec": 0.2, "beta_kl": 0.1, "beta_neg": None if vae else 0.2}
     record = {"dataset": dataset, "cell": cell, **best, "source": "search", "settings": 6, "diverged": 1, "KL": 2.1}
-    (choice := folder / f"{dataset}.json").write_text(json.dumps(record))
+    (choice := Path(f"{dataset}.json").resolve()).write_text(json.dumps(record))
     return paths, choice
 
 
-def search(folder: Path, *datasets: str, cell: str = "sg") -> Figure:
-    written = [write_search(folder, dataset, cell) for dataset in datasets]
+def search(*datasets: str, cell: str = "sg") -> Figure:
+    written = [write_search(dataset, cell) for dataset in datasets]
     inputs = {"slices": [path for paths, _ in written for path in paths], "hyperparameters": [c for _, c in written]}
     return draw("search", inputs, datasets=datasets, cell=cell)
 
@@ -249,8 +242,8 @@ def points(axis: Axes) -> list[list[list[float]]]:
     return list(kinds.values())
 
 
-def test_search_figure_marks_choice_default_and_divergence(tmp_path: Path) -> None:
-    figure = search(tmp_path, "Checkerboard", "Rings")
+def test_search_figure_marks_choice_default_and_divergence() -> None:
+    figure = search("Checkerboard", "Rings")
     checkerboard, rings = figure.axes
     assert checkerboard.get_title() == "Checkerboard"
     low, high, bad, default, chosen = points(checkerboard)
@@ -266,8 +259,8 @@ def test_search_figure_marks_choice_default_and_divergence(tmp_path: Path) -> No
     assert all(0 < low < high < 10 for low, high in (axis.get_ylim() for axis in figure.axes))
 
 
-def test_search_figure_of_a_vae(tmp_path: Path) -> None:
-    figure = search(tmp_path, "Rings", cell="vae-sg")
+def test_search_figure_of_a_vae() -> None:
+    figure = search("Rings", cell="vae-sg")
     *_, chosen = points(figure.axes[0])
     assert chosen == [[pytest.approx(-0.2), pytest.approx(2.1)]]
-    save(figure, [tmp_path / "search.png"], dpi=40)
+    save(figure, ["search.png"], dpi=40)

@@ -16,7 +16,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from introprior.data.images.splits import load, to_unit
+from introprior.data.images.splits import ImageSplit, load, to_unit
 from introprior.evaluation import images as evaluation
 from introprior.experiment.jobs import Distances
 from introprior.experiment.run import ImageRun
@@ -91,10 +91,10 @@ PROBES = {"svm_iterations": [50, 500], "neighbours": [1, 9], "dataset": DATASET,
 PROBES |= {"r_entropy": 10.0}
 
 
-def looking(name: str, world: Path, model: Path, **values: Any) -> list[object]:
+def looking(name: str, world: Path, model: Path, *more: object, **values: Any) -> list[object]:
     look = json.dumps(LOOK | values)
-    features = ["--classifier", world / "classifier.pt", "--reference", world / "fd_classifier.npz"]
-    return [name, "--model", model, "--data", world / "data", "--options", look, *features, "--device", "cpu"]
+    features = ["--classifier", world / "classifier.pt", "--reference", world / "fd_classifier.npz", *more]
+    return [name, "--model", model, "--data", world / "data", "--options", look, "--device", "cpu", *features]
 
 
 def evaluating(folder: Path, world: Path, model: Path | str = "snapshots.pt", **values: Any) -> list[object]:
@@ -102,6 +102,16 @@ def evaluating(folder: Path, world: Path, model: Path | str = "snapshots.pt", **
     outputs = ["--metrics", folder / "metrics.csv", "--codes", folder / "codes.npz", "--panels", folder / "panels.npz"]
     distances = ["--distances", (folder if (folder / "distances.csv").exists() else world) / "distances.csv"]
     return [*looking("evaluate", world, world / model, **values), *distances, *outputs]
+
+
+@pytest.fixture
+def snapshots(world: Path) -> evaluation.Snapshots:
+    return evaluation.Snapshots.read(world / "snapshots.pt")
+
+
+@pytest.fixture(scope="module")
+def train(world: Path) -> ImageSplit:
+    return load(world / "data", "train")
 
 
 def assert_same_run(ours: Path, theirs: Path) -> None:
@@ -202,7 +212,7 @@ def test_seeds_share_their_stream_only_where_the_protocol_says_so(world):
                 assert not torch.equal(ours, theirs)
 
 
-def test_the_history_tells_losses_prior_responsibilities_and_speed_by_epoch(world):
+def test_the_history_tells_losses_prior_responsibilities_and_speed_by_epoch(world, snapshots):
     history = rows(world / "history.csv")
     run = ["dataset", "cell", "r_entropy", "seed"]
     assert list(history[0]) == [*run[:3], "iteration", "epoch", "seed", "quantity", "value"]
@@ -215,7 +225,7 @@ def test_the_history_tells_losses_prior_responsibilities_and_speed_by_epoch(worl
         assert found["prior_logvar_max", epoch] >= found["prior_logvar_min", epoch]
         assert found["samples_per_second", epoch] > 0
     assert 0 < found["responsibility_entropy", 4.0] <= 1
-    mixture = evaluation.Snapshots.read(world / "snapshots.pt").model(4, CPU).distribution().member(0)
+    mixture = snapshots.model(4, CPU).distribution().member(0)
     assert found["prior_logvar_max", 4.0] == pytest.approx(mixture.logvars.max().item())
 
 
@@ -232,11 +242,9 @@ def test_looking_more_often_changes_nothing(world, cell):
 # ---- Distances ----
 
 
-def test_distances_are_those_of_batches_generated_as_in_training(world):
+def test_distances_are_those_of_batches_generated_as_in_training(world, snapshots, train):
     """Against scipy on features of images made step by step, with quantities of the definition only."""
-    snapshots = evaluation.Snapshots.read(world / "snapshots.pt")
     classifier = classifiers.load(world / "classifier.pt")
-    train = load(world / "data", "train")
     order = np.random.PCG64([0, 0]).random_raw(TRAIN).argsort(kind="stable")[:200]
 
     def described(images_: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -257,10 +265,9 @@ def test_distances_are_those_of_batches_generated_as_in_training(world):
         assert found[epoch] == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_last_batch_is_normalised_over_all_its_images(world):
+def test_the_last_batch_is_normalised_over_all_its_images(snapshots, train):
     """Of reconstructions, too: as full as the split allows, and cut afterwards."""
-    model = evaluation.Snapshots.read(world / "snapshots.pt").model(4, CPU).train()
-    train, order = load(world / "data", "train"), np.random.PCG64([0, 0]).random_raw(TRAIN).argsort(kind="stable")
+    model, order = snapshots.model(4, CPU).train(), np.random.PCG64([0, 0]).random_raw(TRAIN).argsort(kind="stable")
     real = list(evaluation.real_batches(train, 100, BATCH, cut=False))
     assert [batch.tolist() for batch in real] == [train.images[part].tolist() for part in (order[:96], order[96:192])]
     assert [len(batch) for batch in evaluation.real_batches(train, TRAIN, BATCH, cut=False)] == [96, 96, TRAIN - 192]
@@ -286,9 +293,8 @@ def test_the_shared_snapshot_is_measured_once(tmp_path, world, monkeypatch):
     assert {(row["cell"], row["r_entropy"]) for row in rows(tmp_path / "d.csv")} == {("mog4-lc-ip", "10")}
 
 
-def test_running_statistics_are_those_of_the_last_batches(world):
-    model = evaluation.Snapshots.read(world / "snapshots.pt").model(4, CPU)
-    train, generator = load(world / "data", "train"), torch.Generator().manual_seed(1)
+def test_running_statistics_are_those_of_the_last_batches(snapshots, train):
+    model, generator = snapshots.model(4, CPU), torch.Generator().manual_seed(1)
     naive = copy.deepcopy(model)
     evaluation.estimate_running_statistics(model, train, BATCH, generator)
     assert not model.training
@@ -315,11 +321,9 @@ def test_the_checkpoint_is_the_best_evaluated_one_or_the_last(rule, expected):
     refused(lambda: evaluation.choose_checkpoint(known, "fd_classifier_gen", rule), "none called fd_classifier_gen")
 
 
-def test_inception_sees_the_images_once_for_both_protocols(world, inception_network, monkeypatch):
+def test_inception_sees_the_images_once_for_both_protocols(snapshots, train, inception_network, monkeypatch):
     """The whole path with the real network (random weights): one set of images, both features, batch by batch."""
-    snapshots = evaluation.Snapshots.read(world / "snapshots.pt")
     snapshots.states = {4: snapshots.states[4]}
-    train = load(world / "data", "train")
     made: list[torch.Tensor] = []
     generated = evaluation.generated
 
@@ -350,7 +354,7 @@ def test_inception_sees_the_images_once_for_both_protocols(world, inception_netw
 # ---- Evaluation and probes ----
 
 
-def test_an_evaluation_tells_the_distances_entropies_and_codes_of_the_chosen_checkpoint(world):
+def test_an_evaluation_tells_the_distances_entropies_and_codes_of_the_chosen_checkpoint(world, snapshots, train):
     measured = {row["metric"]: row for row in rows(world / "metrics.csv")}
     assert {(r["dataset"], r["cell"], r["r_entropy"], r["seed"], r["status"]) for r in measured.values()} == {
         (DATASET, "mog4-lc-ip", "10", "0", "ok")
@@ -367,23 +371,21 @@ def test_an_evaluation_tells_the_distances_entropies_and_codes_of_the_chosen_che
     with np.load(world / "codes.npz") as codes, np.load(world / "panels.npz") as panels:
         assert codes["train"].shape == (TRAIN, 4)
         assert codes["test"].shape == (TEST, 4)
-        assert codes["train_labels"].tolist() == load(world / "data", "train").labels.tolist()
+        assert codes["train_labels"].tolist() == train.labels.tolist()
         assert panels["samples"].shape == (6, 1, 16, 16)
         assert panels["reconstructions"].shape == panels["real"].shape == (3, 1, 16, 16)
         assert (panels["real"] == load(world / "data", "test").images[:3].numpy()).all()
         assert (panels["z"] == codes["test"][:50]).all()
         assert panels["prior_weights"].sum() == pytest.approx(1)
         assert str(panels["title"]) == "Digits, 16x16 (stand-in for MNIST)"
-        model = evaluation.Snapshots.read(world / "snapshots.pt").model(epoch, CPU)
-        mixture = model.distribution().member(0) if epoch > 1 else None
-        if mixture is not None:
+        if epoch > 1:
+            mixture = snapshots.model(epoch, CPU).distribution().member(0)
             assert (panels["prior_means"] == mixture.means.numpy()).all()
 
 
-def test_codes_are_sampled_in_evaluation_mode_around_the_posteriors(world, tmp_path):
+def test_codes_are_sampled_in_evaluation_mode_around_the_posteriors(world, snapshots, train, tmp_path):
     do(*evaluating(tmp_path, world, checkpoint="last"))
-    snapshots = evaluation.Snapshots.read(world / "snapshots.pt")
-    model, train = snapshots.model(4, CPU), load(world / "data", "train")
+    model = snapshots.model(4, CPU)
     evaluation.estimate_running_statistics(model, train, BATCH, evaluation.stream(snapshots.run, 4, 3, CPU))
     posterior = evaluation.posteriors(model, train.images, CPU)
     with np.load(tmp_path / "codes.npz") as codes:
@@ -436,7 +438,7 @@ def test_a_run_that_diverges_is_recorded_all_the_way(world, tmp_path, introprior
 
 # ---- Bad input ----
 
-FEW, ONE, NONE = '{"features": "fd_classifier", "samples": 241}', '{"neighbours": [5]}', '{"iterations": 0}'
+FEW = '{"features": "fd_classifier", "samples": 241}'
 
 
 def of_another_dataset(world: Path, folder: Path) -> Path:
@@ -453,69 +455,65 @@ def of_another_dataset(world: Path, folder: Path) -> Path:
 def test_bad_input_is_one_line_and_leaves_nothing(world, tmp_path, introprior, monkeypatch, tmp_path_factory):
     monkeypatch.setattr(Training, "step", lambda self: pytest.fail("trained nevertheless"))
     monkeypatch.setenv("INTROPRIOR_DEVICE", "cpu")
-    data, out = world / "data", tmp_path / "out"
-    foreign = world / "classifier.pt"
-
-    def without(arguments: list[Any], flag: str, count: int = 2) -> list[Any]:
-        at = arguments.index(flag)
-        return arguments[:at] + arguments[at + count :]
-
+    data, out, model, foreign = world / "data", tmp_path / "out", world / "snapshots.pt", world / "classifier.pt"
     others = of_another_dataset(world, tmp_path_factory.mktemp("others"))
-    model = world / "snapshots.pt"
+
+    def without(flag: str, arguments: list[Any]) -> list[Any]:
+        at = arguments.index(flag)
+        return arguments[:at] + arguments[at + 2 :]
+
     d, r, p = (["--output", out / name] for name in ("d.csv", "r.npz", "p.csv"))
-    reference = ["reference", "--data", data, *r]
+    train, distances = partial(playing, out, data, "sg"), partial(looking, "distances", world, model, *d)
+    reference, probe = ["reference", "--data", data, *r], ["probe", "--codes", world / "codes.npz", *p]
+    overfit = ["overfit", "--model", model, "--data", data, *p, "--distances"]
     cases: list[tuple[list[Any], str]] = [
-        (without(playing(out, data, "sg"), "--data"), r"--data is missing; give the folder that `introprior prepare`"),
-        (playing(out, data, "sg", betas=[1, 1]), "beta_neg is missing"),
-        (playing(out, data, "sg", "--hyperparameters", "x.json"), "--hyperparameters: of no use for images"),
-        (playing(out, data, "sg", seeds=[0, 1]), "image runs have one member each"),
-        (playing(out, data, "sg", snapshots=[5]), r"snapshots: must be whole numbers from 0 to 4, are \[5\]"),
-        (playing(out, data, "sg", iterations_per_epoch=4), "has 3 batches of 96, not the 4 that were planned"),
-        (playing(out, data, "sg", training=GAME | {"hidden": 3}), "training: unknown key 'hidden'"),
-        (playing(out, data, "sg", training=GAME | {"widths": [1.5]}), r"widths\[0\]: must be a whole number, is 1.5"),
-        (playing(out, data, "sg", "--dataset", "MINST"), "unknown image dataset 'MINST'; did you mean 'MNIST'"),
-        (playing(out, data, "mog300"), "300 components, but only 240 training images"),
-        (playing(out, data, "sg", "--warmup", foreign), "classifier.pt: not a warm-up"),
-        (playing(out, out / "none", "sg"), "manifest.json: missing, so no dataset is prepared"),
+        (without("--data", train()), r"--data is missing; give the folder that `introprior prepare`"),
+        (train(betas=[1, 1]), "beta_neg is missing"),
+        (train("--hyperparameters", "x.json"), "--hyperparameters: of no use for images"),
+        (train(seeds=[0, 1]), "image runs have one member each"),
+        (train(snapshots=[5]), r"snapshots: must be whole numbers from 0 to 4, are \[5\]"),
+        (train(iterations_per_epoch=4), "has 3 batches of 96, not the 4 that were planned"),
+        (train(training=GAME | {"hidden": 3}), "training: unknown key 'hidden'"),
+        (train(training=GAME | {"widths": [1.5]}), r"widths\[0\]: must be a whole number, is 1.5"),
+        (train("--dataset", "MINST"), "unknown image dataset 'MINST'; did you mean 'MNIST'"),
+        (train("--cell", "mog300"), "300 components, but only 240 training images"),
+        (train("--warmup", foreign), "classifier.pt: not a warm-up"),
+        (train("--data", out / "none"), "manifest.json: missing, so no dataset is prepared"),
         (warming(out, data, "mog4", betas=["x", 1]), r"betas\[0\]: must be a number, is 'x'"),
         (["prepare", "--dataset", "digit", "--output", out], "unknown image dataset 'digit'; did you mean 'digits'"),
         (["weights", "--source", foreign, *r], "classifier.pt: not the weights of FID"),
         (["weights", "--source", out / "no", *r], "no such file of Inception weights"),
         (reference, "features: fid(_authors)? needs --weights, Inception's"),
         ([*reference, "--classifier", foreign, "--options", FEW], "samples: 241 are more than the 240 images"),
-        ([*looking("distances", world, model, features=["fid"]), *d], "features: fid(_authors)? needs --weights"),
-        ([*looking("distances", world, model, features=["fd"]), *d], r"features\[0\]: must be 'fid_authors', "),
-        ([*looking("distances", world, model, batch_size=128), *d], "of the batch_size 96, not 128; give another"),
-        ([*looking("distances", world, model, samples=20), *d], "20 samples are too few for features of 64 dimensions"),
-        ([*looking("distances", world, foreign), *d], "holds no snapshots"),
-        ([*looking("distances", world, model), "--earlier", world / "probes.csv", *d], "probes.csv: no column 'epoch'"),
+        (distances(features=["fid"]), "features: fid(_authors)? needs --weights"),
+        (distances(features=["fd"]), r"features\[0\]: must be 'fid_authors', "),
+        (distances(batch_size=128), "of the batch_size 96, not 128; give another"),
+        (distances(samples=20), "20 samples are too few for features of 64 dimensions"),
+        (distances("--model", foreign), "holds no snapshots"),
+        (distances("--earlier", world / "probes.csv"), "probes.csv: no column 'epoch'"),
         (evaluating(out, world, sampling="both"), "sampling: must be 'batch' or 'running', is 'both'"),
         (evaluating(out, world, train_images=0), "train_images: must be at least 1 or"),
         (evaluating(out, world, cell="sg"), "of the cell mog4-lc-ip, not sg; give another --model"),
-        (without(evaluating(out, world), "--codes"), "--codes is missing; images need it"),
+        (without("--codes", evaluating(out, world)), "--codes is missing; images need it"),
         (["evaluate", "--model", model, "--metrics", out / "m", "--panels", out / "p"], "evaluating them takes --data"),
-        (["probe", "--codes", world / "panels.npz", *p], "panels.npz: no entry 'train'"),
-        (["probe", "--codes", world / "codes.npz", *p, "--options", ONE], "neighbours: must have at least 2"),
-        (["overfit", "--model", model, "--distances", world / "distances.csv", "--data", data, *p, "--options", NONE],
-         "iterations: must be at least 1, is 0"),
+        ([*probe, "--codes", world / "panels.npz"], "panels.npz: no entry 'train'"),
+        ([*probe, "--options", '{"neighbours": [5]}'], "neighbours: must have at least 2"),
+        ([*overfit, world / "distances.csv", "--options", '{"iterations": 0}'], "iterations: must be at least 1, is 0"),
         # Another run's files.
-        ([*looking("distances", world, model, seed=1), *d], "snapshots.pt: of the seed 0, not 1; give another --model"),
-        ([*looking("distances", world, model, r_entropy=1.0), *d], "of the r_entropy 10.0, not 1.0; give another --m"),
-        ([*looking("distances", world, model), "--earlier", world / "distances.csv", *d],
-         "distances.csv: of the cell mog4-lc-ip, not mog4-lc; give another --earlier"),
-        ([*without(evaluating(out, world), "--distances"), "--distances", world / "warmup-distances.csv"],
+        (distances(seed=1), "snapshots.pt: of the seed 0, not 1; give another --model"),
+        (distances(r_entropy=1.0), "of the r_entropy 10.0, not 1.0; give another --model"),
+        (distances("--earlier", world / "distances.csv"), "distances.csv: of the cell mog4-lc-ip, not mog4-lc; give"),
+        ([*evaluating(out, world), "--distances", world / "warmup-distances.csv"],
          "warmup-distances.csv: of the cell mog4-lc, not mog4-lc-ip; give another --distances"),
-        (["overfit", "--model", model, "--distances", world / "warmup-distances.csv", "--data", data, *p],
+        ([*overfit, world / "warmup-distances.csv"],
          "warmup-distances.csv: of the cell mog4-lc, not mog4-lc-ip; give another --distances"),
-        ([*without(looking("distances", world, model), "--data"), "--data", others, *d],
-         "others0: of the dataset digits, not digits16; give another --data"),
-        ([*without(looking("distances", world, model), "--classifier"), "--classifier", others / "classifier.pt", *d],
+        (distances("--data", others), "others0: of the dataset digits, not digits16; give another --data"),
+        (distances("--classifier", others / "classifier.pt"),
          "classifier.pt: of the dataset digits, not digits16; give another --classifier"),
-        ([*without(looking("distances", world, model), "--reference"), "--reference", others / "fd_classifier.npz", *d],
+        (distances("--reference", others / "fd_classifier.npz"),
          "fd_classifier.npz: of the dataset digits, not digits16; give another --reference"),
-        (["probe", "--codes", world / "codes.npz", *p, "--options", '{"cell": "sg"}'],
-         "codes.npz: of the cell mog4-lc-ip, not sg; give another --codes"),
-        (playing(out, data, "sg", "--dataset", "MNIST"), "data: of the dataset digits16, not MNIST; give another --da"),
+        ([*probe, "--options", '{"cell": "sg"}'], "codes.npz: of the cell mog4-lc-ip, not sg; give another --codes"),
+        (train("--dataset", "MNIST"), "data: of the dataset digits16, not MNIST; give another --data"),
     ]  # fmt: skip
     for arguments, message in cases:
         code, said = introprior(*arguments)

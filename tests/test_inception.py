@@ -107,7 +107,7 @@ def test_fid_authors_depends_on_the_batch_and_on_nothing_before_it(network, trai
 
 
 def test_grey_images_are_repeated_and_8_bits_come_in_two_ways(network: nn.Module, decoded: Tensor) -> None:
-    grey = (decoded[:2, :1] * 255).clamp(0, 255).to(torch.uint8)
+    grey = (decoded[:1, :1] * 255).clamp(0, 255).to(torch.uint8)
     found = features(network, grey, FID)
     repeated = features(network, (grey.float() / 255).repeat(1, 3, 1, 1), FID)
     torch.testing.assert_close(found, repeated, rtol=1e-4, atol=1e-4)

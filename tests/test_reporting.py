@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -35,7 +36,7 @@ from tests.scripts import run_script
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = ("dataset", "cell", "seed", "metric", "value", "status", "detail")
-METRICS = ("gnELBO", "KL", "JSD")
+DATASETS, METRICS = ("8Gaussian", "2Spirals", "Checkerboard", "Rings"), ("gnELBO", "KL", "JSD")
 TIDY = "dataset,cell,metric,mean,std,sem,n,diverged,paper_mean,paper_spread"
 TABLE4_CELLS = tuple(cells.TABLE4_SETTINGS.values())
 needs_pdflatex = pytest.mark.skipif(not latex.pdflatex_available(), reason="pdflatex is not installed")
@@ -97,35 +98,24 @@ def parse_markdown(table: Table) -> list[list[str]]:
 # ---- Numbers ----
 
 
-def test_mean_and_spreads_are_those_computed_by_hand(tmp_path: Path) -> None:
+def test_mean_and_spreads_are_those_computed_by_hand_without_the_seeds_that_diverged(tmp_path: Path) -> None:
     kl = [10.0, 11.5, 9.25, 10.75, 12.0]
-    row = table1(tmp_path, {"sg": alike(seeds=5) | {"KL": kl}}, seeds=5).tidy.query("metric == 'KL'").iloc[0]
+    some = [9.0, None, 12.0, None, float("nan")]  # a metric that is undefined counts as diverged
+    values = {cell: alike(seeds=5) | {"KL": found} for cell, found in (("sg", kl), ("mog64", some))}
+    shown = table1(tmp_path, values | {"mog64-lc": dict.fromkeys(METRICS, [None] * 5)}, seeds=5)
+    found = shown.tidy.query("metric == 'KL'").set_index("cell")
     std = statistics.pstdev(kl)  # ddof = 0
-    assert tuple(row[["mean", "std", "sem"]]) == pytest.approx((statistics.fmean(kl), std, std / math.sqrt(5)))
-    assert (row["n"], row["diverged"], row["paper_mean"], row["paper_spread"]) == (5, 0, 9.99, 0.59)
-
-
-@pytest.mark.parametrize("missing", [None, float("nan")])  # a metric that is undefined counts as diverged
-def test_diverged_seeds_are_counted_and_left_out(tmp_path: Path, missing: float | None) -> None:
-    shown = table1(tmp_path, {"sg": alike() | {"KL": [9.0, missing, 12.0]}})
-    row = shown.tidy.query("metric == 'KL'").iloc[0]
-    assert (row["mean"], row["std"], row["n"], row["diverged"]) == (10.5, 1.5, 2, 1)
-    assert "10.50 ± 1.50** (2/3 seeds)" in markdown(shown.table)
-    assert r"(2/3 seeds)" in latex.fragment(shown.table)
+    wanted = (statistics.fmean(kl), std, std / math.sqrt(5), 5, 0, 9.99, 0.59)
+    names = ["mean", "std", "sem", "n", "diverged", "paper_mean", "paper_spread"]
+    assert tuple(found.loc["sg", names]) == pytest.approx(wanted)
+    assert tuple(found.loc["mog64", ["mean", "std", "n", "diverged"]]) == (10.5, 1.5, 2, 3)
+    assert math.isnan(found.loc["mog64-lc", "mean"])
+    assert tuple(found.loc["mog64-lc", ["n", "diverged"]]) == (0, 5)
+    assert "**10.50 ± 1.50** (2/5 seeds)" in markdown(shown.table)
+    assert "(2/5 seeds)" in latex.fragment(shown.table)
+    assert [row[-1] for row in parse_markdown(shown.table)[-3:]] == ["diverged"] * 3
     assert "diverged are left out of the mean" in shown.table.caption
-
-
-def test_where_all_seeds_diverged_the_table_says_so(tmp_path: Path) -> None:
-    shown = table1(tmp_path, {"sg": alike(), "mog64": dict.fromkeys(METRICS, [None] * 3)})
-    dead = shown.tidy.query("cell == 'mog64' and metric == 'KL'").iloc[0]
-    assert math.isnan(dead["mean"])
-    assert (dead["n"], dead["diverged"]) == (0, 3)
-    assert [row[-2:] for row in parse_markdown(shown.table)[-3:]] == [
-        ["**6.00 ± 0.00**", "diverged"],
-        ["**10.00 ± 0.24**", "diverged"],
-        ["**4.00 ± 0.00**", "diverged"],
-    ]
-    assert shown.compared.query("cell == 'mog64'")["within"].tolist() == ["NA"] * 3
+    assert shown.compared.query("cell == 'mog64-lc'")["within"].tolist() == ["NA"] * 3
     assert "diverged" in markdown(shown.beside)
 
 
@@ -147,27 +137,6 @@ def test_spread_is_shown_and_named(tmp_path: Path, seeds: int, spread: str, entr
         assert shown.tidy[["std", "sem"]].isna().all(axis=None)
         assert set(shown.compared["within"]) == {"NA"}
         assert "None of 3 published values can be judged." in shown.beside.caption
-
-
-def test_tidy_file_has_the_promised_columns_and_all_metrics(tmp_path: Path) -> None:
-    values = alike() | {"JSD_nats": [0.2, 0.3, 0.4], "KL_floor": [7.8] * 3, "JSD_floor": [3.62] * 3}
-    comparison.write("1", request(), tmp_path, [write_metrics(tmp_path, "Rings", "sg", values)])
-    lines = (tmp_path / "table1.csv").read_text().splitlines()
-    assert lines[0] == TIDY
-    records = {row["metric"]: row for row in csv.DictReader(lines)}
-    assert list(records) == ["gnELBO", "KL", "JSD", "JSD_nats", "KL_floor", "JSD_floor"]
-    assert float(records["JSD_nats"]["mean"]) == pytest.approx(0.3)
-    assert (records["JSD_nats"]["paper_mean"], records["JSD_nats"]["n"]) == ("", "3")
-    caption = (tmp_path / "table1.md").read_text().splitlines()[0]
-    assert "Two samples of the data itself score on average: Rings KL 7.80, JSD 3.62." in caption
-
-
-def test_results_may_come_in_any_order_and_with_more_than_asked(tmp_path: Path) -> None:
-    paths = [write_metrics(tmp_path, "Rings", name, alike(kl=kl)) for name, kl in (("mog64", 3.0), ("sg", 2.0))]
-    paths.append(write_metrics(tmp_path, "8Gaussian", "sg", alike()))
-    shown = made("1", paths, request(["sg", "mog64"]))
-    assert shown.tidy.query("metric == 'KL'")[["cell", "mean"]].values.tolist() == [["sg", 2.0], ["mog64", 3.0]]
-    assert [row.labels[0] for block in shown.table.blocks for row in block] == ["Rings"] * 3
 
 
 # ---- Metrics ----
@@ -201,14 +170,10 @@ def test_an_entry_is_all_that_a_metric_needs(tmp_path: Path, monkeypatch: pytest
 
 
 def full_table1(folder: Path) -> tuple[list[Path], Request]:
-    datasets = ("8Gaussian", "2Spirals", "Checkerboard", "Rings")
     published = paper.table(1).set_index(["dataset", "cell", "metric"])["mean"]
-    paths = [
-        write_metrics(folder, d, c, alike(*(published[d, c, metric] for metric in METRICS)))
-        for d in datasets
-        for c in cells.TABLE1_CELLS
-    ]
-    return paths, Request(datasets, cells.TABLE1_CELLS, (0, 1, 2), scale="Demo scale: not comparable.")
+    runs = itertools.product(DATASETS, cells.TABLE1_CELLS)
+    paths = [write_metrics(folder, *run, alike(*(published[*run, metric] for metric in METRICS))) for run in runs]
+    return paths, Request(DATASETS, cells.TABLE1_CELLS, (0, 1, 2), scale="Demo scale: not comparable.")
 
 
 def test_table1_is_laid_out_as_in_the_paper_and_met_by_its_own_numbers(tmp_path: Path) -> None:
@@ -238,7 +203,10 @@ def test_table1_is_laid_out_as_in_the_paper_and_met_by_its_own_numbers(tmp_path:
 
 def test_ties_are_bold_together_as_printed(tmp_path: Path) -> None:
     means = {"sg": 2.001, "mog64": 2.004, "mog64-lc": 2.006}
-    table = table1(tmp_path, {cell: alike(kl=kl) for cell, kl in means.items()}).table
+    paths = [write_metrics(tmp_path, "Rings", cell, alike(kl=kl)) for cell, kl in reversed(means.items())]  # any order
+    paths.append(write_metrics(tmp_path, "8Gaussian", "sg", alike()))  # and more than asked
+    table = made("1", paths, request(list(means))).table
+    assert [row.labels[0] for block in table.blocks for row in block] == ["Rings"] * 3
     gnelbo, kl, _ = ([entry.bold for entry in row.entries] for row in table.blocks[0])
     assert gnelbo == [True, True, True]
     assert kl == [True, True, False]
@@ -458,11 +426,10 @@ def test_every_character_compiles(tmp_path: Path) -> None:
 
 @needs_pdflatex
 def test_latex_errors_are_one_line(tmp_path: Path) -> None:
-    broken, output = tmp_path / "table1.tex", tmp_path / "all.pdf"
-    broken.write_text(r"\begin{tabular}{l} \undefinedcommand")
+    (broken := tmp_path / "table1.tex").write_text(r"\begin{tabular}{l} \undefinedcommand")
     said = "all.pdf: pdflatex failed (Undefined control sequence.)"
-    refused(lambda: latex.compile_tables([broken], output), said)
-    assert not output.exists()
+    refused(lambda: latex.compile_tables([broken], tmp_path / "all.pdf"), said)
+    assert not (tmp_path / "all.pdf").exists()
 
 
 def test_without_pdflatex_the_error_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -537,18 +504,18 @@ def test_damaged_and_missing_hyperparameters(tmp_path: Path) -> None:
 
 
 def test_interrupted_writing_leaves_the_old_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    results, folder = [write_metrics(tmp_path, "Rings", "sg", alike())], tmp_path / "tables"
-    comparison.write("1", request(), folder, results)
-    before = {path: path.read_bytes() for path in folder.iterdir()}
+    write = partial(comparison.write, "1", request(), tmp_path / "tables")
+    results = [write_metrics(tmp_path, "Rings", "sg", alike())]
+    write(results)
+    before = {path: path.read_bytes() for path in (tmp_path / "tables").iterdir()}
 
     def full_disk(self: pd.DataFrame, path: Path, **options: Any) -> None:
         Path(path).write_text("dataset,ce")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pd.DataFrame, "to_csv", full_disk)
-    said = "table1.csv: cannot write (No space left on device)"
-    refused(lambda: comparison.write("1", request(), folder, results), said)
-    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    refused(lambda: write(results), "table1.csv: cannot write (No space left on device)")
+    assert {path: path.read_bytes() for path in (tmp_path / "tables").iterdir()} == before
     assert len(before) == 6
 
 
@@ -564,12 +531,21 @@ def test_table_script_writes_six_files_or_one_line(tmp_path: Path, capsys: pytes
     assert re.fullmatch(r"introprior: .*gone\.csv: cannot read .*\n", log.read_text())
     assert capsys.readouterr().err == log.read_text()
     assert not list(tmp_path.glob("table1*"))
-    run_script("table.py", {"results": [write_metrics(tmp_path, "Rings", "sg", alike())]}, [output], params, [log])
+    values = alike() | {"JSD_nats": [0.2, 0.3, 0.4], "KL_floor": [7.8] * 3, "JSD_floor": [3.62] * 3}
+    run_script("table.py", {"results": [write_metrics(tmp_path, "Rings", "sg", values)]}, [output], params, [log])
     assert log.read_text() == ""
     files = {f"table1{kind}.{suffix}" for kind in ("", "_vs_paper") for suffix in ("csv", "md", "tex")}
     assert {path.name for path in tmp_path.glob("table1*")} == files | {"table1.csv.provenance.json"}
     record = json.loads((tmp_path / "table1.csv.provenance.json").read_text())
     assert (record["command"], record["options"]["seeds"], len(record["inputs"])) == ("table", [0, 1, 2], 1)
+    lines = output.read_text().splitlines()
+    assert lines[0] == TIDY
+    records = {row["metric"]: row for row in csv.DictReader(lines)}
+    assert list(records) == ["gnELBO", "KL", "JSD", "JSD_nats", "KL_floor", "JSD_floor"]
+    assert float(records["JSD_nats"]["mean"]) == pytest.approx(0.3)
+    assert (records["JSD_nats"]["paper_mean"], records["JSD_nats"]["n"]) == ("", "3")
+    caption = (tmp_path / "table1.md").read_text().splitlines()[0]
+    assert "Two samples of the data itself score on average: Rings KL 7.80, JSD 3.62." in caption
 
 
 def test_unexpected_errors_leave_their_traceback_in_the_log(tmp_path: Path) -> None:
