@@ -473,12 +473,13 @@ def test_the_script_writes_what_it_is_asked_for() -> None:
         ("figureS2", {"study": write_study()}, {}),
         ("figureS3", {}, {"clip_steepness": 10.0}),
     ):
-        output, written = [Path(f"figures/{name}.{suffix}") for suffix in ("pdf", "png")], []
+        formats = ("pdf",) if name == "figureS2" else ("pdf", "png")  # its layout takes seconds
+        output, written = [Path(f"figures/{name}.{suffix}") for suffix in formats], []
         for _ in range(2 if name == "figure5" else 1):
             run_script("figure.py", inputs, output, {"figure": name, **params}, [f"{name}.log"])
             written.append([path.read_bytes() for path in output])
         assert written[0] == written[-1]  # the same figure, the same bytes
         assert b"/Type3" not in written[0][0]  # text stays text
-        assert written[0][1].startswith(b"\x89PNG")
+        assert all(picture.startswith(b"\x89PNG") for picture in written[0][1:])
         assert Path(f"{name}.log").read_text() == ""
         assert Path(f"figures/{name}.pdf.provenance.json").exists()

@@ -28,13 +28,12 @@ from introprior.reporting.tables.layout import Table, markdown
 from introprior.reporting.tables.sheets import Request
 from tests.commands import refused, rows
 from tests.scripts import run_script
-from tests.test_reporting import full_table1, made, parse_markdown, write_choice
+from tests.test_reporting import full_table1, made, needs_pdflatex, parse_markdown, write_choice
 
 COLUMNS = ("dataset", "cell", "r_entropy", "seed", "metric", "value", "status", "detail")
 PAPER_DATASETS = ("MNIST", "FMNIST", "CIFAR-10")
 TABLE2 = ("sg", "mog100", "mog100-ip", "mog100-lc", "mog100-lc-ip")
 TABLE5 = ("sg", "mog10", "mog10-ip", "mog10-lc", "mog10-lc-ip", *TABLE2[1:])
-needs_pdflatex = pytest.mark.skipif(not latex.pdflatex_available(), reason="pdflatex is not installed")
 
 Values = Mapping[str, float | None]
 

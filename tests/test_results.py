@@ -196,10 +196,9 @@ def test_what_another_finished_meanwhile_is_not_trained_twice(tmp_path, intropri
     first = (tmp_path / name).stat().st_ino
     do(*command)  # it was there before: somebody wants it anew
     assert (tmp_path / name).stat().st_ino != first
-    seen, taken = files.seen, locks.taken
+    taken = locks.taken
 
     def slow(path: Path, wait: bool = False) -> int | None:
-        monkeypatch.setattr(files, "seen", seen)
         monkeypatch.setattr(locks, "taken", taken)
         do(*command)
         return taken(path, wait)
