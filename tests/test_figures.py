@@ -190,10 +190,12 @@ def test_a_diverged_or_missing_run_leaves_panels_that_say_so() -> None:
 def test_flat_or_empty_densities_can_be_drawn() -> None:
     spike = np.zeros((100, 100))
     spike[3, 4] = 1.0
-    for name, density in (("zero", np.zeros((20, 20))), ("spike", spike), ("flat", np.ones((20, 20)))):
-        figure = figure3([write_panels(density=density, latent_density=density)])
-        save(figure, [f"{name}.png"], dpi=40)
-        (image,) = figure.axes[2].images
+    densities = {"Rings": np.zeros((20, 20)), "8Gaussian": spike, "2Spirals": np.ones((20, 20))}
+    panels = [write_panels(name, density=density, latent_density=density) for name, density in densities.items()]
+    figure = figure3(panels, [*densities])
+    save(figure, ["densities.png"], dpi=40)
+    for axis in figure.axes[2::4]:
+        (image,) = axis.images
         assert image.get_clim()[1] > 0
 
 
