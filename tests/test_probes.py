@@ -109,7 +109,7 @@ def train(digits: tuple[Images, Images], seed: int = 0, epochs: int = 1) -> smal
 
 @pytest.fixture(scope="module")
 def trained(digits: tuple[Images, Images]) -> small.Classifier:
-    return train(digits, epochs=12)
+    return train(digits, epochs=8)
 
 
 def test_classifier_learns_and_records_its_accuracy(trained: small.Classifier, digits: tuple[Images, Images]) -> None:
