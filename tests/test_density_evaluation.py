@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 import numpy as np
@@ -53,13 +52,7 @@ def test_panels_have_all_that_the_figure_shows(tmp_path, cell, components):
         assert (str(panels["dataset"]), str(panels["cell"]), int(panels["seed"])) == ("Rings", cell, 1)
         assert (str(panels["status"]), str(panels["detail"]), float(panels["limit"])) == ("ok", "", 4.0)
         assert panels["density"].sum() * (8 / 39) ** 2 == pytest.approx(1, abs=1e-5)
-        assert panels["density"].min() >= 0
-        assert panels["prior_weights"].sum() == pytest.approx(float(components > 0), abs=1e-6)
         assert np.abs(panels["latent"]).max() <= float(panels["latent_limit"])
-        if not components:  # the standard Gaussian, on a grid of its own
-            side = np.linspace(-float(panels["latent_limit"]), float(panels["latent_limit"]), 40)
-            wanted = np.exp(-(side[:, None] ** 2 + side**2) / 2) / (2 * math.pi)
-            np.testing.assert_allclose(panels["latent_density"], wanted, rtol=1e-4)
 
 
 def test_a_model_that_misses_the_window_altogether_counts_as_diverged(tmp_path, trained):

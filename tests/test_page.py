@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from introprior import cli
 from introprior.experiment.config import load
 from introprior.experiment.paths import Paths
 from introprior.operations import dag
@@ -17,7 +15,10 @@ from introprior.reporting.figures.style import save
 from introprior.reporting.page import claimed, shown
 from introprior.reporting.tables.comparison import write
 from introprior.reporting.tables.sheets import Request
-from tests import pages
+from tests import commands, pages
+from tests.commands import assert_refused, do, evaluating, training
+
+introprior = commands.introprior  # a fixture
 
 CONFIGURATION = {
     "experiment": "pages",
@@ -28,7 +29,6 @@ CONFIGURATION = {
 }
 TRAINING = {"iterations": 30, "warmup_iterations": 10, "mixture_warmup_iterations": 5, "batch_size": 16}
 TRAINING |= {"monte_carlo_samples": 2, "hidden_width": 8}
-EVALUATION = {"samples": 200, "grid": 8, "data_points": 16, "monte_carlo_samples": 2, "panel_points": 20}
 BETAS = {"sg": [0.2, 0.3, 0.9], "mog4-lc-ip": [0.2, 0.3, 1e30]}
 """The second lets the encoder's loss overflow, so that it diverges."""
 
@@ -48,17 +48,14 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         log = Path(paths.log_2d.format(dataset="8Gaussian", cell=cell))
         log.parent.mkdir(parents=True)
         log.write_text("a line\n 10%|#\r100%|##########\n")
-        command = ["train", "--dataset", "8Gaussian", "--cell", cell, "--seeds", "0", "1", "--device", "cpu"]
-        command += ["--options", json.dumps({"training": TRAINING}), "--betas", *map(str, betas)]
-        assert cli.main([*command, "--output", f"{folder}/ensemble.pt", "--history", f"{folder}/history.csv"]) == 0
-        command = ["evaluate", "--model", f"{folder}/ensemble.pt", "--options", json.dumps(EVALUATION)]
-        assert cli.main([*command, "--metrics", f"{folder}/metrics.csv", "--panels", f"{folder}/panels.npz"]) == 0
+        do(*training(folder, cell=cell, dataset="8Gaussian", training=TRAINING, betas=betas))
+        do(*evaluating(folder))
     metrics = [path for path in claimed(config, paths)[0] if Path(path).exists()]
     write("1", Request(["8Gaussian"], list(BETAS), [0, 1]), paths.tables, metrics)
     panels = [paths.cell_panels.format(dataset="8Gaussian", cell=cell) for cell in BETAS]
     figure = draw("figure3", {"density_panels": panels}, datasets=["8Gaussian"], cells=list(BETAS))
     save(figure, [f"{paths.figures}/figure3.png"], dpi=80)
-    assert cli.main(["page", str(results)]) == 0
+    do("page", results)
     return results
 
 
@@ -72,19 +69,17 @@ def test_every_number_is_in_a_csv_file_beside_it(results):
     }
 
 
-def test_a_number_that_is_in_no_csv_file_is_found(results, tmp_path):
+def test_links_stay_in_the_folder_and_lead_somewhere(results):
+    assert pages.broken_links(results / "index.html") == []
+
+
+def test_a_number_that_is_in_no_csv_file_is_found_and_so_is_a_broken_link(results, tmp_path):
     copy = shutil.copytree(results, tmp_path / "pages")
-    with (copy / "tables/table1.csv").open() as stream:
-        lines = stream.readlines()
+    lines = (copy / "tables/table1.csv").read_text().splitlines(keepends=True)
     (row,) = (line for line in lines if line.startswith("8Gaussian,sg,KL,"))
     shown = f"{float(row.split(',')[3]):.2f}"
     (copy / "tables/table1.csv").write_text("".join(line for line in lines if line != row))
     assert any(shown in said and "tables/table1.csv" in said for said in pages.foreign_numbers(copy / "index.html"))
-
-
-def test_links_stay_in_the_folder_and_lead_somewhere(results, tmp_path):
-    assert pages.broken_links(results / "index.html") == []
-    copy = shutil.copytree(results, tmp_path / "pages")
     (copy / "figures/figure3.png").unlink()
     assert pages.broken_links(copy / "index.html") == ["figures/figure3.png"] * 2
 
@@ -113,22 +108,14 @@ def test_diverged_and_missing_runs_are_shown_as_such(results):
 @pytest.mark.parametrize(("width", "scheme"), [(1400, 1), (400, 0)])
 @needs_chromium
 def test_a_browser_has_nothing_to_complain_of(results, width, scheme):
-    found = pages.in_a_browser(results / "index.html", width, scheme)
-    assert found["wrong"] == []
-    assert found["width"] == width
-    assert found["pictures"] == 1 + 2 * 2  # Figure 3, and two of each run that was trained
+    pictures = 1 + 2 * 2  # Figure 3, and two of each run that was trained
+    wanted = {"wrong": [], "pictures": pictures, "width": width}
+    assert pages.in_a_browser(results / "index.html", width, scheme) == wanted
 
 
-def test_a_folder_that_no_run_has_made_gets_one_line(tmp_path, capsys):
-    assert cli.main(["page", str(tmp_path / "nothing")]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "jobs.json: not found" in line
-
-
-def test_damaged_results_get_one_line(results, tmp_path, capsys):
+def test_damaged_and_missing_results_get_one_line(results, tmp_path, introprior):
+    assert_refused(introprior("page", tmp_path / "nothing"), "jobs.json: not found")
     copy = shutil.copytree(results, tmp_path / "pages")
     history = copy / "density/8Gaussian/sg/history.csv"
     history.write_text(history.read_text()[:-5])
-    assert cli.main(["page", str(copy)]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert str(history) in line
+    assert_refused(introprior("page", copy), history)

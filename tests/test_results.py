@@ -65,26 +65,19 @@ def test_a_training_may_write_to_nowhere(tmp_path):
     assert below(tmp_path) == {tmp_path / "ensemble.pt"}
 
 
-@pytest.mark.parametrize("flag", ["--output", "--history"])
-def test_a_folder_is_refused_before_the_training(tmp_path, introprior, monkeypatch, flag):
+def test_what_cannot_be_written_is_refused_before_the_training(tmp_path, introprior, monkeypatch):
     monkeypatch.setattr(commands.Training, "step", lambda self: pytest.fail("trained nevertheless"))
-    (tmp_path / "folder").mkdir()
-    outcome = introprior(*training(tmp_path), flag, tmp_path / "folder")
-    assert_refused(outcome, tmp_path / "folder", "is a folder; give the name of a file")
-
-
-def test_a_link_to_itself_is_one_line(tmp_path, introprior):
-    (tmp_path / "a.csv").symlink_to("a.csv")
-    assert_refused(introprior(*training(tmp_path), "--history", tmp_path / "a.csv"), "a.csv: cannot write (")
-
-
-@pytest.mark.parametrize("other", ["x.pt", "./x.pt", "link.pt", f"x.pt{provenance.SUFFIX}"])
-def test_files_of_one_command_are_files_apart(tmp_path, introprior, monkeypatch, other):
-    """With one name for both the model used to be lost, and the exit code was 0."""
-    monkeypatch.setattr(commands.Training, "step", lambda self: pytest.fail("trained nevertheless"))
-    (tmp_path / "link.pt").symlink_to("x.pt")
-    outcome = introprior(*training(tmp_path), "--output", tmp_path / "x.pt", "--history", f"{tmp_path}/{other}")
-    assert_refused(outcome, "would overwrite", "give each file a name of its own")
+    (folder := tmp_path / "folder").mkdir()
+    for link, target in (("loop.csv", "loop.csv"), ("link.pt", "x.pt")):
+        (tmp_path / link).symlink_to(target)
+    for flag in ("--output", "--history"):
+        outcome = introprior(*training(tmp_path, flag, folder))
+        assert_refused(outcome, folder, "is a folder; give the name of a file")
+    assert_refused(introprior(*training(tmp_path, "--history", tmp_path / "loop.csv")), "loop.csv: cannot write (")
+    # With one name for both the model used to be lost, and the exit code was 0.
+    for other in ("x.pt", "./x.pt", "link.pt", f"x.pt{provenance.SUFFIX}"):
+        outcome = introprior(*training(tmp_path, "--output", tmp_path / "x.pt", "--history", f"{tmp_path}/{other}"))
+        assert_refused(outcome, "would overwrite", "give each file a name of its own")
 
 
 def test_an_input_is_not_written_over(trained, introprior):
@@ -105,25 +98,30 @@ def test_files_that_differ_in_their_suffix_have_records_of_their_own(tmp_path, t
 # ---- Which code made them ----
 
 
-def test_the_code_of_a_record_is_that_of_its_beginning(tmp_path, monkeypatch):
-    monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "package")
-    (tmp_path / "package").mkdir()
-    for function in (provenance.code, provenance.commit):
-        function.cache_clear()
-    source, output = tmp_path / "package/loss.py", tmp_path / "a.csv"
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A folder that is taken for the package's."""
+    (package := tmp_path / "package").mkdir()
+    monkeypatch.setattr(provenance, "PACKAGE", package)
+    provenance.code.cache_clear()
+    provenance.commit.cache_clear()
+    yield package
+    provenance.code.cache_clear()
+    provenance.commit.cache_clear()
+
+
+def test_the_code_of_a_record_is_that_of_its_beginning(tmp_path, package):
+    source, output = package / "loss.py", tmp_path / "a.csv"
     source.write_text("1")
     record = provenance.Record("train", {})
     source.write_text("2")
     output.touch()
     record.write([output])
     told = provenance.read(provenance.path_of(output))["code"]
-    provenance.code.cache_clear()
-    assert told != provenance.code()
-    source.write_text("1")
-    provenance.code.cache_clear()
-    assert told == provenance.code()
-    for function in (provenance.code, provenance.commit):
-        function.cache_clear()
+    for text in ("2", "1"):
+        source.write_text(text)
+        provenance.code.cache_clear()
+        assert (told == provenance.code()) is (text == "1")
 
 
 def test_a_run_that_goes_on_under_another_version_names_both(tmp_path, monkeypatch, introprior):
@@ -140,18 +138,15 @@ def test_a_run_that_goes_on_under_another_version_names_both(tmp_path, monkeypat
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
-def test_another_users_checkout_has_a_commit_too(tmp_path, monkeypatch):
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
-    (tmp_path / "__init__.py").touch()
+def test_another_users_checkout_has_a_commit_too(package, monkeypatch):
+    git = ["git", "-C", str(package), "-c", "user.name=a", "-c", "user.email=a@b"]
+    (package / "__init__.py").touch()
     for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "a"]):
         subprocess.run([*git, *words], check=True)
-    monkeypatch.setattr(provenance, "PACKAGE", tmp_path)
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
-    refused = subprocess.run(["git", "-C", str(tmp_path), "status"], capture_output=True, text=True)
+    refused = subprocess.run([*git, "status"], capture_output=True, text=True)
     assert "dubious ownership" in refused.stderr
-    provenance.commit.cache_clear()
     assert len(provenance.commit() or "") == 40
-    provenance.commit.cache_clear()
 
 
 # ---- Before anything runs ----
@@ -194,20 +189,16 @@ def test_hyperparameters_of_another_cell_are_refused(tmp_path, introprior):
 
 
 @pytest.mark.parametrize(("make", "name"), [(training, "ensemble.pt"), (searching, "slice.csv")])
-def test_what_another_process_finished_since_this_one_began_is_not_trained_twice(
-    tmp_path, introprior, monkeypatch, make, name
-):
+def test_what_another_finished_meanwhile_is_not_trained_twice(tmp_path, introprior, monkeypatch, make, name):
     """The other has let go of its lock by then: nobody has to wait, and nobody is told to."""
     command = make(tmp_path, "--state", tmp_path / "state")
     do(*command)
     first = (tmp_path / name).stat().st_ino
     do(*command)  # it was there before: somebody wants it anew
-    again = (tmp_path / name).stat().st_ino
-    assert again != first
-    seen, taken = files.seen, locks.taken
+    assert (tmp_path / name).stat().st_ino != first
+    taken = locks.taken
 
     def slow(path: Path, wait: bool = False) -> int | None:
-        monkeypatch.setattr(files, "seen", seen)
         monkeypatch.setattr(locks, "taken", taken)
         do(*command)
         return taken(path, wait)
@@ -231,34 +222,28 @@ def test_a_file_system_without_locks_does_not_stop_a_training(tmp_path, intropri
 # ---- What is not what it was ----
 
 
-def folder(root: Path, **outputs: str) -> Path:
+def folder(root: Path) -> Path:
     """The results of a job that reads prepared data beside the folder."""
     results, data = root / "results/x", root / "results/data/digits"
-    for path in (results, data):
-        path.mkdir(parents=True)
-    for name in ("manifest.json", "train-images.npy"):
-        (data / name).write_text(name)
-    prepared = provenance.Record("prepare", {})
-    prepared.write([data / "manifest.json", data / "train-images.npy"])
-    job = provenance.Record("classifier", {}, [data / "manifest.json"])
-    (results / "a.csv").write_text("a")
-    job.write([results / "a.csv"])
+    prepared = [data / "manifest.json", data / "train-images.npy"]
+    for path in (*prepared, results / "a.csv", results / "logs/data.log"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("prepared\n")
+    provenance.Record("prepare", {}).write(prepared)
+    provenance.Record("classifier", {}, prepared[:1]).write([results / "a.csv"])
     named = {"wildcards": {}, "benchmark": None, "gpu": False, "options": {}}
     made = "results/data/digits/manifest.json"
     prepare = named | {"rule": "prepare", "outputs": [made], "inputs": [], "log": "results/x/logs/data.log"}
     train = named | {"rule": "classifier", "outputs": ["results/x/a.csv"], "inputs": [made], "log": None}
     content = {"experiment": "x", "configuration": {"device": "cpu"}, "identity": "", "jobs": [prepare, train]}
     (results / dag.NAME).write_text(dag.sealed(content))
-    (results / "logs").mkdir()
-    (results / "logs/data.log").write_text("prepared\n")
     return results
 
 
 def test_prepared_data_that_results_were_made_of_is_verified(tmp_path):
     results = folder(tmp_path)
     assert verification.verify(results)["problems"] == []
-    images = tmp_path / "results/data/digits/train-images.npy"
-    images.write_text("train-images.npx")
+    (tmp_path / "results/data/digits/train-images.npy").write_text("prepareD\n")
     ((path, what),) = verification.verify(results)["problems"]
     assert (path, what.split(";")[0]) == ("../data/digits/train-images.npy", "altered since it was made")
 
