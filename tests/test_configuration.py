@@ -288,6 +288,8 @@ def test_an_added_image_dataset_needs_a_section(monkeypatch):
     monkeypatch.setitem(IMAGE_DATASETS, "KMNIST", dataclasses.replace(IMAGE_DATASETS["MNIST"], name="KMNIST"))
     page = (ROOT / "docs/add-an-image-dataset.md").read_text()
     added = yaml.safe_load(re.search(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[1])
+    for job in (jobs.pictures, jobs.unverified, jobs.classifier):
+        commands.refused(lambda job=job: job(PAPER, "KMNIST"), "results: KMNIST has no section; give it one in images.")
     ours, theirs = (captions.image_settings(config, ["KMNIST"]) for config in (load(added), PAPER))
     assert "(KMNIST)" in captions.scale_sentence("kmnist", ours, theirs)
     del added["images"]["by_dataset"]["KMNIST"]["widths"]
