@@ -262,13 +262,9 @@ def test_one_thread_computes_unless_more_are_asked_for(tmp_path, introprior, mon
 
 def test_what_memory_cannot_hold_is_told_in_one_line(tmp_path, introprior):
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    before = resource.getrlimit(resource.RLIMIT_AS)
     command = training(tmp_path, training=TRAINING | {"hidden_width": 100_000})
-    resource.setrlimit(resource.RLIMIT_AS, (used + 4 * 10**9, before[1]))
-    try:
+    with commands.limited(resource.RLIMIT_AS, used + 4 * 10**9):
         assert_refused(introprior(*command), "out of memory (", "; take smaller numbers, or fewer at a time")
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
     assert below(tmp_path) == set()
 
 
@@ -383,12 +379,8 @@ def test_a_file_that_may_not_grow_leaves_nothing_half_written(tmp_path, intropri
     for name in {"search": ["slice.csv"], "train": ["ensemble.pt"]}.get(command, []):
         (tmp_path / name).unlink()
     before = below(tmp_path)
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
-    try:
+    with commands.limited(resource.RLIMIT_FSIZE, 100):
         outcome = introprior(*arguments)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert_refused(outcome, tmp_path, "cannot write", "free some space")
     gc.collect()
     assert below(tmp_path) == before
