@@ -314,8 +314,7 @@ def test_free_memory_as_nvidia_smi_tells(tmp_path, monkeypatch, gpus, script, to
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"),
-    [(devices.JOBS_PER_GPU, "0"), (devices.SIMULATED_GPUS, "two"), (devices.GPU_MEMORY, "4GB")],
+    ("variable", "value"), [(devices.JOBS_PER_GPU, "0"), (devices.SIMULATED_GPUS, "two"), (devices.GPU_MEMORY, "4GB")]
 )
 def test_wrong_numbers_are_refused(simulated, monkeypatch, variable, value):
     simulated(1)

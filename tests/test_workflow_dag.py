@@ -395,10 +395,7 @@ def test_ones_own_data_outdate_what_is_made_of_them(fresh):
     assert code == 0, printed
     assert projects.finished(printed) == dict.fromkeys(("published", "train", "evaluate", "prepare", "warmup"), 1)
     assert fresh.plan(*arguments) == {}
-    with (
-        fresh.changed("moons.csv", "2,1", "3,1"),
-        fresh.changed("path/to/pictures/7.png", "looked", "LOOKED"),
-    ):
+    with fresh.changed("moons.csv", "2,1", "3,1"), fresh.changed("path/to/pictures/7.png", "looked", "LOOKED"):
         assert fresh.plan(*arguments) == {"train": 1, "evaluate": 1, "prepare": 1, "warmup": 1}
 
 

@@ -128,8 +128,7 @@ RESULTS = {
 
 
 @pytest.mark.parametrize(
-    ("what", "fault"),
-    [("search", Disk.fill), ("train", Disk.fill), ("train", Disk.protect), ("images", Disk.protect)],
+    ("what", "fault"), [("search", Disk.fill), ("train", Disk.fill), ("train", Disk.protect), ("images", Disk.protect)]
 )
 def test_results_that_find_no_disk_at_the_end_cost_no_training(
     tmp_path, disk, introprior, world, monkeypatch, what, fault
