@@ -361,7 +361,7 @@ def paper(tmp_path_factory, paper_plan) -> Path:
 
 def test_the_papers_297_games_fit_a_terminal(paper):
     found = status.look(paper)
-    lines = status.shown(found, False)
+    lines = list(status.shown(found))
     assert len(lines) < 100
     assert max(map(len, lines)) < 200
     assert "  and 38 more: --all" in lines

@@ -28,6 +28,7 @@ from pathlib import Path
 
 PRELOADED = ("jsonschema", "matplotlib.pyplot", "pandas", "pydantic", "scipy.stats", "seaborn", "sklearn.svm")
 PRELOADED += ("sklearn.datasets", "sklearn.manifold", "snakemake.cli", "snakemake.script", "torch", "zuko")
+PRELOADED += ("jinja2", "nbformat", "smart_open")  # which Snakemake imports late
 
 CLIENT = """#!{python} -IS
 import json, os, signal, socket, sys
