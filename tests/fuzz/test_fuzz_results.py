@@ -24,17 +24,17 @@ import pytest
 import torch
 
 from introprior import cli
-from introprior.experiment.config import load, read_yaml
+from introprior.experiment.config import load
 from introprior.experiment.paths import Paths
-from introprior.operations import dag, progress
+from introprior.operations import dag, progress, provenance
 from introprior.reporting.figures import draw
 from introprior.reporting.figures.style import save
 from introprior.reporting.page import build, claimed, shown
 from introprior.reporting.tables import comparison
 from introprior.reporting.tables.sheets import Request
 from tests import commands
+from tests import test_image_commands as images
 from tests.fuzz.endless import SECONDS, Endless, limited
-from tests.projects import Project
 
 SEEDS = (0,)
 TIMES = {".csv": 4, ".json": 6, ".pt": 3, ".npz": 3}
@@ -46,63 +46,139 @@ COUNTED = ("jobs.json", "metrics.csv", "probes.csv", "r_entropy.json")
 """What summary and claims are made of."""
 
 CELLS = ("sg", "mog4-lc-ip")
-CONFIGURATION = """\
-experiment: fuzzed
-device: cpu
-density:
-  datasets: [Checkerboard]
-  seeds: [0, 1]
-  training: {iterations: 12, warmup_iterations: 4, mixture_warmup_iterations: 2, batch_size: 16,
-             monte_carlo_samples: 3, hidden_width: 8, hidden_layers: 2, milestones: [9]}
-  search: {cells: [sg], samples: 200, beta_rec: [0.2], beta_kl: [0.3], beta_neg_multiples: [3, 5]}
-  evaluation: {samples: 200, grid: 5, data_points: 8, monte_carlo_samples: 4}
-images:
-  datasets: [digits]
-  seeds: [0]
-  r_entropy: [10]
-  training: {epochs: 4, warmup_epochs: 2, mixture_warmup_epochs: 1, monte_carlo_samples: 4}
-  by_dataset: {digits: {batch_size: 250, latent_dim: 4, widths: [2, 4]}}
-  evaluation: {epochs: [2, 4], features: classifier, classifier_epochs: 1, samples: 200, monte_carlo_samples: 4,
-               latent_points: 50, grid_images: 6}
-  probes: {svm_iterations: [10, 20], neighbours: [1, 9], train_images: 100}
-tables: {table1: [sg, mog4-lc-ip], table2: [mog4-lc-ip], table5: [mog4-lc-ip]}
-figure2: {dataset: digits, cell: mog4-lc-ip, epochs: 4, every: 1}
-figure3: {cells: [sg, mog4-lc-ip], points: 40, grid: 6}
-figure4: {r_entropy: [10]}
-latents: {cells: [mog4-lc-ip]}
-figureS2: {dataset: digits, cell: mog4-lc-ip, r_entropy: 10}
-page: {tables: [1, 5], figures: [figure3]}
-"""
+CONFIGURATION = {
+    "experiment": "fuzzed",
+    "device": "cpu",
+    "density": {"datasets": ["Checkerboard"], "seeds": [0, 1]},
+    "images": {
+        "datasets": ["digits"],
+        "seeds": [0],
+        "r_entropy": [10],
+        "evaluation": {"samples": 200, "features": "classifier", "latent_points": 50, "grid_images": 6},
+        "probes": {"train_images": 100},
+    },
+    "tables": {"table1": list(CELLS), "table5": ["mog4-lc-ip"]},
+    "figure2": {"dataset": "digits"},
+    "figure3": {"cells": list(CELLS)},
+    "figure4": {"r_entropy": [10]},
+    "latents": {"cells": ["mog4-lc-ip"]},
+    "figureS2": {"dataset": "digits", "cell": "mog4-lc-ip", "r_entropy": 10},
+    "page": {"tables": [1, 5], "figures": ["figure3"]},
+}
 RUN = {"dataset": "digits", "cell": "mog4-lc-ip", "r_entropy": "10", "seed": "0"}
+WARMUP = {"dataset": "digits", "family": "mog4-lc", "seed": "0"}
+PROBES = {"svm_iterations": [10, 20], "neighbours": [1, 9]}
 
 
 # ---- The tree ----
 
 
 class Tree:
-    """The results of a small experiment in both halves, as the workflow makes them, and what reads them."""
+    """The results of a small experiment in both halves, and the commands that read them."""
 
-    def __init__(self, folder: Path):
-        project = Project(folder, fuzzed=CONFIGURATION)
-        under_way = Path("results/fuzzed/density/Checkerboard/sg-dt/ensemble.pt")
-        code, printed = project.snakemake("page", str(under_way), "--configfile", "fuzzed.yaml", "--cores", "1")
-        assert code == 0, printed[-5000:]
-        for path in (folder / under_way).parent.iterdir():
-            path.unlink()
-        progress.Progress(folder / under_way, "sg-dt", 100).tell(20, 1.5, 2, 2)
-        self.config, self.paths = load(read_yaml([folder / "fuzzed.yaml"])), Paths("fuzzed", str(folder / "results"))
+    def __init__(self, root: Path):
+        self.paths, self.jobs = Paths("fuzzed", str(root)), list[dict[str, Any]]()
         self.results, self.data = Path(self.paths.results), Path(self.paths.data.format(dataset="digits"))
-        self.jobs = dag.read(self.results).jobs
+        self.config = load(CONFIGURATION)
 
-    def options(self, rule: str) -> str:
-        """What the job of a rule was told."""
-        return json.dumps(next(job.options for job in self.jobs if job.rule == rule))
+    def job(self, rule: str, wildcards: dict[str, str], inputs: list[str], outputs: list[str], *words: object) -> None:
+        """Run a command as a job of the workflow, and note it."""
+        commands.do(*words)
+        name = f"{rule}-{'-'.join(wildcards.values())}"
+        log, benchmark = (Path(f"{folder}/{name}") for folder in (self.paths.logs, self.paths.benchmarks))
+        for path, said in ((log, "a line\r 50%|\n"), (benchmark, "s\th:m:s\tmax_rss\n1.5\t0:00:01\t600.1\n")):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(said)
+        named = {"rule": rule, "wildcards": wildcards, "outputs": outputs, "inputs": inputs, "gpu": False}
+        options = provenance.read(provenance.path_of(outputs[0]))["options"]
+        self.jobs.append(named | {"log": str(log), "benchmark": str(benchmark), "options": options})
+
+    def density(self) -> None:
+        """Hyperparameters, trainings, evaluations."""
+        for cell in CELLS:
+            names = {"dataset": commands.DATASET, "cell": cell}
+            folder = Path(self.paths.cell.format(**names))
+            chosen, model = str(folder / "hyperparameters.json"), str(folder / "ensemble.pt")
+            outputs = [model, str(folder / "history.csv")]
+            if cell == "sg":
+                piece = folder / "search"
+                betas = commands.GRID[:2]
+                self.job("search", names | {"slice": "0"}, [], [f"{piece}/slice.csv"],
+                         *commands.searching(piece, betas=betas, samples=200))  # fmt: skip
+                self.job("select", names, [f"{piece}/slice.csv"], [chosen],
+                         *commands.selecting(folder, slices=(piece / "slice.csv",)))  # fmt: skip
+            else:
+                betas = dict(zip(commands.NAMES, commands.BETAS, strict=True))
+                told = json.dumps(betas | {"source": "own", "settings": None, "diverged": None, "KL": None})
+                self.job("published", names, [], [chosen], "select", "--dataset", commands.DATASET, "--cell", cell,
+                         "--published", told, "--output", chosen)  # fmt: skip
+            self.job("train", names, [chosen], outputs,
+                     *commands.training(folder, "--hyperparameters", chosen, betas=None, cell=cell))  # fmt: skip
+            measured = [str(folder / "metrics.csv"), str(folder / "panels.npz")]
+            self.job("evaluate", names, [model], measured, *commands.evaluating(folder))
+
+    def images(self) -> None:
+        """One run, from the data to its probes."""
+        names = {"dataset": "digits"}
+        commands.do("prepare", "--dataset", "digits", "--output", self.data)
+        commands.shorten(self.data, images.TRAIN, images.TEST)
+        record = provenance.path_of(self.data / "manifest.json")
+        content = json.loads(record.read_text())
+        for name, made in content["outputs"].items():
+            path = self.data / name
+            made |= {"sha256": provenance.checksum(path), "bytes": path.stat().st_size}
+        record.write_text(json.dumps(content))
+        folder, warm = Path(self.paths.run.format(**RUN)), Path(self.paths.warmup.format(**WARMUP))
+        classifier = self.paths.classifier.format(**names)
+        reference = self.paths.reference.format(**names, features="fd_classifier")
+        data, world = str(self.data / "manifest.json"), self.results / "world"
+        self.job("classifier", names, [data], [classifier],
+                 "classifier", "--data", self.data, "--options", '{"epochs": 1}', "--output", classifier)  # fmt: skip
+        self.job("reference", names | {"features": "fd_classifier"}, [data, classifier], [reference],
+                 *("reference", "--data", self.data, "--classifier", classifier, "--output", reference),
+                 *("--options", '{"features": "fd_classifier", "samples": 200}'))  # fmt: skip
+        world.mkdir()
+        for path in (Path(classifier), Path(reference)):
+            (world / path.name).symlink_to(path)
+        (world / "data").symlink_to(self.data)
+        self.job("warmup", WARMUP, [data], [str(warm / "warmup.pt")], *images.warming(warm, self.data, "mog4-lc"))
+        outputs = [str(folder / name) for name in ("snapshots.pt", "history.csv")]
+        training = images.GAME | {"r_entropy": 10.0}
+        self.job("game", RUN, [str(warm / "warmup.pt")], outputs, *images.playing(
+            folder, self.data, RUN["cell"], "--warmup", warm / "warmup.pt", training=training))  # fmt: skip
+        self.job("distances", RUN, outputs[:1], [str(folder / "distances.csv")], *images.looking(
+            "distances", world, folder / "snapshots.pt"), "--output", folder / "distances.csv")  # fmt: skip
+        measured = [str(folder / name) for name in ("metrics.csv", "panels.npz", "codes.npz")]
+        self.job("evaluate_images", RUN, outputs[:1], measured,
+                 *images.evaluating(folder, world, folder / "snapshots.pt"))  # fmt: skip
+        self.job("probe", RUN, measured[2:], [str(folder / "probes.csv")], "probe", "--codes", measured[2],
+                 "--options", json.dumps(PROBES), "--output", folder / "probes.csv")  # fmt: skip
+        chosen = self.paths.chosen.format(**names)
+        self.job("choose_r_entropy", names, measured[:1], [chosen], "choose", "--metrics", measured[0],
+                 "--dataset", "digits", "--metric", "fd_classifier_gen", "--output", chosen)  # fmt: skip
+
+    def finish(self) -> None:
+        """Tables, a figure, the page, and a training that is under way."""
+        one, five = self.tables()
+        comparison.write(*one)
+        comparison.write(*five)
+        self.figure()
+        names = {"dataset": commands.DATASET, "cell": "sg-dt"}
+        folder = Path(self.paths.cell.format(**names))
+        told = self.jobs[2] | {"wildcards": names, "outputs": [str(folder / "ensemble.pt")], "log": None}
+        self.jobs.append(told)
+        folder.mkdir(parents=True)
+        progress.Progress(folder / "ensemble.pt", "sg-dt", 100).tell(20, 1.5, 2, 2)
+        jobs = json.loads(json.dumps(self.jobs).replace(f"{self.results.parent}/", "results/"))
+        content = {"experiment": "fuzzed", "configuration": self.config.model_dump(mode="json"), "identity": "x-y"}
+        (self.results / dag.NAME).write_text(dag.sealed(content | {"jobs": jobs}))
+        commands.do("page", self.results)
 
     def tables(self) -> list[tuple[str, Request, str, list[str], list[str]]]:
         """What tables are made of."""
         metrics, chosen, _ = claimed(self.config, self.paths)
         made = [path for path in metrics if Path(path).exists()]
-        shown = {"svm_iterations": [10, 20], "neighbours": [1, 9]}
+        shown = {"svm_iterations": PROBES["svm_iterations"], "neighbours": PROBES["neighbours"]}
         one = Request([commands.DATASET], CELLS, [0, 1])
         five = Request(["digits"], [RUN["cell"]], [0], primary="fd_classifier", **shown)
         of_images = [path for path in made if "images" in path]
@@ -129,7 +205,12 @@ class Tree:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
-    return Tree(tmp_path_factory.mktemp("fuzzed"))
+    """All results are made by the commands that make them."""
+    made = Tree(tmp_path_factory.mktemp("results"))
+    made.density()
+    made.images()
+    made.finish()
+    return made
 
 
 # ---- Damage ----
@@ -249,7 +330,7 @@ def readers(tree: Tree, path: Path, folder: Path, chance: random.Random) -> Iter
         return name, lambda: 0 if make() is None else 1
 
     results = tree.results
-    yield command("verify", results)
+    yield command("verify", results, "--partial")  # a training is under way
     yield command("status", results, "--all")
     if path.name in COUNTED:
         yield command("summary", results)
@@ -260,19 +341,16 @@ def readers(tree: Tree, path: Path, folder: Path, chance: random.Random) -> Iter
         case "ensemble.pt":
             yield command("evaluate", "--model", path, "--options", json.dumps(commands.EVALUATION), *shared)
         case "snapshots.pt" | "distances.csv" | "classifier.pt" | "fd_classifier.npz" | "manifest.json":
-            run, features = Path(tree.paths.run.format(**RUN)), {"dataset": "digits", "features": "fd_classifier"}
-            made_of = ["--model", run / "snapshots.pt", "--distances", run / "distances.csv", "--data", tree.data]
-            made_of += ["--classifier", tree.paths.classifier.format(**features)]
-            made_of += ["--reference", tree.paths.reference.format(**features)]
-            yield command("evaluate", "--options", tree.options("evaluate_images"), *made_of,
-                          "--codes", out / "c.npz", *shared)  # fmt: skip
+            run = Path(tree.paths.run.format(**RUN))
+            yield command(*images.evaluating(out, tree.results / "world", run / "snapshots.pt")[:-6],
+                          "--distances", run / "distances.csv", "--codes", out / "c.npz", *shared)  # fmt: skip
         case "warmup.pt":
-            yield command("train", "--options", tree.options("game"), "--data", tree.data, "--warmup", path,
-                          "--output", out / "s.pt", "--history", out / "h.csv", "--device", "cpu")  # fmt: skip
-        case "slice-0.csv":
+            yield command(*images.playing(out, tree.data, RUN["cell"], "--warmup", path,
+                                          training=images.GAME | {"iterations": 7}))  # fmt: skip
+        case "slice.csv":
             yield command(*commands.selecting(out, slices=(path,)))
         case "codes.npz":
-            yield command("probe", "--codes", path, "--options", tree.options("probe"), "--output", out / "p.csv")
+            yield command("probe", "--codes", path, "--options", json.dumps(PROBES), "--output", out / "p.csv")
         case "hyperparameters.json":
             yield command(*commands.training(out, "--hyperparameters", path, betas=None, cell=beside.name))
             request = Request([commands.DATASET], [beside.name])
@@ -319,7 +397,7 @@ def test_damaged_results_are_told_of_in_one_line(tree, tmp_path, seed):
             ways = [*ANY, *[ALTER[path.suffix]] * 3] if path.suffix in ALTER else ANY
             for damage in chance.sample(ways, min(TIMES.get(path.suffix, 1), len(ways))):
                 with damaged(path, damage, chance) as another:
-                    recorded = path.name in {Path(name).name for job in tree.jobs for name in job.outputs}
+                    recorded = path.name in {Path(name).name for job in tree.jobs for name in job["outputs"]}
                     for name, read in readers(tree, path, tmp_path, chance):
                         tried += 1
                         if problem := wrong_with(read):
@@ -337,4 +415,4 @@ def test_undamaged_results_are_read_by_all(tree, tmp_path):
     for name in ("metrics.csv", "codes.npz"):
         path = Path(tree.paths.run.format(**RUN)) / name
         found = dict(readers(tree, path, tmp_path, random.Random(1)))
-        assert {name: code for name, read in found.items() if name != "verify" and (code := read())} == {}
+        assert {name: code for name, read in found.items() if (code := read())} == {}
