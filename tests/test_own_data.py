@@ -28,6 +28,7 @@ from introprior.reporting import read
 from introprior.reporting.tables.sheets import Request, measured, summarise
 from tests.commands import EVALUATION, TRAINING, do, refused, rows, stopping
 
+CASES = yaml.safe_load(Path(__file__).with_name("cases.yaml").read_text())["own data"]
 CPU = torch.device("cpu")
 
 
@@ -218,18 +219,7 @@ def test_what_a_configuration_refuses(tmp_path: Path, fault: str) -> None:
     refused(lambda: load(section(tmp_path / name)), f"configuration: images.by_dataset.mine.folder: {tmp_path}", said)
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"batch_size": 19}, "images.by_dataset.mine.batch_size: must be at most the 18 training images, is 19"),
-        ({"size": None}, "images.by_dataset.mine.size: is missing; give the height and width"),
-        ({"size": 3}, "images.by_dataset.mine.size: must be at least 4, is 3"),
-        ({"channels": 4}, "images.by_dataset.mine.channels: must be 1 or 3, is 4"),
-        ({"widths": [4, 4, 4]}, "3 widths leave one pixel of 8x8 images"),
-        ({"folders": "x"}, "images.by_dataset.mine: unknown key 'folders'; did you mean 'folder'?"),
-        ({"folder": None}, "images.by_dataset.mine.folder: is missing, and size and channels are of"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "said"), CASES["pictures"])
 def test_keys_of_pictures(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     refused(lambda: load(section(album(tmp_path / "in", {"": 20}), **changes)), said)
 
@@ -360,19 +350,7 @@ def test_draws_are_points_of_the_file_each_as_likely(tmp_path: Path) -> None:
         assert all(abs(count - 400) < 5 * 20 for count in counts.values())
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (None, "p.csv: is not there; correct the path"),
-        ("", "p.csv: is float64 [0, 1], not [N, 2]; points are two columns of numbers"),
-        ("x,y\n", "not [N, 2]; points are"),
-        ("x,y\n1,2\n3,a\n", "could not convert string 'a' to float64 at row 1, column 2"),
-        ("1,2,3\n4,5,6\n", "p.csv: is float64 [2, 3], not [N, 2]"),
-        ("1;2\n3;4\n", "p.csv: could not convert string '3;4'"),
-        ("1,2\n3,nan\n", "p.csv: 1 points are not finite, point 2 the first of them"),
-        ("1,2\n1,2\n", "p.csv: holds 2 points in one place"),
-    ],
-)
+@pytest.mark.parametrize(("content", "said"), CASES["files of points"])
 def test_bad_points(tmp_path: Path, content: str | None, said: str) -> None:
     if content is not None:
         (tmp_path / "p.csv").write_text(content)
@@ -380,16 +358,7 @@ def test_bad_points(tmp_path: Path, content: str | None, said: str) -> None:
     refused(lambda: load(own), f"configuration: density.points.mine.file: {tmp_path}/p.csv: ", said)
 
 
-@pytest.mark.parametrize(
-    ("name", "more", "said"),
-    [
-        ("Rings", {}, "density.points.Rings.file: there is a dataset Rings already"),
-        ("a/b", {}, "density.points.a/b.[key]: must have letters, digits"),
-        ("mine", {"half_width": 0.1}, "points lie in the window of half-width 0.1; take a larger one, up to"),
-        ("mine", {"half_width": 0}, "density.points.mine.half_width: must be above 0, is 0"),
-        ("mine", {"width": 4}, "density.points.mine: unknown key 'width'; did you mean 'half_width'?"),
-    ],
-)
+@pytest.mark.parametrize(("name", "more", "said"), CASES["points"])
 def test_keys_of_points(tmp_path: Path, name: str, more: dict[str, Any], said: str) -> None:
     np.save(tmp_path / "p.npy", some_points())
     refused(lambda: load({"density": {"points": {name: {"file": str(tmp_path / "p.npy"), **more}}}}), said)
