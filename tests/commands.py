@@ -8,6 +8,7 @@ import gc
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -173,6 +174,17 @@ def assert_same_training(ours: Path, theirs: Path) -> None:
     for name, tensor in other["model"]["tensors"].items():
         assert torch.equal(mine["model"]["tensors"][name], tensor), name
     assert (ours / "history.csv").read_text() == (theirs / "history.csv").read_text()
+
+
+@contextlib.contextmanager
+def limited(what: int, size: int) -> Iterator[None]:
+    """While inside, this process may not have more of ``what``, such as ``resource.RLIMIT_FSIZE``."""
+    before = resource.getrlimit(what)
+    resource.setrlimit(what, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(what, before)
 
 
 @contextlib.contextmanager

@@ -48,6 +48,19 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return pretend
 
 
+@pytest.fixture
+def simulated(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Simulate so many GPUs, of which so much memory is free, for so many jobs each."""
+
+    def pretend(number: int, free: str | None = None, jobs: int | None = None) -> None:
+        given = {devices.SIMULATED_GPUS: number, devices.SIMULATED_FREE: free, devices.JOBS_PER_GPU: jobs}
+        for variable, value in given.items():
+            if value is not None:
+                monkeypatch.setenv(variable, str(value))
+
+    return pretend
+
+
 @contextlib.contextmanager
 def child(job: Callable[[], None]) -> Iterator[int]:
     """A process that does the job, forked since it then has torch already; killed in the end."""
@@ -66,40 +79,42 @@ def child(job: Callable[[], None]) -> Iterator[int]:
             os.waitpid(number, 0)
 
 
-@pytest.mark.parametrize(("count", "per_gpu"), [(2, 1), (1, 1), (2, 2)])
-def test_200_leases_by_8_processes_never_overlap_and_use_every_gpu(tmp_path, monkeypatch, count, per_gpu):
-    monkeypatch.setenv(devices.SIMULATED_GPUS, str(count))
-    monkeypatch.setenv(devices.JOBS_PER_GPU, str(per_gpu))
-
-    def holders(key: str) -> list[Path]:
-        return list(tmp_path.glob(f"held-{key}-*"))
+def race(folder: Path, processes: int, turns: int, most: int) -> list[tuple[str, int]]:
+    """Have so many processes lease a GPU so often, at most so many the same one; which, and how many had one then."""
 
     def job() -> None:
-        while not (tmp_path / "go").exists():  # all at once, or the first is done before the last begins
+        while not (folder / "go").exists():  # all at once, or the first is done before the last begins
             time.sleep(0.001)
-        for turn in range(25):
+        for _ in range(turns):
             with devices.leased(devices.visible()) as gpu:
-                mine = tmp_path / f"held-{gpu.key}-{os.getpid()}"
+                mine = folder / f"held-{gpu.key}-{os.getpid()}"
                 mine.touch(exist_ok=False)
-                assert len(holders(gpu.key)) <= per_gpu
-                time.sleep(0.0005)
-                busy = len(list(tmp_path.glob("held-*")))
+                assert len(list(folder.glob(f"held-{gpu.key}-*"))) <= most
+                time.sleep(0.001)
+                busy = len(list(folder.glob("held-*")))
                 mine.unlink()
-                with (tmp_path / "log").open("a") as log:
-                    log.write(f"{gpu.key} {busy} {turn}\n")
+                with (folder / "log").open("a") as log:
+                    log.write(f"{gpu.key} {busy}\n")
 
     with contextlib.ExitStack() as stack:
-        children = [stack.enter_context(child(job)) for _ in range(8)]
-        (tmp_path / "go").touch()
-        assert [os.waitpid(number, 0)[1] for number in children] == [0] * 8
-    log = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
-    assert len(log) == 200
-    assert {key for key, _, _ in log} == {f"simulated-{n}" for n in range(count)}
-    assert max(int(busy) for _, busy, _ in log) == count * per_gpu  # nothing lay idle while others waited
+        children = [stack.enter_context(child(job)) for _ in range(processes)]
+        (folder / "go").touch()
+        assert [os.waitpid(number, 0)[1] for number in children] == [0] * processes
+    leases = [line.split() for line in (folder / "log").read_text().splitlines()]
+    assert len(leases) == processes * turns
+    return [(key, int(busy)) for key, busy in leases]
 
 
-def test_a_lease_ends_with_its_process_even_when_killed(monkeypatch):
-    monkeypatch.setenv(devices.SIMULATED_GPUS, "1")
+@pytest.mark.parametrize(("count", "per_gpu"), [(2, 1), (1, 1), (2, 2)])
+def test_200_leases_by_8_processes_never_overlap_and_use_every_gpu(tmp_path, simulated, count, per_gpu):
+    simulated(count, jobs=per_gpu)
+    leases = race(tmp_path, processes=8, turns=25, most=per_gpu)
+    assert {key for key, _ in leases} == {f"simulated-{n}" for n in range(count)}
+    assert max(busy for _, busy in leases) == count * per_gpu  # nothing lay idle while others waited
+
+
+def test_a_lease_ends_with_its_process_even_when_killed(simulated):
+    simulated(1)
     reader, writer = os.pipe()
 
     def borrow() -> None:
@@ -121,9 +136,9 @@ def test_a_lease_ends_with_its_process_even_when_killed(monkeypatch):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
-def test_users_do_not_collide(tmp_path, monkeypatch):
+def test_users_do_not_collide(tmp_path, simulated):
     """Neither may take, nor delete, what the other holds; whoever comes first makes the files."""
-    monkeypatch.setenv(devices.SIMULATED_GPUS, "1")
+    simulated(1)
     for folder in tmp_path.parents[:-2]:
         if folder.stat().st_uid == 0 and folder != Path("/tmp"):
             folder.chmod(folder.stat().st_mode | 0o111)
@@ -185,8 +200,8 @@ def test_jobs_spread_over_the_gpus_before_they_share_one(gpus, monkeypatch):
         assert [a.index, b.index, c.index] == [0, 1, 0]
 
 
-def test_a_schedulers_choice_is_honoured(monkeypatch):
-    monkeypatch.setenv(devices.SIMULATED_GPUS, "4")
+def test_a_schedulers_choice_is_honoured(simulated, monkeypatch):
+    simulated(4)
     assert [gpu.key for gpu in devices.visible()] == [f"simulated-{n}" for n in range(4)]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     assert [gpu.key for gpu in devices.visible()] == ["simulated-2", "simulated-3"]
@@ -210,9 +225,8 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return script
 
 
-def test_a_gpu_that_others_have_filled_is_passed_over(monkeypatch):
-    monkeypatch.setenv(devices.SIMULATED_GPUS, "2")
-    monkeypatch.setenv(devices.SIMULATED_FREE, "3999,4000")
+def test_a_gpu_that_others_have_filled_is_passed_over(simulated, monkeypatch):
+    simulated(2, free="3999,4000")
     with devices.leased(devices.visible()) as gpu:
         assert gpu.key == "simulated-1"
     monkeypatch.setenv(devices.GPU_MEMORY, "3999")
@@ -223,10 +237,8 @@ def test_a_gpu_that_others_have_filled_is_passed_over(monkeypatch):
         assert gpu.key == "simulated-0"
 
 
-def test_a_gpu_with_fewest_jobs_is_taken_then_one_with_most_memory(tmp_path, monkeypatch):
-    monkeypatch.setenv(devices.SIMULATED_GPUS, "3")
-    monkeypatch.setenv(devices.SIMULATED_FREE, "20000,90000,70000")
-    monkeypatch.setenv(devices.JOBS_PER_GPU, "2")
+def test_a_gpu_with_fewest_jobs_is_taken_then_one_with_most_memory(tmp_path, simulated):
+    simulated(3, free="20000,90000,70000", jobs=2)
     with contextlib.ExitStack() as stack:
         taken = [stack.enter_context(devices.leased(devices.visible())).key for _ in range(6)]
     assert taken == [f"simulated-{n}" for n in (1, 2, 0, 1, 2, 0)]
@@ -237,15 +249,11 @@ def test_a_gpu_with_fewest_jobs_is_taken_then_one_with_most_memory(tmp_path, mon
     os.close(late)
 
 
-def test_who_waits_for_memory_is_told_where_it_is_short(monkeypatch, capsys, naps):
-    monkeypatch.setenv(devices.SIMULATED_GPUS, "3")
-    monkeypatch.setenv(devices.SIMULATED_FREE, "1200,9000,300")
+def test_who_waits_for_memory_is_told_where_it_is_short(simulated, capsys, naps):
+    simulated(3, free="1200,9000,300")
     with devices.leased(devices.visible()) as taken:
         assert taken.key == "simulated-1"
-        naps(
-            lambda: monkeypatch.setenv(devices.SIMULATED_FREE, "1300,9000,3900"),
-            lambda: monkeypatch.setenv(devices.SIMULATED_FREE, "1300,9000,4000"),
-        )
+        naps(lambda: simulated(3, free="1300,9000,3900"), lambda: simulated(3, free="1300,9000,4000"))
         with devices.leased(devices.visible()) as gpu:
             assert gpu.key == "simulated-2"
     assert capsys.readouterr().err == (
@@ -254,10 +262,8 @@ def test_who_waits_for_memory_is_told_where_it_is_short(monkeypatch, capsys, nap
     )
 
 
-def test_memory_that_a_job_has_yet_to_take_is_not_promised_twice(tmp_path, monkeypatch, capsys, naps):
-    monkeypatch.setenv(devices.SIMULATED_GPUS, "1")
-    monkeypatch.setenv(devices.SIMULATED_FREE, "7000")
-    monkeypatch.setenv(devices.JOBS_PER_GPU, "2")
+def test_memory_that_a_job_has_yet_to_take_is_not_promised_twice(tmp_path, simulated, monkeypatch, capsys, naps):
+    simulated(1, free="7000", jobs=2)
     with devices.leased(devices.visible()):
         pass
     for lock in tmp_path.glob("introprior-gpu-*"):
@@ -269,30 +275,10 @@ def test_memory_that_a_job_has_yet_to_take_is_not_promised_twice(tmp_path, monke
     assert capsys.readouterr().err == "GPU 0 has 7.0 of the needed 8.0 GB free (gpu_memory_mb); waiting for more\n"
 
 
-def test_jobs_that_start_at_once_do_not_count_on_the_same_memory(tmp_path, monkeypatch):
-    monkeypatch.setenv(devices.SIMULATED_GPUS, "1")
-    monkeypatch.setenv(devices.SIMULATED_FREE, "9000")
-    monkeypatch.setenv(devices.JOBS_PER_GPU, "8")
-
-    def job() -> None:
-        while not (tmp_path / "go").exists():
-            time.sleep(0.001)
-        for _ in range(5):
-            with devices.leased(devices.visible()):
-                mine = tmp_path / f"held-{os.getpid()}"
-                mine.touch(exist_ok=False)
-                time.sleep(0.002)
-                with (tmp_path / "log").open("a") as log:
-                    log.write(f"{len(list(tmp_path.glob('held-*')))}\n")
-                mine.unlink()
-
-    with contextlib.ExitStack() as stack:
-        children = [stack.enter_context(child(job)) for _ in range(6)]
-        (tmp_path / "go").touch()
-        assert [os.waitpid(number, 0)[1] for number in children] == [0] * 6
-    together = [int(line) for line in (tmp_path / "log").read_text().split()]
-    assert len(together) == 30
-    assert max(together) == 2
+def test_jobs_that_start_at_once_do_not_count_on_the_same_memory(tmp_path, simulated):
+    simulated(1, free="9000", jobs=8)
+    leases = race(tmp_path, processes=6, turns=5, most=2)
+    assert max(busy for _, busy in leases) == 2
 
 
 UUIDS = ["4b0b6a1e-2c6f-5d0a-9f5e-0d3a51c1b7aa", "9d1c2f3e-77aa-1b2c-8d9e-445566778899"]
@@ -328,11 +314,10 @@ def test_free_memory_as_nvidia_smi_tells(tmp_path, monkeypatch, gpus, script, to
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"),
-    [(devices.JOBS_PER_GPU, "0"), (devices.SIMULATED_GPUS, "two"), (devices.GPU_MEMORY, "4GB")],
+    ("variable", "value"), [(devices.JOBS_PER_GPU, "0"), (devices.SIMULATED_GPUS, "two"), (devices.GPU_MEMORY, "4GB")]
 )
-def test_wrong_numbers_are_refused(monkeypatch, variable, value):
-    monkeypatch.setenv(devices.SIMULATED_GPUS, "1")
+def test_wrong_numbers_are_refused(simulated, monkeypatch, variable, value):
+    simulated(1)
     monkeypatch.setenv(variable, value)
     with pytest.raises(UserError, match=f"{variable}: must be a whole number of at least"), devices.borrowed("cuda"):
         pass
@@ -385,9 +370,9 @@ def call(tmp_path: Path, name: str, place: int) -> None:
         time.sleep(0.001)
 
 
-def test_who_has_waited_longest_comes_first(tmp_path, monkeypatch):
+def test_who_has_waited_longest_comes_first(tmp_path, simulated, monkeypatch):
     """Also before who comes by as a GPU is given back; the dead are not waited for."""
-    monkeypatch.setenv(devices.SIMULATED_GPUS, "1")
+    simulated(1)
     monkeypatch.setattr(devices, "POLL_SECONDS", 0.02)
     gpus = devices.visible()
     with contextlib.ExitStack() as stack:
@@ -403,8 +388,8 @@ def test_who_has_waited_longest_comes_first(tmp_path, monkeypatch):
     assert list(tmp_path.glob("introprior-gpu-waiting-*")) == []
 
 
-def test_nobody_waits_for_a_gpu_that_who_is_ahead_has_no_use_for(tmp_path, monkeypatch):
-    monkeypatch.setenv(devices.SIMULATED_GPUS, "2")
+def test_nobody_waits_for_a_gpu_that_who_is_ahead_has_no_use_for(tmp_path, simulated):
+    simulated(2)
     zero, one = devices.visible()
     with waiting(tmp_path, "a", [zero]), devices.leased([zero]):
         call(tmp_path, "a", 1)

@@ -87,32 +87,26 @@ def test_lock_names_no_registry() -> None:
 
 
 def test_lock_says_how_it_is_made() -> None:
-    recipe = re.search(r"^lock:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M)
-    assert recipe
-    command = set(recipe[1].replace("\\\n", " ").split()) - {"$(BIN)/uv", "--quiet", "$(ARGS)"}
-    said = re.search(r"^# +uv (pip compile .*)$", LOCK, re.M)
-    assert said
-    assert set(said[1].split()) == command
+    (recipe,) = re.findall(r"^lock:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M)
+    command = set(recipe.replace("\\\n", " ").split()) - {"$(BIN)/uv", "--quiet", "$(ARGS)"}
+    (said,) = re.findall(r"^# +uv (pip compile .*)$", LOCK, re.M)
+    assert set(said.split()) == command
 
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_lock_satisfies_pyproject(python: str) -> None:
     have = versions(python)
-    for line in declared():
-        wanted = Requirement(line)
+    others = [line for line in (ROOT / "requirements.in").read_text().splitlines() if not line.startswith("#")]
+    for wanted in map(Requirement, declared() + others):
         version = have.get(canonicalize_name(wanted.name))
-        assert version is not None, f"{line}: not in the lock"
-        assert version in wanted.specifier, f"{line}: the lock has {version}"
-    for line in (ROOT / "requirements.in").read_text().splitlines():
-        if not line.startswith("#"):
-            wanted = Requirement(line)
-            assert have[wanted.name] in wanted.specifier
+        assert version is not None, f"{wanted}: not in the lock"
+        assert version in wanted.specifier, f"{wanted}: the lock has {version}"
 
 
 def test_makefile_takes_pythons_that_the_project_supports() -> None:
-    suitable = re.search(r"\(3, (\d+)\) <= sys.version_info < \(3, (\d+)\)", (ROOT / "Makefile").read_text())
-    assert suitable
-    assert [f"3.{minor}" for minor in range(int(suitable[1]), int(suitable[2]))] == list(PYTHONS)
+    makefile = (ROOT / "Makefile").read_text()
+    ((first, after),) = re.findall(r"\(3, (\d+)\) <= sys.version_info < \(3, (\d+)\)", makefile)
+    assert [f"3.{minor}" for minor in range(int(first), int(after))] == list(PYTHONS)
     assert PROJECT["project"]["requires-python"] == f">={PYTHONS[0]}"
 
 
@@ -187,6 +181,13 @@ def test_wheel_holds_the_published_numbers_and_the_command(tmp_path: Path) -> No
         assert "introprior = introprior.__main__:main" in archive.read(entry_points).decode()
 
 
+def touch(folder: Path, *names: str) -> None:
+    """Make empty files."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run make with the project's Makefile in another folder, as if not below `make test`."""
     shutil.copy(ROOT / "Makefile", folder)
@@ -199,19 +200,16 @@ needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 @needs_make
 def test_make_alone_lists_every_target(tmp_path: Path) -> None:
-    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^([a-z-]+):", makefile, re.M)
     assert {"help", "env", "demo", "test", "lint", "bench", "lock", "clean"} <= set(targets)
-    listed = re.findall(r"^make ([a-z-]+) +\S", make(tmp_path).stdout, re.M)
-    assert listed == targets
-    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)
-    assert phony
-    assert phony[1].split() == targets
+    assert re.findall(r"^make ([a-z-]+) +\S", make(tmp_path).stdout, re.M) == targets
+    assert f".PHONY: {' '.join(targets)}\n" in makefile
 
 
 @needs_make
 def test_make_env_without_python_says_what_to_install(tmp_path: Path) -> None:
-    (tmp_path / "requirements.lock").touch()
-    (tmp_path / "pyproject.toml").touch()
+    touch(tmp_path, "requirements.lock", "pyproject.toml")
     done = make(tmp_path, "env", "PYTHON=no-such-python")
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if not line.startswith("make: ***")]
@@ -223,9 +221,7 @@ def test_make_env_without_python_says_what_to_install(tmp_path: Path) -> None:
 @needs_make
 def test_an_environment_that_was_moved_or_copied_is_made_anew(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "a new place"
-    (old / ".venv/bin").mkdir(parents=True)
-    for name in ("requirements.lock", "pyproject.toml", ".venv/bin/python", ".venv/.stamp"):
-        (old / name).touch()
+    touch(old, "requirements.lock", "pyproject.toml", ".venv/bin/python", ".venv/.stamp")
     for place in ("", f"{old}/.venv\n"):  # as before 0.2, and as now
         (old / ".venv/.stamp").write_text(place)
         assert "is ready" in make(old, "env").stdout
@@ -238,9 +234,7 @@ def test_an_environment_that_was_moved_or_copied_is_made_anew(tmp_path: Path) ->
 
 @needs_make
 def test_make_takes_no_settings_of_other_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / ".venv/bin").mkdir(parents=True)
-    for name in ("requirements.lock", "pyproject.toml"):
-        (tmp_path / name).touch()
+    touch(tmp_path, "requirements.lock", "pyproject.toml", ".venv/bin/python")
     for name, value in {"PIP_USER": "1", "PYTHONPATH": "/modules", "HOME": "/proc/none"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -259,9 +253,7 @@ def test_make_clean_keeps_what_was_computed(tmp_path: Path) -> None:
     kept = ["results/paper/table.csv", "results/reference/table.csv", ".venv/lib/__pycache__/kept.pyc"]
     kept += [".snakemake/metadata/record"]
     removed = ["results/demo/table.csv", "src/introprior/__pycache__/gone.pyc", ".pytest_cache/gone"]
-    for name in kept + removed:
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).touch()
+    touch(tmp_path, *kept, *removed)
     assert make(tmp_path, "clean").returncode == 0
     assert [name for name in kept + removed if (tmp_path / name).exists()] == kept
 
@@ -272,9 +264,7 @@ def test_git_ignores_results_but_not_the_reference(tmp_path: Path) -> None:
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     ignored = ["results/paper/tables/table1.csv", ".venv/bin/python", "src/introprior/__pycache__/a.pyc", "report.html"]
     kept = ["results/reference/table1.csv", "src/introprior/paper/table1.csv", "workflow/Snakefile"]
-    for name in ignored + kept:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
+    touch(tmp_path, *ignored, *kept)
     listing = ["git", "ls-files", "--others", "--exclude-standard"]
     seen = subprocess.run(listing, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.splitlines()
     assert sorted(seen) == sorted([*kept, ".gitignore"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,12 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from introprior import cli
 from introprior.data import catalogue, density, images, points
 from introprior.data.images import folders, splits
-from introprior.errors import UserError
 from introprior.evaluation.density import Ensemble
 from introprior.experiment import jobs
 from introprior.experiment.config import Configuration, load
@@ -28,6 +29,7 @@ from introprior.reporting import read
 from introprior.reporting.tables.sheets import Request, measured, summarise
 from tests.commands import EVALUATION, TRAINING, do, refused, rows, stopping
 
+CASES = yaml.safe_load(Path(__file__).with_name("cases.yaml").read_text())["own data"]
 CPU = torch.device("cpu")
 
 
@@ -64,25 +66,24 @@ def prepared(source: Path, out: Path, size: int = 8, channels: int = 1) -> tuple
     return splits.load(out, "train"), splits.load(out, "test")
 
 
-def section(folder: Path | str, /, **more: Any) -> dict[str, Any]:
+SMALL = """\
+images:
+  datasets: [mine]
+  by_dataset: {mine: {size: 8, batch_size: 16, latent_dim: 2, widths: [4], beta_neg: 4}}
+  evaluation: {features: classifier, samples: 10, allow_few: true, latent_points: 2, grid_images: 4}
+  probes: {neighbours: [1, 2]}
+tables: {table2: [sg, mog4-ip], table5: [sg, mog4-ip]}
+latents: {cells: [sg, mog4-ip]}
+figure2: {dataset: mine, cell: mog4-ip}
+figureS2: {dataset: mine, cell: mog4-ip}
+"""
+
+
+def section(folder: Path, /, **more: Any) -> dict[str, Any]:
     """A configuration of small pictures."""
-    own = {"folder": str(folder), "size": 8, "batch_size": 16, "latent_dim": 2, "widths": [4], "beta_neg": 4}
-    evaluation = {"features": "classifier", "samples": 10, "allow_few": True, "latent_points": 2, "grid_images": 4}
-    figures = {name: {"dataset": "mine"} for name in ("figure2", "figureS2")}
-    mixture = {"table2": ["sg", "mog4-ip"], "table5": ["sg", "mog4-ip"]}
-    return {
-        "images": {
-            "datasets": ["mine"],
-            "by_dataset": {"mine": own | more},
-            "evaluation": evaluation,
-            "probes": {"neighbours": [1, 2]},
-        },
-        "tables": mixture,
-        "latents": {"cells": ["sg", "mog4-ip"]},
-        **figures,
-        "figure2": {"dataset": "mine", "cell": "mog4-ip"},
-        "figureS2": {"dataset": "mine", "cell": "mog4-ip"},
-    }
+    values = yaml.safe_load(SMALL)
+    values["images"]["by_dataset"]["mine"] |= {"folder": str(folder)} | more
+    return values
 
 
 # Pictures
@@ -99,16 +100,10 @@ def test_class_folders(tmp_path: Path) -> None:
     assert sum(counts.values()) == 6
     assert all(abs(counts[label] - size / 10) < 1 for label, size in enumerate((30, 21, 9)))
     assert len(set(train.labels[:10].tolist())) > 1  # mixed
-    both = [
-        (tuple(part.images[i].flatten().tolist()), int(part.labels[i]))
-        for part in (train, test)
-        for i in range(len(part.images))
-    ]
-    assert Counter(label for _, label in both) == {0: 30, 1: 21, 2: 9}
-    assert all(image[0] + image[-1] == 255 for image, _ in both)
-    assert {(image[0], label) for image, label in both} == {
-        (2 * i, c) for c, n in enumerate((30, 21, 9)) for i in range(n)
-    }
+    both = torch.cat([train.images, test.images]).flatten(1)
+    assert (both[:, 0] + both[:, -1] == 255).all()
+    found = sorted(zip(both[:, 0].tolist(), torch.cat([train.labels, test.labels]).tolist(), strict=True))
+    assert found == sorted((2 * i, label) for label, size in enumerate((30, 21, 9)) for i in range(size))
 
 
 def test_one_folder_without_classes(tmp_path: Path) -> None:
@@ -158,9 +153,7 @@ def test_arrays(tmp_path: Path, names: tuple[str, ...]) -> None:
     train, test = prepared(tmp_path / "in.npz", tmp_path / "out", channels=3)
     assert train.manifest["classes"] == ["3", "12"]
     assert (len(train.images), len(test.images)) == ((40, 6) if len(names) == 4 else (36, 4))
-    known = {
-        image.tobytes(): int(label > 3) for image, label in zip(pixels.transpose(0, 3, 1, 2), labels[:, 0], strict=True)
-    }
+    known = {image.tobytes(): i // 20 for i, image in enumerate(pixels.transpose(0, 3, 1, 2))}
     for part in (train, test):  # as they were, each with its label
         assert [known[image.numpy().tobytes()] for image in part.images] == part.labels.tolist()
 
@@ -186,92 +179,75 @@ def test_changed_pictures_are_prepared_anew(tmp_path: Path) -> None:
     assert prepared(source, out, size=4)[0].images.shape[2:] == (4, 4)
 
 
-def broken(path: Path) -> Path:
-    path.write_bytes(path.read_bytes()[:60])
-    return path
+PIXELS = np.zeros((20, 8, 8), np.uint8)
 
 
-def saved(path: Path, array: Any) -> Path:
+def cut(path: Path, array: np.ndarray) -> None:
     np.save(path, array)
-    return path
+    os.truncate(path, 60)
 
 
-FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
-    "nothing there": (lambda at: None, "in", "in: is not there; correct the path"),
-    "empty": (lambda at: (at / "in").mkdir(), "in", "in: holds no pictures (.png, .jpg, .jpeg)"),
-    "mixed": (lambda at: album(at / "in", {"": 3, "a": 5}), "in", "has 3 pictures in itself and 5 in folders"),
-    "few": (lambda at: album(at / "in", {"": 9}), "in", "in: has only 9 pictures, and one in 10 is held out"),
-    "empty test": (lambda at: [album(at / "in/train", {"": 9}), (at / "in/test").mkdir()], "in", "has only 9 pictures"),
-    "a text": (lambda at: (at / "in.txt").write_text("x"), "in.txt", "must be a folder of pictures, an .npz or an"),
-    "floats": (lambda at: saved(at / "in.npy", np.zeros((20, 8, 8))), "in.npy", "in.npy is float64 [20, 8, 8]; images"),
-    "shape": (
-        lambda at: saved(at / "in.npy", np.zeros((20, 3, 8, 8), "u1")),
-        "in.npy",
-        "is uint8 [20, 3, 8, 8]; images",
-    ),
-    "none": (lambda at: saved(at / "in.npy", np.zeros((0, 8, 8), "u1")), "in.npy", "is uint8 [0, 8, 8]; images"),
-    "cut": (lambda at: broken(saved(at / "in.npy", np.zeros((20, 8, 8), "u1"))), "in.npy", "damaged, or no array"),
-    "no zip": (lambda at: (at / "in.npz").write_text("x"), "in.npz", "damaged, or no array (File is not a zip file)"),
-    "names": (lambda at: np.savez(at / "in.npz", pixels=[1]), "in.npz", "no array of images; call it train_images or"),
+FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "nothing there": ("in", lambda at: None, "in: is not there; correct the path"),
+    "empty": ("in", Path.mkdir, "in: holds no pictures (.png, .jpg, .jpeg)"),
+    "mixed": ("in", lambda at: album(at, {"": 3, "a": 5}), "has 3 pictures in itself and 5 in folders"),
+    "few": ("in", lambda at: album(at, {"": 9}), "in: has only 9 pictures, and one in 10 is held out"),
+    "empty test": ("in", lambda at: [album(at / "train", {"": 9}), (at / "test").mkdir()], "has only 9 pictures"),
+    "a text": ("in.txt", lambda at: at.write_text("x"), "must be a folder of pictures, an .npz or an"),
+    "floats": ("in.npy", lambda at: np.save(at, PIXELS / 1), "in.npy is float64 [20, 8, 8]; images"),
+    "shape": ("in.npy", lambda at: np.save(at, PIXELS.reshape(5, 4, 8, 8)), "is uint8 [5, 4, 8, 8]; images"),
+    "none": ("in.npy", lambda at: np.save(at, PIXELS[:0]), "is uint8 [0, 8, 8]; images"),
+    "cut": ("in.npy", lambda at: cut(at, PIXELS), "damaged, or no array"),
+    "no zip": ("in.npz", lambda at: at.write_text("x"), "damaged, or no array (File is not a zip file)"),
+    "names": ("in.npz", lambda at: np.savez(at, pixels=[1]), "no array of images; call it train_images or"),
     "labels": (
-        lambda at: np.savez(at / "in.npz", images=np.zeros((20, 8, 8), "u1"), labels=np.arange(19)),
-        *("in.npz", "has 19 train labels for 20 images; give one for each"),
+        *("in.npz", lambda at: np.savez(at, images=PIXELS, labels=np.arange(19))),
+        "has 19 train labels for 20 images; give one for each",
     ),
     "kind of labels": (
-        lambda at: np.savez(at / "in.npz", images=np.zeros((20, 8, 8), "u1"), labels=np.zeros(20)),
-        *("in.npz", "labels is float64 [20]; labels must be whole numbers or text"),
+        *("in.npz", lambda at: np.savez(at, images=PIXELS, labels=np.zeros(20))),
+        "labels is float64 [20]; labels must be whole numbers or text",
     ),
-    "pickles": (
-        lambda at: np.savez(at / "in.npz", images=np.array([{}] * 20)),
-        *("in.npz", "images is object [20]; images must be"),
-    ),
-    "labels alone": (lambda at: np.savez(at / "in.npz", labels=[1]), "in.npz", "has train labels, but no train images"),
+    "pickles": ("in.npz", lambda at: np.savez(at, images=np.array([{}] * 20)), "is object [20]; images must be"),
+    "labels alone": ("in.npz", lambda at: np.savez(at, labels=[1]), "has train labels, but no train images"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_a_configuration_refuses(tmp_path: Path, fault: str) -> None:
-    make, name, said = FAULTS[fault]
-    make(tmp_path)
+    name, make, said = FAULTS[fault]
+    make(tmp_path / name)
     refused(lambda: load(section(tmp_path / name)), f"configuration: images.by_dataset.mine.folder: {tmp_path}", said)
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"batch_size": 19}, "images.by_dataset.mine.batch_size: must be at most the 18 training images, is 19"),
-        ({"size": None}, "images.by_dataset.mine.size: is missing; give the height and width"),
-        ({"size": 3}, "images.by_dataset.mine.size: must be at least 4, is 3"),
-        ({"channels": 4}, "images.by_dataset.mine.channels: must be 1 or 3, is 4"),
-        ({"widths": [4, 4, 4]}, "3 widths leave one pixel of 8x8 images"),
-        ({"folders": "x"}, "images.by_dataset.mine: unknown key 'folders'; did you mean 'folder'?"),
-        ({"folder": None}, "images.by_dataset.mine.folder: is missing, and size and channels are of"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "said"), CASES["pictures"])
 def test_keys_of_pictures(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     refused(lambda: load(section(album(tmp_path / "in", {"": 20}), **changes)), said)
 
 
 def test_names_of_pictures(tmp_path: Path) -> None:
-    source = str(album(tmp_path / "in", {"": 20}))
+    own = section(album(tmp_path / "in", {"": 20}))["images"]["by_dataset"]["mine"]
     for name, said in (("a/b", "must be letters, digits"), ("MNIST", "there is a dataset MNIST already")):
-        with pytest.raises(UserError, match=said):
-            load(
-                {"images": {"datasets": [name], "by_dataset": {name: section(source)["images"]["by_dataset"]["mine"]}}}
-            )
+        refused(lambda name=name: load({"images": {"datasets": [name], "by_dataset": {name: own}}}), said)
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", "16 bits", "cut"])
-def test_a_bad_picture(tmp_path: Path, content: bytes | str) -> None:
+def cut_picture(path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)).save(path)
+    os.truncate(path, 900)
+
+
+BAD_PICTURES: dict[str, Callable[[Path], object]] = {
+    "empty": lambda at: at.write_bytes(b""),
+    "text": lambda at: at.write_bytes(b"no picture"),
+    "16 bits": lambda at: Image.fromarray(np.full((9, 9), 60_000, np.uint16)).save(at),
+    "cut": cut_picture,
+}
+
+
+@pytest.mark.parametrize("kind", BAD_PICTURES)
+def test_a_bad_picture(tmp_path: Path, kind: str) -> None:
     source = album(tmp_path / "in", {"": 20})
-    bad = source / "007.png"
-    if content == "16 bits":
-        Image.fromarray(np.full((9, 9), 60_000, np.uint16)).save(bad)
-    elif content == "cut":
-        Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)).save(bad)
-        bad.write_bytes(bad.read_bytes()[:900])
-    else:
-        bad.write_bytes(content)
+    BAD_PICTURES[kind](source / "007.png")
     refused(lambda: prepared(source, tmp_path / "out"), "007.png: no 8-bit picture (", "); mend or remove it")
     assert not (tmp_path / "out/manifest.json").exists()
 
@@ -279,10 +255,8 @@ def test_a_bad_picture(tmp_path: Path, content: bytes | str) -> None:
 def test_pictures_without_labels_from_preparation_to_tables(tmp_path: Path) -> None:
     """Through the commands, told what the configuration makes of a folder."""
     source = album(tmp_path / "in", {"": 40})
-    values = section(source, channels=1)
-    values["images"] |= {
-        "training": {"epochs": 4, "warmup_epochs": 2, "mixture_warmup_epochs": 1, "monte_carlo_samples": 2}
-    }
+    values, short = section(source, channels=1), {"epochs": 4, "warmup_epochs": 2, "mixture_warmup_epochs": 1}
+    values["images"]["training"] = short | {"monte_carlo_samples": 2}
     values["images"]["evaluation"] |= {"epochs": [4], "classifier_epochs": 1, "monte_carlo_samples": 2}
     values["figure2"] |= {"epochs": 4, "every": 2}
     config, data = load(values), tmp_path / "data"
@@ -377,19 +351,7 @@ def test_draws_are_points_of_the_file_each_as_likely(tmp_path: Path) -> None:
         assert all(abs(count - 400) < 5 * 20 for count in counts.values())
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (None, "p.csv: is not there; correct the path"),
-        ("", "p.csv: is float64 [0, 1], not [N, 2]; points are two columns of numbers"),
-        ("x,y\n", "not [N, 2]; points are"),
-        ("x,y\n1,2\n3,a\n", "could not convert string 'a' to float64 at row 1, column 2"),
-        ("1,2,3\n4,5,6\n", "p.csv: is float64 [2, 3], not [N, 2]"),
-        ("1;2\n3;4\n", "p.csv: could not convert string '3;4'"),
-        ("1,2\n3,nan\n", "p.csv: 1 points are not finite, point 2 the first of them"),
-        ("1,2\n1,2\n", "p.csv: holds 2 points in one place"),
-    ],
-)
+@pytest.mark.parametrize(("content", "said"), CASES["files of points"])
 def test_bad_points(tmp_path: Path, content: str | None, said: str) -> None:
     if content is not None:
         (tmp_path / "p.csv").write_text(content)
@@ -397,16 +359,7 @@ def test_bad_points(tmp_path: Path, content: str | None, said: str) -> None:
     refused(lambda: load(own), f"configuration: density.points.mine.file: {tmp_path}/p.csv: ", said)
 
 
-@pytest.mark.parametrize(
-    ("name", "more", "said"),
-    [
-        ("Rings", {}, "density.points.Rings.file: there is a dataset Rings already"),
-        ("a/b", {}, "density.points.a/b.[key]: must have letters, digits"),
-        ("mine", {"half_width": 0.1}, "points lie in the window of half-width 0.1; take a larger one, up to"),
-        ("mine", {"half_width": 0}, "density.points.mine.half_width: must be above 0, is 0"),
-        ("mine", {"width": 4}, "density.points.mine: unknown key 'width'; did you mean 'half_width'?"),
-    ],
-)
+@pytest.mark.parametrize(("name", "more", "said"), CASES["points"])
 def test_keys_of_points(tmp_path: Path, name: str, more: dict[str, Any], said: str) -> None:
     np.save(tmp_path / "p.npy", some_points())
     refused(lambda: load({"density": {"points": {name: {"file": str(tmp_path / "p.npy"), **more}}}}), said)
@@ -453,8 +406,8 @@ def test_points_are_trained_on_and_measured(tmp_path: Path) -> None:
     told = json.dumps({**own, "cell": "mog4-ip", "seeds": [0, 1], "training": TRAINING, "betas": [1, 0.05, 0.15]})
     do("train", "--options", told, "--output", ensemble, "--history", tmp_path / "history.csv")
     catalogue.DATASETS.pop("mine")
-    how = json.dumps(own | EVALUATION)
-    do("evaluate", "--model", ensemble, "--options", how, "--metrics", metrics, "--panels", panels)
+    outputs = ["--metrics", metrics, "--panels", panels]
+    do("evaluate", "--model", ensemble, "--options", json.dumps(own | EVALUATION), *outputs)
     found = {(row["metric"], row["seed"]): float(row["value"]) for row in rows(metrics) if row["value"]}
     assert {("KL_floor", "0"), ("KL_floor", "1"), ("gnELBO", "0")} <= found.keys()
     assert Ensemble.read(ensemble, CPU).run.dataset == "mine"

@@ -21,9 +21,12 @@ from introprior.cli import main
 from introprior.errors import UserError
 from introprior.operations import dag, files, progress, provenance, status
 from introprior.training.loop import Interrupted
-from tests import warm
+from tests import commands, warm
+from tests.commands import assert_refused
 from tests.projects import Project
 from tests.runs import a_record
+
+introprior = commands.introprior
 
 MINI = """\
 experiment: mini
@@ -131,10 +134,7 @@ def test_a_training_goes_on_is_stopped_goes_on_again_and_is_killed(results):
         assert (job["state"], job["iterations"]) == ("running", 40_000)
         assert job["eta_seconds"] == pytest.approx((40_000 - job["iteration"]) / job["rate"])
         assert found["eta_seconds"] > 0
-        assert {states(found)[f"{cell} {seed}"] for cell in ("sg", "sg-dt") for seed in (0, 1)} == {
-            "running",
-            "waiting",
-        }
+        assert (states(found)["sg 0"], states(found)["sg-dt 1"]) == ("running", "waiting")
         printed = text(results)
         assert "running\n  train 8Gaussian sg  step " in printed
         assert "to go" in printed
@@ -243,11 +243,14 @@ def test_a_job_that_is_killed_has_no_last_word(results, number):
     assert job["detail"].endswith(" s; slurmstepd: error: Detected 1 oom_kill event")
 
 
+COMMAND_NOT_FOUND = "bash: line 1: introprior: command not found\n"
+
+
 @pytest.mark.parametrize(
     ("log", "record", "locked", "state"),
     [
-        ("bash: line 1: introprior: command not found\n", False, False, "failed"),
-        ("bash: line 1: introprior: command not found\n", False, True, "running"),
+        (COMMAND_NOT_FOUND, False, False, "failed"),
+        (COMMAND_NOT_FOUND, False, True, "running"),
         ("", False, True, "running"),
         ("", False, False, "stopped"),
         ("8Gaussian sg: 100%|", True, False, "waiting"),  # it was done once
@@ -262,7 +265,7 @@ def test_a_job_that_python_never_began(results, log, record, locked, state):
         training.job.record.write_text("{}")
     lock(results, locked)
     job = job_of(status.look(results))
-    assert (job["state"], job["detail"]) == (state, log.strip() if state == "failed" else "")
+    assert (job["state"], job["detail"]) == (state, COMMAND_NOT_FOUND.strip() if state == "failed" else "")
 
 
 def lock(results: Path, locked: bool = True) -> None:
@@ -357,25 +360,30 @@ def paper(tmp_path_factory, paper_plan) -> Path:
 
 
 def test_the_papers_297_games_fit_a_terminal(paper):
-    lines = text(paper).splitlines()
+    found = status.look(paper)
+    lines = list(status.shown(found))
     assert len(lines) < 100
     assert max(map(len, lines)) < 200
     assert "  and 38 more: --all" in lines
-    found = status.look(paper)
     assert sum(run["half"] == "images" for run in found["runs"]) == 297
     rows = [line for line in lines if line.startswith("  mog") and "seed" not in line]
     assert len(rows) == 3 * 8 + 4  # in 2D there are four mixtures
     assert (found["summary"]["runs"]["failed"], found["summary"]["runs"]["diverged"]) == (50, 15)
     assert found["rates"] == "measured"
     assert 0.2 < found["progress"] < 0.8
-    every = [f"{line}  " for line in text(paper, every=True).splitlines()]
+    every = [f"{line}  " for line in status.shown(found, True)]
     assert all(any(f"  {status._named(run)}  " in line for line in every) for run in found["runs"])
     assert not any("more: --all" in line for line in every)
 
 
+def told(capsys, *arguments: str) -> dict:
+    """The status as JSON."""
+    assert main(["status", "--json", *arguments]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
 def test_status_as_json(paper, capsys):
-    assert main(["status", str(paper), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = told(capsys, str(paper))
     assert found["experiment"] == "paper"
     run = next(run for run in found["runs"] if run["state"] == "failed")
     assert (run["stage"], run["detail"], run["stages"]["distances"]) == ("game", "out of memory", "waiting")
@@ -388,11 +396,9 @@ def test_the_last_run_is_the_default(paper, results, monkeypatch, capsys):
     then = time.time()
     for name, later in (("mini", 10), ("paper", 20)):
         os.utime(f"results/{name}/{dag.NAME}", (then + later, then + later))
-        assert main(["status", "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["results"] == f"results/{name}"
+        assert told(capsys)["results"] == f"results/{name}"
     monkeypatch.chdir("results/mini")
-    assert main(["status", ".", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["runs"] == status.look(results)["runs"]
+    assert told(capsys, ".")["runs"] == status.look(results)["runs"]
 
 
 @pytest.mark.parametrize(
@@ -402,28 +408,20 @@ def test_the_last_run_is_the_default(paper, results, monkeypatch, capsys):
         ("", "not valid JSON"),
         ("[]", "format None, this version reads 1"),
         ('{"format": 0}', "format 0, this version reads 1"),
-        (
-            '{"format": 1, "experiment": "x", "jobs": [{}]}',
-            "damaged, or changed by hand; start snakemake",
-        ),
+        ('{"format": 1, "experiment": "x", "jobs": [{}]}', "damaged, or changed by hand; start snakemake"),
     ],
 )
-def test_a_folder_that_is_no_run(tmp_path, capsys, content, expected):
+def test_a_folder_that_is_no_run(tmp_path, introprior, content, expected):
     if content is not None:
         (tmp_path / dag.NAME).write_text(content)
     for command in ("status", "verify"):
-        assert main([command, str(tmp_path)]) == 2
-        printed = capsys.readouterr()
-        assert expected in printed.err
-        assert printed.err.count("\n") == 1
+        assert_refused(introprior(command, tmp_path), expected)
 
 
-def test_no_run_at_all(tmp_path, monkeypatch, capsys):
+def test_no_run_at_all(tmp_path, monkeypatch, introprior):
     monkeypatch.chdir(tmp_path)
-    assert main(["status"]) == 2
-    assert "start one with snakemake" in capsys.readouterr().err
-    assert main(["status", "--watch", "0"]) == 2
-    assert "--watch: must be above 0" in capsys.readouterr().err
+    assert_refused(introprior("status"), "start one with snakemake")
+    assert_refused(introprior("status", "--watch", "0"), "--watch: must be above 0")
 
 
 def test_watching_goes_on_until_it_is_interrupted(results):

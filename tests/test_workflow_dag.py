@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from introprior.data import density
 from introprior.data.images import FILES
 from introprior.experiment import sources
 from introprior.operations import dag, status
+from tests import projects
 from tests.projects import ROOT, Project
 
 pytest.importorskip("snakemake")
@@ -123,10 +125,8 @@ def test_everything_is_planned(paper_plan):
     assert paper_plan[0] == expected
 
 
-CELL, RUN = (
-    "results/paper/density/Rings/mog10-lc/metrics.csv",
-    "results/paper/images/photos/mog7-ip/r2.5/seed9/metrics.csv",
-)
+CELL = "results/paper/density/Rings/mog10-lc/metrics.csv"
+RUN = "results/paper/images/photos/mog7-ip/r2.5/seed9/metrics.csv"
 IMAGES_ALONE = {"inception": 1, "prepare": 1, "reference": 2, "warmup": 1, "warmup_distances": 1}
 ONE_RUN = dict.fromkeys(("game", "distances", "evaluate_images"), 1)
 
@@ -143,44 +143,28 @@ def test_a_part_of_the_paper_needs_its_own_only(paper_plan):
         assert needed(paper, target) == jobs | {target: 1}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "jobs"),
-    [
-        (  # the page alone of some tables and figures
-            ["page", "--configfile", "unsearched.yaml", "some.yaml"],
-            {"published": 24, "train": 6, "evaluate": 6}
-            | dict.fromkeys(("table1", "table3", "figureS3", "claims", "page"), 1),
-        ),
-        (["theory"], {"theory_games": 1, "theory": 1}),
-        ([CELL, "--configfile", "unsearched.yaml"], {"published": 4, "train": 1, "evaluate": 1}),
-        ([RUN], IMAGES_ALONE | ONE_RUN),
-    ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
-)
-def test_a_target_needs_its_own_only(fresh, arguments, jobs):
+def test_a_target_needs_its_own_only(fresh):
+    """Of three that share no rule, and of the page of some tables and figures."""
     (fresh.folder / "unsearched.yaml").write_text("density: {search: {enabled: false}}")
     (fresh.folder / "some.yaml").write_text("page: {tables: [1, 3], figures: [figureS3]}")
-    assert fresh.plan(*arguments) == jobs
+    in_2d = {"published": 4, "train": 1, "evaluate": 1}
+    expected = {"theory_games": 1, "theory": 1} | in_2d | IMAGES_ALONE | ONE_RUN
+    assert fresh.plan("theory", CELL, RUN, "--configfile", "unsearched.yaml") == expected
+    expected = {"published": 24, "train": 6, "evaluate": 6}
+    expected |= dict.fromkeys(("table1", "table3", "figureS3", "claims", "page"), 1)
+    assert fresh.plan("page", "--configfile", "unsearched.yaml", "some.yaml") == expected
 
 
 @pytest.mark.parametrize(
-    ("name", "targets", "jobs"),
+    ("name", "jobs"),
     [
-        (
-            "demo",
-            [],
-            {"search": 0, "train": 5, "evaluate": 5, "warmup": 2, "game": 3, "classifier": 1, "inception": 0},
-        ),
-        (
-            "demo-all",
-            [],
-            {"search": 4, "train": 8, "evaluate": 8, "select": 4, "published": 28, "warmup": 5, "game": 17},
-        ),
-        ("preview", ["figure3"], {"published": 8, "search": 4, "train": 3, "evaluate": 3, "figure3": 1}),
+        ("demo", {"search": 0, "train": 5, "evaluate": 5, "warmup": 2, "game": 3, "classifier": 1, "inception": 0}),
+        ("demo-all", {"search": 4, "train": 8, "select": 4, "published": 28, "warmup": 5, "game": 17, "probe": 17}),
+        ("preview", {"search": 4, "train": 3, "published": 8, "figure3": 1}),
     ],
 )
-def test_the_small_configurations_can_be_planned(fresh, name, targets, jobs):
-    plan = fresh.plan(*targets, "--configfile", f"config/{name}.yaml")
+def test_the_small_configurations_can_be_planned(fresh, name, jobs):
+    plan = fresh.plan(*["figure3"] * (name == "preview"), "--configfile", f"config/{name}.yaml")
     assert {rule: plan.get(rule, 0) for rule in jobs} == jobs
 
 
@@ -195,22 +179,17 @@ def test_halves_and_kinds_can_be_asked_for(told):
     runs |= {"warmup": 4, "warmup_distances": 4, "choose_r_entropy_table2": 2}
     assert plan == runs | dict.fromkeys(("classifier", "prepare", "reference"), 2)
     assert not results
-    plan, results = shown("images")
     figures = {f"figure{number}" for number in (2, 4, 5, 6, "S2", "S3")} | {"samples"}
-    assert results == {"table2", "table5"} | figures
-    assert (plan["game"], plan["probe"]) == (10, 10)
-    assert not {"train", "evaluate", "search"} & set(plan)
-    plan, results = shown("density")
-    assert results == {"table1", "table3", "table4", "figure3", "search_figure"}
-    assert plan["evaluate"] == 4
-    assert not {"game", "warmup", "prepare"} & set(plan)
-    plan, results = shown("figures")
-    assert results == figures | {"figure3", "search_figure"}
-    assert "probe" not in plan
-    plan, results = shown("tables")
-    assert results - {"tables_pdf"} == {f"table{number}" for number in (1, 2, 3, 4, 5)}
-    assert (plan["game"], plan["evaluate"]) == (10, 4)
-    assert "clipping_study" not in plan
+    in_2d = {"table1", "table3", "table4", "figure3", "search_figure"}
+    for target, wanted, counts in (
+        ("images", {"table2", "table5"} | figures, {"game": 10, "probe": 10, "train": 0, "evaluate": 0, "search": 0}),
+        ("density", in_2d, {"evaluate": 4, "game": 0, "warmup": 0, "prepare": 0}),
+        ("figures", figures | {"figure3", "search_figure"}, {"probe": 0}),
+        ("tables", {f"table{n}" for n in (1, 2, 3, 4, 5)}, {"game": 10, "evaluate": 4, "clipping_study": 0}),
+    ):
+        plan, results = shown(target)
+        assert results - {"tables_pdf"} == wanted
+        assert {rule: plan[rule] for rule in counts} == counts, target
 
 
 def test_the_readmes_targets_are_known(told):
@@ -245,7 +224,10 @@ def more(count: int) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("changes", "again"),
     [
-        ("device: cpu\nimages: {source: /elsewhere, evaluation: {weights: /w.pth}}", {}),
+        (  # where something is or computed outdates nothing
+            "device: cpu\nimages: {source: /there, evaluation: {weights: /w}}\nprotocol_overrides: {spread: sem}",
+            DENSITY_TABLES | IMAGE_TABLES,
+        ),
         (
             "density: {seeds: [0, 1, 2]}\nprotocol_overrides: {entropy: pooled}",
             {"train": 4, "evaluate": 4, "figure3": 1} | DENSITY_TABLES | IMAGE_TABLES,
@@ -259,26 +241,23 @@ def more(count: int) -> dict[str, int]:
             {"train": 8, "evaluate": 8, "figure3": 1, "warmup": 4, "warmup_distances": 4, "figure4": 1}
             | {**DENSITY_TABLES, **more(10), **SHOWN},
         ),
-        ("protocol_overrides: {spread: sem}", DENSITY_TABLES | IMAGE_TABLES),
         (  # no training; but whatever follows from the distances: the checkpoints, too
             "images: {evaluation: {samples: 900}}",
-            {"reference": 2}
-            | {rule: IMAGES[rule] for rule in IMAGES if rule not in ("warmup", "game", "clipping_study")},
+            {"reference": 2} | MEASURED | SHOWN | STUDIES | {"clipping_study": 0},
         ),
         (
             "images: {datasets: [MNIST]}\nfigure2: {dataset: MNIST}\nfigureS2: {dataset: MNIST}",
             STUDIES | IMAGE_TABLES | {"figure5": 1, "figure6": 1},
         ),
+        (  # only files that are not verified depend on their place
+            "images: {source: /elsewhere, verify: false}",
+            {"prepare": 2, "classifier": 2, "reference": 2} | IMAGES,
+        ),
     ],
 )
 def test_a_change_of_the_configuration(finished, changes, again):
     """Of each half one, where there are two; what a key outdates first is test_configuration.py's."""
-    assert small(finished, changes) == again
-
-
-def test_only_files_that_are_not_verified_depend_on_their_place(finished):
-    plan = small(finished, "images: {source: /elsewhere, verify: false}")
-    assert (plan["prepare"], plan["warmup"], plan["game"]) == (2, 4, 10)
+    assert small(finished, changes) == {rule: count for rule, count in again.items() if count}
 
 
 def of_mixtures(jobs: dict[str, int], runs: int) -> dict[str, int]:
@@ -350,29 +329,25 @@ FEWER = "images: {seeds: [0], r_entropy: [0, 10]}\nfigure4: {r_entropy: [0, 10]}
 """Runs enough of a dataset to see that they can be planned."""
 
 
+def blocks(page: str, kind: str) -> list[str]:
+    """The blocks of a kind, such as YAML, on a page of the documentation."""
+    text = (ROOT / f"docs/{page}.md").read_text()
+    return [textwrap.dedent(found) for _, found in re.findall(rf"^( *)```{kind}\n(.*?)^\1```", text, re.M | re.S)]
+
+
 def test_the_page_on_adding_a_dataset(fresh):
-    page = (ROOT / "docs/add-an-image-dataset.md").read_text()
-    entry, changes = (re.search(rf"^```{kind}\n(.*?)^```", page, re.M | re.S)[1] for kind in ("python", "yaml"))
-    (command,) = re.findall(r"^snakemake (.*)$", page, re.M)
+    (entry, *_), (changes, *_) = (blocks("add-an-image-dataset", kind) for kind in ("python", "yaml"))
+    (command,) = re.findall(r"^snakemake (.*)$", (ROOT / "docs/add-an-image-dataset.md").read_text(), re.M)
     (fresh.folder / "kmnist.yaml").write_text(changes)
     (fresh.folder / "fewer.yaml").write_text(FEWER)
     command = command.replace("kmnist.yaml", "kmnist.yaml fewer.yaml")
     with fresh.changed("src/introprior/data/images/catalogue.py", "_ENTRIES = (", f"_ENTRIES = (\n{entry.rstrip()},"):
         plan = fresh.plan(*command.split(), CUDA_VISIBLE_DEVICES="0")
-        assert (plan["prepare"], plan["game"], plan["table2"], plan["table5"], plan["figure2"]) == (1, 17, 1, 1, 1)
-        for target in ("results/data/KMNIST/manifest.json", "results/paper/images/KMNIST/classifier.pt"):
-            code, printed = fresh.snakemake("--dry-run", target)
-            assert code == 1
-            assert "introprior: results: KMNIST has no section; give it one in images.by_dataset\n" in printed
-            assert "Traceback" not in printed
+    assert (plan["prepare"], plan["game"], plan["table2"], plan["table5"], plan["figure2"]) == (1, 17, 1, 1, 1)
 
 
 def test_the_page_on_adding_a_distribution(fresh):
-    page = (ROOT / "docs/add-a-dataset.md").read_text()
-    blocks = (re.findall(rf"^```{kind}\n(.*?)^```", page, re.M | re.S) for kind in ("python", "yaml", "bash"))
-    (function, entry), (changes,), (command,) = blocks
-    from introprior.data import density  # late: it brings torch
-
+    (function, entry), (changes,), (command,) = (blocks("add-a-dataset", kind) for kind in ("python", "yaml", "bash"))
     exec(function, names := dict(vars(density)))
     generators = [density.torch.Generator().manual_seed(seed) for seed in (0, 1)]
     points = names["two_moons"](1000, density.Streams(generators))
@@ -389,8 +364,8 @@ def test_the_page_on_adding_a_distribution(fresh):
 
 
 def test_the_page_on_few_pictures(fresh):
-    example = re.search(r"^  ```yaml\n(.*?)^  ```", (ROOT / "docs/your-own-data.md").read_text(), re.M | re.S)
-    for name, content in (("few", textwrap.dedent(example[1])), ("fewer", FEWER)):
+    _, few, _ = blocks("your-own-data", "yaml")
+    for name, content in (("few", few), ("fewer", FEWER)):
         (fresh.folder / f"{name}.yaml").write_text(content)
     (folder := fresh.folder / "path/to/few").mkdir(parents=True)
     for i in range(120):
@@ -400,46 +375,33 @@ def test_the_page_on_few_pictures(fresh):
 
 
 def test_ones_own_data_outdate_what_is_made_of_them(fresh):
-    page = (ROOT / "docs/your-own-data.md").read_text()
-    pictures, points = re.findall(r"^```yaml\n(.*?)^```", page, re.M | re.S)
+    pictures, _, points = blocks("your-own-data", "yaml")
     few = "{samples: 100, allow_few: true, latent_points: 20, grid_images: 16}, probes: {neighbours: [1, 5]}"
-    own = {
-        "mine": pictures,
-        "moons": points,
-        "few": f"experiment: own\ndensity: {{members_per_job: 1}}\nimages: {{evaluation: {few}}}\n",
-    }
-    for name, content in own.items():
+    few = f"experiment: own\ndensity: {{members_per_job: 1}}\nimages: {{evaluation: {few}}}\n"
+    for name, content in (("mine", pictures), ("moons", points), ("few", few)):
         (fresh.folder / f"{name}.yaml").write_text(content)
     (folder := fresh.folder / "path/to/pictures").mkdir(parents=True)
     for i in range(200):
         (folder / f"{i}.png").write_text("looked into when they are prepared")
     (fresh.folder / "moons.csv").write_text("x,y\n1,2\n2,1\n")
-    targets = ("results/own/density/moons/sg/metrics.csv", "results/own/images/mine/warmups/sg/seed0/warmup.pt")
-    files = ("--configfile", *(f"{name}.yaml" for name in own))
-    jobs = {"published": 1, "train": 1, "evaluate": 1, "prepare": 1, "warmup": 1}
-    assert fresh.plan(*targets, *files) == jobs
-    made = {"results/own/density/moons/sg": ("metrics.csv", "panels.npz", "ensemble.pt", "history.csv")}
-    made["results/own/density/moons/sg"] += ("hyperparameters.json",)
-    made |= {"results/data/mine": FILES, str(Path(targets[1]).parent): ("warmup.pt",)}
-    for place, names in made.items():
-        (fresh.folder / place).mkdir(parents=True)
-        for name in names:
-            (fresh.folder / place / name).touch()
-    code, printed = fresh.snakemake("--touch", "--forceall", *targets, "--cores", "1", *files)
+    cell, warmup, data = "results/own/density/moons/sg", "results/own/images/mine/warmups/sg/seed0", "results/data/mine"
+    arguments = (f"{cell}/metrics.csv", f"{warmup}/warmup.pt", "--configfile", "mine.yaml", "moons.yaml", "few.yaml")
+    made = [f"{cell}/{name}" for name in ("metrics.csv", "panels.npz", "ensemble.pt", "history.csv")]
+    made += [f"{cell}/hyperparameters.json", f"{warmup}/warmup.pt", *(f"{data}/{name}" for name in FILES)]
+    for path in (fresh.folder / name for name in made):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    code, printed = fresh.snakemake("--touch", "--forceall", "--cores", "1", *arguments)
     assert code == 0, printed
-    assert fresh.plan(*targets, *files) == {}
-    with fresh.changed("moons.csv", "2,1", "3,1"):
-        assert fresh.plan(*targets, *files) == {"train": 1, "evaluate": 1}
-    with fresh.changed("path/to/pictures/7.png", "looked", "LOOKED"):
-        assert fresh.plan(*targets, *files) == {"prepare": 1, "warmup": 1}
+    assert projects.finished(printed) == dict.fromkeys(("published", "train", "evaluate", "prepare", "warmup"), 1)
+    assert fresh.plan(*arguments) == {}
+    with fresh.changed("moons.csv", "2,1", "3,1"), fresh.changed("path/to/pictures/7.png", "looked", "LOOKED"):
+        assert fresh.plan(*arguments) == {"train": 1, "evaluate": 1, "prepare": 1, "warmup": 1}
 
 
 def test_the_page_on_modules(fresh, tmp_path):
     """Its Snakefile, with a rule of its own, in a folder that holds nothing else; what is known there afterwards."""
-    page = (ROOT / "docs/as-a-module.md").read_text()
-    configuration, snakefile = (
-        re.search(rf"^```{kind}\n(.*?)^```", page, re.M | re.S)[1] for kind in ("yaml", "python")
-    )
+    configuration, snakefile = (blocks("as-a-module", kind)[0] for kind in ("yaml", "python"))
     snakefile = snakefile.replace("/home/me/introprior", str(fresh.folder))
     (tmp_path / "config.yaml").write_text(configuration)
     (tmp_path / "Snakefile").write_text(snakefile)
@@ -478,10 +440,7 @@ def test_rules_and_package_of_two_checkouts_do_not_mix(fresh):
     ("arguments", "said"),
     [
         ("--config density={sedes:[1]}", "configuration: density: unknown key 'sedes'; did you mean 'seeds'?"),
-        (
-            "results/paper/density/Rnigs/sg/search/slice-0.csv",
-            "results: unknown dataset 'Rnigs'; did you mean 'Rings'?",
-        ),
+        ("results/paper/density/Rnigs/sg/search/slice-0.csv", "unknown dataset 'Rnigs'; did you mean 'Rings'?"),
         ("results/paper/density/Rings/sg-lc/metrics.csv", "contradictory cell 'sg-lc'"),
         ("results/data/MNITS/manifest.json", "results: unknown image dataset 'MNITS'; did you mean 'MNIST'?"),
         ("--resources gpu=3", "--resources gpu=3: 2 GPUs are visible"),
@@ -527,10 +486,9 @@ def test_sources_are_closed_under_imports(module):
     package = ROOT / "src/introprior"
     files = sources.closure(module)
     names = {".".join(path.relative_to(package).with_suffix("").parts).removesuffix(".__init__") for path in files}
-    needed = {module}.union(*map(imported, files))
     below = tuple(f"{name}." for name in ELSEWHERE - {"data.images"})
-    kept = {name for name in needed if name not in ELSEWHERE and not name.startswith(below)}
-    assert names == kept
+    needed = {module}.union(*map(imported, files)) - ELSEWHERE
+    assert names == {name for name in needed if not name.startswith(below)}
     assert {"game.divergences", "game.networks", "training.loop"} <= names or module.startswith("reporting")
 
 

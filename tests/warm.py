@@ -28,6 +28,7 @@ from pathlib import Path
 
 PRELOADED = ("jsonschema", "matplotlib.pyplot", "pandas", "pydantic", "scipy.stats", "seaborn", "sklearn.svm")
 PRELOADED += ("sklearn.datasets", "sklearn.manifold", "snakemake.cli", "snakemake.script", "torch", "zuko")
+PRELOADED += ("jinja2", "nbformat", "smart_open", "snakemake.executors.touch")  # which Snakemake imports late
 
 CLIENT = """#!{python} -IS
 import json, os, signal, socket, sys
@@ -67,6 +68,7 @@ def serve(folder: Path) -> None:
         __import__(name)
     with contextlib.suppress(SystemExit), open(os.devnull, "w") as out, contextlib.redirect_stdout(out):
         sys.modules["snakemake.cli"].parse_args(["--version"])  # finds the plug-ins
+    sys.modules["snakemake.executors.touch"].Executor.SLEEPING_TIME = 0  # else it touches ten files a second
     gc.freeze()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(folder / "socket"))

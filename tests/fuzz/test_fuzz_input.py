@@ -12,10 +12,8 @@ import datetime
 import json
 import math
 import random
-import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +29,11 @@ from introprior.experiment.config.images import text
 from introprior.experiment.paths import Paths
 from introprior.reporting.tables import captions
 from tests.commands import MAKERS, lines
+from tests.fuzz.endless import limited
 from tests.test_configuration import PLAIN, keys
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(ROOT.glob("config/*.yaml"))
-SECONDS = 10
-"""No input may take longer."""
-
 VALUES, TEXTS, COMMANDS = 4000, 1000, 1500
 """How many configurations are tried, as values and as text, and how many command lines."""
 
@@ -52,27 +48,9 @@ ODD_LISTS = [[], [[]], [None], [1, 1], [0, 1, 2], list(range(3000)), {}, {"a": 1
 ODD = [None, datetime.date(1, 1, 1), *ODD_TEXTS, *ODD_NUMBERS, *ODD_LISTS]
 
 
-class Endless(BaseException):
-    """Something takes too long; no `except Exception` is to swallow it."""
-
-
-@contextmanager
-def hasty() -> Iterator[None]:
-    def ring(*_: object) -> None:
-        raise Endless
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def attempt(act: Callable[[], Configuration]) -> bool:
     """Whether a configuration is taken; if not, one line says why."""
-    with hasty():
+    with limited():
         try:
             config = act()
         except UserError as error:
@@ -276,7 +254,7 @@ def test_command_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
         flags = named[str(line[0])]
         words = jumbled(rng, line, flags) + ["--device", "nowhere"] * ("--device" in flags)
         try:
-            with hasty():
+            with limited():
                 code = run(words)
         except BaseException as error:
             raise AssertionError(f"seed {seed}: {error!r}, {words!r}"[:1500]) from error

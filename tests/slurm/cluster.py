@@ -7,7 +7,6 @@ import fcntl
 import os
 import re
 import shutil
-import signal
 import socket
 import stat
 import subprocess
@@ -15,6 +14,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+import psutil
 
 SETTINGS = Path("/etc/slurm")
 """Where Slurm's own commands look; another place would have to be told to every process, and jobs are told nothing."""
@@ -119,7 +120,7 @@ def started() -> Iterator[Cluster]:
             raise Unavailable(f"other tests use a Slurm here ({LOCK} is locked)") from None
         _clear_leftovers()
         if running := _running("slurmctld", "slurmd"):
-            raise Unavailable(f"this machine runs a Slurm already ({', '.join(running)}), which is left alone")
+            raise Unavailable(f"this machine runs a Slurm already ({', '.join(sorted(running))}), which is left alone")
         folder = Path(tempfile.mkdtemp(prefix="introprior-slurm-"))
         folder.chmod(0o755)
         try:
@@ -188,14 +189,8 @@ def _clear_leftovers() -> None:
 
 def _launch(folder: Path) -> None:
     run, log = folder / "run", folder / "log"
-    munge = [
-        f"--key-file={folder}/munge/munge.key",
-        f"--socket={run}/munge.socket",
-        f"--pid-file={run}/munged.pid",
-        f"--log-file={log}/munged.log",
-        f"--seed-file={folder}/munge/munged.seed",
-        "--num-threads=2",
-    ]
+    munge = [f"--key-file={folder}/munge/munge.key", f"--seed-file={folder}/munge/munged.seed", "--num-threads=2"]
+    munge += [f"--socket={run}/munge.socket", f"--pid-file={run}/munged.pid", f"--log-file={log}/munged.log"]
     host = socket.gethostname().partition(".")[0]
     for command in (["munged", *munge], ["slurmctld"], ["slurmd", "-N", host]):
         program = _which(command[0])
@@ -217,35 +212,17 @@ def _launch(folder: Path) -> None:
 def _stop(folder: Path) -> None:
     """End the daemons by their pid files, in order, and wait until they are gone."""
     for name in DAEMONS:
-        path = folder / "run" / f"{name}.pid"
-        try:
-            pid = int(path.read_text())
-            if not _is(pid, name):
-                continue
-            os.kill(pid, signal.SIGTERM)
-        except (OSError, ValueError):
-            continue
-        try:
-            _until(lambda pid=pid, name=name: not _is(pid, name), 20, f"{name} does not end")
-        except TimeoutError:
-            os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
+            process = psutil.Process(int((folder / "run" / f"{name}.pid").read_text()))
+            if process.name() == name:
+                process.terminate()
+                if psutil.wait_procs([process], timeout=20)[1]:
+                    process.kill()
 
 
-def _is(pid: int, name: str) -> bool:
-    """Whether the process lives and is of that program."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip() == name and "Z" not in _state(pid)
-    except OSError:
-        return False
-
-
-def _state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
-def _running(*names: str) -> list[str]:
-    found = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
-    return [name for name in names if any(_is(pid, name) for pid in found)]
+def _running(*names: str) -> set[str]:
+    found = psutil.process_iter(["name", "status"])
+    return {process.info["name"] for process in found if process.info["status"] != psutil.STATUS_ZOMBIE} & {*names}
 
 
 def _which(name: str) -> str | None:

@@ -56,6 +56,7 @@ latents: {cells: [sg, mog4-ip, flow-ip]}
 figureS2: {dataset: digits16, cell: mog4-ip, r_entropy: 0, iterations: 4}
 """
 TINY_ARGUMENTS = ("--configfile", "tiny.yaml", "--cores", "1")
+PDF = {"tables_pdf": 1} if shutil.which("pdflatex") else {}
 CELLS = ("vae-sg", "sg", "mog64-lc-ip", "flow-ip", "sg-dt", "sg-dt-closed")
 MEASURED = {"1": ("vae-sg", "sg", "mog64-lc-ip", "flow-ip"), "4": ("sg-dt-closed", "sg-dt", "sg")}
 METRICS = ("gnELBO", "KL", "JSD")
@@ -93,7 +94,7 @@ def made(project: Project) -> Path:
     counts |= dict.fromkeys(("prepare", "classifier", "reference", "choose_r_entropy", "choose_r_entropy_table2"), 1)
     counts |= dict.fromkeys(("encoder_study", "table2", "table5", "samples"), 1)
     counts |= dict.fromkeys(("figure2", "figure4", "figure5", "figure6", "figureS2", "figureS3", "claims", "page"), 1)
-    assert finished(printed) == counts | ({"tables_pdf": 1} if shutil.which("pdflatex") else {})
+    assert finished(printed) == counts | PDF
     return project.folder / "results" / "tiny"
 
 
@@ -117,7 +118,7 @@ def test_a_whole_run_leaves_all_results_and_nothing_else(made):
     kinds = itertools.product("12345", ("", "_vs_paper"), ("csv", "md", "tex"))
     wanted |= {f"tables/table{n}{kind}.{suffix}" for n, kind, suffix in kinds}
     wanted |= {f"figures/{name}.{suffix}" for name in FIGURES for suffix in ("pdf", "png")}
-    wanted |= {"tables/tables.pdf"} if shutil.which("pdflatex") else set()
+    wanted |= {"tables/tables.pdf"} if PDF else set()
     wanted |= {"jobs.json", "encoder/digits16.npz", "index.html"}
     wanted |= {f"claims/{name}" for name in ("claims.csv", "tests.csv", "claims.md")}
     wanted |= {f"page/{name}.csv" for name in ("facts", "options", "runs", "verdicts")}
@@ -152,15 +153,19 @@ def verify(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, list[
     return verified
 
 
-def test_a_results_tree_and_a_copy_of_it_are_verified(made, tmp_path, verify):
+@pytest.fixture
+def copied(made: Path, tmp_path: Path) -> Path:
+    """The results to be tampered with, without the image data beside them."""
+    return shutil.copytree(made, tmp_path / "tiny")
+
+
+def test_a_results_tree_and_a_copy_of_it_are_verified(made, copied, verify):
     code, said = verify(made)
     assert code == 0
     assert re.fullmatch(rf"{made}: \d+ files of \d+ jobs are as they were made", said[-1])
-    shutil.copytree(made, tmp_path / "copy")  # without the image data beside it
-    assert verify(tmp_path / "copy")[0] == 0
+    assert verify(copied)[0] == 0
     records = [json.loads(path.read_text()) for path in made.rglob("*.provenance.json")]
-    assert len({record["configuration"] for record in records}) == 1
-    assert len({record["code"] for record in records}) == 1
+    assert len({(record["configuration"], record["code"]) for record in records}) == 1
     assert all(record["started"] and record["seconds"] >= 0 and record["libraries"] for record in records)
 
 
@@ -215,29 +220,25 @@ TAMPERED = {
 
 
 @pytest.mark.parametrize("what", TAMPERED)
-def test_what_is_wrong_with_a_results_tree_is_named(made, tmp_path, verify, what):
+def test_what_is_wrong_with_a_results_tree_is_named(copied, verify, what):
     name, tamper, expected = TAMPERED[what]
-    results = tmp_path / "tiny"
-    shutil.copytree(made, results)
-    tamper(results / name)
-    code, said = verify(results)
+    tamper(copied / name)
+    code, said = verify(copied)
     assert code == 2
     named = sorted((line for line in said if not line.startswith("note: ")), key=lambda line: line.partition(":")[0])
     assert len(named) == len(expected), named
     for line, (path, problem) in zip(named, sorted(expected.items()), strict=True):
         assert line.startswith(f"{path}: {problem}"), line
-    assert verify(results, "--partial")[0] == 2
+    assert verify(copied, "--partial")[0] == 2
 
 
-def test_results_that_were_not_made_yet_are_missing_unless_that_is_said_to_be_right(made, tmp_path, verify):
-    results = tmp_path / "tiny"
-    shutil.copytree(made, results)
+def test_results_that_were_not_made_yet_are_missing_unless_that_is_said_to_be_right(copied, verify):
     for name in ("tables", "figures"):
-        shutil.rmtree(results / name)
-    code, said = verify(results)
+        shutil.rmtree(copied / name)
+    code, said = verify(copied)
     assert code == 2
     assert [line for line in said if "other jobs" in line]
-    assert verify(results, "--partial")[0] == 0
+    assert verify(copied, "--partial")[0] == 0
 
 
 def test_the_page_shows_numbers_of_its_csv_files_alone(made):
@@ -275,10 +276,9 @@ def test_every_number_of_the_metric_tables_is_there_and_right(made, number):
             assert float(row["sem"]) == pytest.approx(float(row["std"]) / math.sqrt(2), rel=1e-9)
             assert (row["n"], row["diverged"]) == ("2", "0")
             assert (row["paper_mean"] == "") == (cell == "flow-ip")  # which the paper does not have
-    labels = 2
-    for line in body(made / f"tables/table{number}.md"):
-        assert len(line) == labels + len(MEASURED[number]) + (2 if number == "4" else 0)
-        assert all(re.fullmatch(r"(\*\*)?\d+\.\d\d ± \d+\.\d\d(\*\*)?( †)?", cell) for cell in line[labels:]), line
+    for _, _, *shown in body(made / f"tables/table{number}.md"):
+        assert len(shown) == len(MEASURED[number]) + (2 if number == "4" else 0)
+        assert all(re.fullmatch(r"(\*\*)?\d+\.\d\d ± \d+\.\d\d(\*\*)?( †)?", cell) for cell in shown), shown
     compared = {(row["cell"], row["metric"]): row for row in rows(made / f"tables/table{number}_vs_paper.csv")}
     published = [cell for cell in MEASURED[number] if cell != "flow-ip"]
     assert compared.keys() == {(cell, metric) for cell in published for metric in METRICS}
@@ -293,11 +293,12 @@ def test_every_number_of_the_metric_tables_is_there_and_right(made, number):
 @pytest.mark.parametrize("number", ["2", "5"])
 def test_every_number_of_the_image_tables_is_there_and_right(made, number):
     table = {(row["cell"], row["metric"]): row for row in rows(made / f"tables/table{number}.csv")}
-    found = {}
-    for cell in IMAGE_CELLS:
-        run = made / "images/digits16" / cell / "r0/seed0"
-        both = rows(run / "metrics.csv") + rows(run / "probes.csv")
-        found |= {(cell, row["metric"]): row["value"] for row in both}
+    found = {
+        (cell, row["metric"]): row["value"]
+        for cell in IMAGE_CELLS
+        for name in ("metrics.csv", "probes.csv")
+        for row in rows(made / "images/digits16" / cell / "r0/seed0" / name)
+    }
     names = {"fd_classifier_gen", "fd_classifier_rec", "entropy_per_batch", "entropy_pooled", "checkpoint_epoch"}
     names |= {"svm_few", "svm_many", "knn_few", "knn_many"}
     assert {name for _, name in found} == names
@@ -310,8 +311,7 @@ def test_every_number_of_the_image_tables_is_there_and_right(made, number):
     for (cell, name), value in found.items():
         if name.startswith(("fd_classifier", "svm", "knn")):
             assert f"{float(value):.3f}" in text, (cell, name)
-    probes = "10-SVM" if number == "2" else "SVM (few)"
-    assert probes in text
+    assert ("10-SVM" if number == "2" else "SVM (few)") in text
 
 
 def test_every_number_of_the_hyperparameter_table_is_there_and_right(made):
@@ -363,23 +363,18 @@ def test_the_report_has_every_caption(report):
     text = report.read_text().replace("\\n", " ")
     captions = [
         "Table 1, performance on the 2D datasets",
+        "Table 2, performance on images",
         "Table 3, hyperparameters of S-IntroVAE",
-        "The grid has 2 settings",
         "Table 4, the baseline",
+        "Table 5, the full ablation on images",
+        *(f"Figure {number}" for number in (2, 4, 5, 6, "S2", "S3")),
         "Figure 3, seed 0: the data, and for sg, mog64-lc-ip, flow-ip generated samples",
         "What the hyperparameter search saw (not in the paper)",
-        "Table 2, performance on images",
-        "Table 5, the full ablation on images",
-        "Figure 2",
-        "Figure 4",
-        "Figure 5",
-        "Figure 6",
-        "Figure S2",
-        "Figure S3",
+        "The grid has 2 settings",
         "What the paper says in words",
         "12 iterations [30000], 4 of them warm-up [2000], batches of 16 [512], seeds 0, 1 [0, 1, 2, 3, 4]",
     ]
-    captions += ["Tables 1 to 5, each followed by its companion"] if shutil.which("pdflatex") else []
+    captions += ["Tables 1 to 5, each followed by its companion"] if PDF else []
     assert [caption for caption in captions if caption not in text] == []
     assert "{{" not in "".join(re.findall(r'"caption": "(.*?)", "', text))
 
@@ -407,9 +402,7 @@ def test_a_truncated_result_is_told_of_and_made_again_with_what_depends_on_it(pr
     path.unlink()
     code, printed = project.snakemake(*TINY_ARGUMENTS)
     assert code == 0, printed[-5000:]
-    ran = dict.fromkeys(("evaluate", "table1", "claims", "page", "all"), 1)
-    ran |= {"tables_pdf": 1} if shutil.which("pdflatex") else {}
-    assert finished(printed) == ran
+    assert finished(printed) == dict.fromkeys(("evaluate", "table1", "claims", "page", "all"), 1) | PDF
     assert path.read_bytes() == content  # the same numbers
     changed = {path for path in before if path.stat().st_mtime_ns != before[path]}
     expected = {path, *map(path.with_name, ("metrics.csv.provenance.json", "panels.npz")), made / "jobs.json"}

@@ -116,19 +116,19 @@ def same_search(ours: Path, theirs: Path) -> None:
     assert (ours / "slice.csv").read_bytes() == (theirs / "slice.csv").read_bytes()
 
 
+def playing(folder: Path, world: Path, *more: object) -> list[object]:
+    return images.playing(folder, world / "data", "mog4-ip", *more)
+
+
 RESULTS = {
     "search": (lambda folder, world, *more: searching(folder, *more), same_search),
     "train": (lambda folder, world, *more: training(folder, *more), assert_same_training),
-    "images": (
-        lambda folder, world, *more: images.playing(folder, world / "data", "mog4-ip", *more),
-        lambda ours, theirs: images.assert_same_run(ours, theirs),
-    ),
+    "images": (playing, images.assert_same_run),
 }
 
 
 @pytest.mark.parametrize(
-    ("what", "fault"),
-    [("search", Disk.fill), ("train", Disk.fill), ("train", Disk.protect), ("images", Disk.protect)],
+    ("what", "fault"), [("search", Disk.fill), ("train", Disk.fill), ("train", Disk.protect), ("images", Disk.protect)]
 )
 def test_results_that_find_no_disk_at_the_end_cost_no_training(
     tmp_path, disk, introprior, world, monkeypatch, what, fault
@@ -160,22 +160,15 @@ def test_results_that_find_no_disk_at_the_end_cost_no_training(
 # ---- Damaged states ----
 
 
-@pytest.fixture
-def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[object], Path]:
-    """A training that was stopped after two states were kept: the command, and the latest state."""
+@pytest.mark.parametrize("both", [False, True])
+def test_a_damaged_state_costs_no_more_than_the_time_since_the_one_before(tmp_path, introprior, monkeypatch, both):
     command = training(tmp_path, "--state", tmp_path / "state", "--checkpoint-seconds", 0)
     with commands.stopping(monkeypatch, 6):
-        assert cli.main([str(argument) for argument in command]) == 143
+        assert introprior(*command)[0] == 143
     (state,) = (tmp_path / "state").glob("train-*.pt")
     assert checkpoints.load(state)["iteration"] == 6
-    return command, state
-
-
-@pytest.mark.parametrize(("part", "both"), [(0, False), (0.99, False), (0.5, True)])
-def test_a_damaged_state_costs_no_more_than_the_time_since_the_one_before(tmp_path, introprior, stopped, part, both):
-    command, state = stopped
     for path in (state, state.with_suffix(".previous"))[: 1 + both]:
-        path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
+        os.truncate(path, path.stat().st_size // 2)
     do(*training(tmp_path / "whole"))
     code, (first, then) = introprior(*command)
     assert code == 0
@@ -204,6 +197,11 @@ def endless(tmp_path: Path) -> tuple[list[object], Path]:
     return training(tmp_path, "--state", folder, "--checkpoint-seconds", 0, **options), folder
 
 
+def parts(folder: Path) -> list[Path]:
+    """Files that are half written."""
+    return [path for path in folder.iterdir() if ".part" in path.name]
+
+
 def latest(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     """The state in a folder, of which nothing may be damaged."""
     (path,) = {path.with_suffix(".pt") for path in folder.glob("train-*") if path.suffix in (".pt", ".previous")}
@@ -225,7 +223,7 @@ def test_a_terminal_that_is_closed_stops_a_training_whose_state_is_kept(tmp_path
     os.close(terminal)  # the kernel sends SIGHUP, and refuses what is printed from now on
     assert child.wait(timeout=60) != -signal.SIGHUP
     assert latest(folder, capsys)["iteration"] > 0
-    assert [path.name for path in below(folder) if ".part" in path.name] == []
+    assert parts(folder) == []
 
 
 def test_a_training_that_ignores_closed_terminals_goes_on(tmp_path, endless):
@@ -251,7 +249,7 @@ def test_the_impatient_who_press_control_c_again_and_again_lose_nothing(endless,
         time.sleep(0.001)
     assert child.returncode in (128 + signal.SIGINT, -signal.SIGINT, 1)  # the last one may have come after the command
     assert latest(folder, capsys)["iteration"] > 0
-    assert [path.name for path in below(folder) if ".part" in path.name] == []
+    assert parts(folder) == []
 
 
 def test_states_are_whole_at_whatever_moment_their_writer_is_killed(tmp_path, tiny, capsys):
@@ -270,13 +268,13 @@ def test_states_are_whole_at_whatever_moment_their_writer_is_killed(tmp_path, ti
                 time.sleep(0.001)
                 assert child.is_alive()
         if turn % 2:
-            while not any(map(is_half, folder.iterdir())):
+            while not parts(folder):
                 assert child.is_alive()
         else:
             time.sleep(chance.uniform(0, 0.03))
         child.kill()
         child.join()
-        halves += any(map(is_half, folder.iterdir()))
+        halves += bool(parts(folder))
         reached.append(latest(folder, capsys)["iteration"])
     assert reached == sorted(reached)
     assert reached[-1] > 16
@@ -291,10 +289,6 @@ def test_states_are_whole_at_whatever_moment_their_writer_is_killed(tmp_path, ti
         assert torch.equal(ours.model.state_dict()[name], tensor), name
 
 
-def is_half(path: Path) -> bool:
-    return ".part" in path.name
-
-
 def marks(folder: Path) -> dict[str, int]:
     """When the states in a folder were written."""
     found: dict[str, int] = {}
@@ -304,32 +298,22 @@ def marks(folder: Path) -> dict[str, int]:
     return found
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_a_training_process_that_is_stopped_or_killed_is_gone_on_with(tmp_path, introprior, undisturbed, number, code):
-    killed = number == signal.SIGKILL
-    flags = ["--state", tmp_path / "state", "--checkpoint-seconds", 0.05 if killed else 300]
-    command = training(tmp_path, *flags, cell="mog8-lc-ip", training=LONG)
+def test_a_training_process_that_is_stopped_is_gone_on_with(tmp_path, introprior, undisturbed):
+    command = training(tmp_path, "--state", tmp_path / "state", **GAME_OF_8)
     with commands.process(*command) as child:
         seen = b""
-        if killed:
-            commands.until_saved(child, tmp_path / "state")
-        while b"it/s" not in seen and not killed:
+        while b"it/s" not in seen:
             seen += os.read(child.stderr.fileno(), 1000)
             assert child.poll() is None, seen
-        child.send_signal(number)
+        child.terminate()
         printed = (seen + child.communicate(timeout=60)[1]).decode()
-    assert child.returncode == code
+    assert child.returncode == 143
     (state,) = (tmp_path / "state").glob("train-*.pt")
     reached = checkpoints.load(state)["iteration"]
-    assert 0 < reached < LONG["iterations"]
-    if not killed:
-        where = f"{LABEL}: stopped at iteration {reached}; saved to {state}"
-        assert lines(printed) == [f"introprior train: {where}: run the same command to go on"]
-        assert below(tmp_path) == {state}
-    assert not (tmp_path / "ensemble.pt").exists()
-    assert not (tmp_path / "history.csv").exists()
-    code, said = introprior(*command)
-    assert (code, said) == (0, [f"{LABEL}: going on from iteration {reached} of {state}"])
+    where = f"{LABEL}: stopped at iteration {reached}; saved to {state}"
+    assert lines(printed) == [f"introprior train: {where}: run the same command to go on"]
+    assert below(tmp_path) == {state}
+    assert introprior(*command) == (0, [f"{LABEL}: going on from iteration {reached} of {state}"])
     assert not state.exists()
     assert_same_training(tmp_path, undisturbed)
 
@@ -337,8 +321,7 @@ def test_a_training_process_that_is_stopped_or_killed_is_gone_on_with(tmp_path, 
 @pytest.mark.parametrize("killed", [False, True])
 def test_two_processes_never_train_the_same_run_at_a_time(tmp_path, undisturbed, killed):
     """As after a Snakemake that was killed and started again, whose first job still runs."""
-    flags = ["--state", tmp_path / "state", "--checkpoint-seconds", 0.05]
-    command = training(tmp_path, *flags, cell="mog8-lc-ip", training=LONG)
+    command = training(tmp_path, "--state", tmp_path / "state", "--checkpoint-seconds", 0.05, **GAME_OF_8)
     with commands.process(*command) as first:
         commands.until_saved(first, tmp_path / "state")
         with commands.process(*command) as second:
