@@ -27,7 +27,7 @@ from introprior.game.priors.mixture import LearnedMixture, VampPrior
 from introprior.game.randomness import MemberStreams
 from introprior.training import density
 from introprior.training.adam import Adam
-from introprior.training.loop import PLAYERS, Training, rules
+from introprior.training.loop import PLAYERS, Training, conversion, rules
 
 CPU = torch.device("cpu")
 ALONE = a_member(0, 0.2, 0.3, 0.9)
@@ -531,17 +531,33 @@ def test_the_loss_scale_in_two_dimensions(protocol, scale):
     assert rules(a_run(protocol=protocol)).scale == scale
 
 
-def test_a_prior_that_sides_with_the_encoder_tells_of_itself_in_the_game(tiny):
-    """Paired or free; a VampPrior has no bounds, a mixture none unless it sides with the decoder."""
-    for option, kind in (("paired", VampPrior), ("converted", LearnedMixture)):
-        training = tiny("mog5-ep", options={"encoder_cooperation": option})
-        training.advance(END, log_every=END - 1)
-        prior, told = training.model.prior, training.history.rows[-1][2]
-        assert type(prior) is kind
-        assert getattr(prior, "low", None) is None
-        assert {"prior_logvar_max", "prior_logvar_min", "responsibility_entropy"} <= set(told)
-        logvars = training._carried.target.logvars
-        assert told["prior_logvar_max"][0] == pytest.approx(float(logvars.max()), abs=0.1)
+def test_the_steepness_of_the_clipping_is_the_runs():
+    assert conversion(a_run(clip_steepness=4.0)).steepness == 4
+
+
+@pytest.mark.parametrize(
+    ("cell", "cooperation", "kind"),
+    [
+        ("mog5-lc-ip", "paired", LearnedMixture),
+        ("mog5-ep", "paired", VampPrior),
+        ("mog5-ep", "converted", LearnedMixture),
+    ],
+)
+def test_a_mixture_tells_of_itself_in_the_game(tiny, cell, cooperation, kind):
+    """With the encoder paired or free; a VampPrior has no bounds, a mixture none unless it sides with the decoder."""
+    training = tiny(cell, options={"encoder_cooperation": cooperation})
+    training.advance(END, log_every=END - 1)
+    prior, told, carried = training.model.prior, training.history.rows[-1][2], training._carried
+    assert type(prior) is kind
+    assert (getattr(prior, "low", None) is not None) is ("ip" in cell)
+    mixture = carried.target if kind is VampPrior else prior(None)
+    assert told["prior_logvar_max"] == [mixture.logvars.max().item()]
+    assert told["prior_logvar_min"] == [mixture.logvars.min().item()]
+    noise = torch.randn(5, 16, 2, generator=torch.Generator().manual_seed(END))
+    parts = naive.Mixture(mixture.means, mixture.logvars, mixture.log_weights)
+    share = naive.mean_responsibilities(*carried.posterior, parts, noise)
+    entropy = -(share * (share + 1e-8).log()).sum().item() / math.log(5)
+    assert told["responsibility_entropy"] == pytest.approx([entropy], rel=1e-4)
 
 
 def test_with_the_cauchy_schwarz_divergence_nobody_asks_for_a_kl(tiny, monkeypatch):
