@@ -466,6 +466,29 @@ def test_play() -> None:
     assert gain(game.encoder_objective, played, ["encoder"])[1, 1].min() > 1e-3
 
 
+def test_the_course_tells_of_every_play_alone() -> None:
+    rows = list(theory.course(2, 3))
+    assert len(rows) == 2 * 2 * len(theory.SCHEMES) * len(theory.GAMMAS) * 4
+    starts = [distributions(2, *shape, seed=k) for k, shape in enumerate([(3,), (4, 3), (3, 4)])]
+    for row in rows[::7]:
+        game = Game(torch.tensor(theory.DATA), torch.tensor(row["gamma"]))
+        sides, first = torch.tensor(theory.SCHEMES[row["prior"]]), Triplet(*(table[row["start"]] for table in starts))
+        plays = theory.play(game, first, sides, row["order"] == "alternating")
+        prior, encoder, decoder = next(islice(plays, row["step"], None))
+        both = (prior.unsqueeze(-1) * decoder).mT
+        p = both.sum(-1)
+        away = (encoder * (encoder * p.unsqueeze(-1) / both).log()).sum(-1)
+        values = {
+            "kl_data": (game.data * (game.data / p).log()).sum(),
+            "kl_optimum": (game.data * (game.data / optimum(game)).log()).sum(),
+            "kl_posterior": (game.data * away).sum(),
+            "information": (both * (both / (p.unsqueeze(-1) * prior)).log()).sum(),
+        }
+        masses = {f"prior_{z}": mass for z, mass in enumerate(sorted(prior.tolist(), reverse=True), 1)}
+        expected = {name: value.item() for name, value in values.items()} | masses
+        assert {name: row[name] for name in expected} == pytest.approx(expected, abs=1e-12)
+
+
 # ---- Command and figure ----
 
 
