@@ -453,7 +453,7 @@ def test_a_step_of_play_goes_up_ones_own_objective(prior: str, alternating: bool
 def test_play() -> None:
     """With the assumption it reaches the optimum; without it only where prior and decoder cooperate, and though the
     encoder could gain there: play finds what is no equilibrium."""
-    game, played = played_to(1200, [0.25, 1.0], ["fixed", "decoder", "encoder"], alternating=True)
+    game, played = played_to(300, [0.25, 1.0], ["fixed", "decoder", "encoder"], alternating=True, rate=1.0)
     p = optimum(game)
     assert game.encloses(p).all(-1).all(0).tolist() == [True, False]
     missed = (generated(played) - p).abs().amax((-1, -2))
