@@ -119,7 +119,7 @@ class ByHand:
     """The layers of a network of convolutions in training mode, with its parameters in their order."""
 
     def __init__(self, network):
-        self.left = iter(list(network.parameters()))
+        self.left, self.means = iter(list(network.parameters())), []
 
     def linear(self, x):
         return x @ next(self.left).T + next(self.left)
@@ -129,13 +129,21 @@ class ByHand:
         return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
 
     def normed(self, x):
-        apart = x - x.mean((0, 2, 3), keepdim=True)
+        apart = x - (mean := x.mean((0, 2, 3), keepdim=True))
+        self.means.append(mean.flatten())
         apart = apart / (apart.square().mean((0, 2, 3), keepdim=True) + 1e-5).sqrt()
         return apart * next(self.left).view(-1, 1, 1) + next(self.left).view(-1, 1, 1)
 
     def block(self, x, widens):
         identity = self.convolved(x) if widens else x
         return leaky(self.normed(self.convolved(leaky(self.normed(self.convolved(x))))) + identity)
+
+
+def agree(network, outputs, hand):
+    """Outputs, and what the running means keep of a first batch."""
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    torch.testing.assert_close([norm.running_mean for norm in norms], [0.1 * mean for mean in hand.means])
+    torch.testing.assert_close(*outputs)
 
 
 def leaky(x):
@@ -158,14 +166,14 @@ def test_networks_of_convolutions_are_soft_introvaes_layer_by_layer(channels, wi
         x = halved(hand.block(x, inputs != outputs))
     coarsest = hand.block(x, widens=False)
     parts = hand.linear(coarsest.flatten(1)).chunk(2, -1)
-    torch.testing.assert_close(encoder(images[None]), tuple(part[None] for part in parts))
+    agree(encoder, (encoder(images[None]), tuple(part[None] for part in parts)), hand)
 
     z, hand = torch.randn(7, 4), ByHand(decoder)
     x = hand.linear(z).clamp(min=0).view_as(coarsest)
     for inputs, outputs in itertools.pairwise([widths[-1], *reversed(widths)]):
         x = hand.block(x, inputs != outputs).repeat_interleave(2, -1).repeat_interleave(2, -2)
     x = hand.convolved(hand.block(x, widens=False)) + next(hand.left).view(-1, 1, 1)
-    torch.testing.assert_close(decoder(z[None])[0], x)
+    agree(decoder, (decoder(z[None])[0], x), hand)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
