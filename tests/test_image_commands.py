@@ -19,7 +19,7 @@ from introprior import cli
 from introprior.data.images.splits import load, to_unit
 from introprior.errors import UserError
 from introprior.evaluation import images as evaluation
-from introprior.experiment.jobs import Distances
+from introprior.experiment.jobs import Distances, EvaluateImages
 from introprior.metrics import classifier as classifiers
 from introprior.metrics.frechet import Statistics, frechet_distance
 from introprior.metrics.inception import truncated
@@ -638,3 +638,19 @@ def test_an_evaluation_agrees_with_a_plain_script(world, tmp_path, sampling):
 def test_nothing_is_looked_at_with_the_numbers_of_something_else(world):
     run, looks = evaluation.Snapshots.read(world / "snapshots.pt").run, [(e, p) for e in (0, 4) for p in range(4)]
     assert len({evaluation.stream(run, *look, CPU).initial_seed() for look in looks}) == len(looks)
+
+
+def test_the_first_kind_of_features_chooses_the_checkpoint(world, monkeypatch):
+    train, test = (load(world / "data", split) for split in ("train", "test"))
+    # In Inception's place, which takes long, the classifier.
+    monkeypatch.setattr(evaluation.inception, "features", lambda network, x, protocol: classifiers.features(network, x))
+    classifier = classifiers.load(world / "classifier.pt")
+    extractor = evaluation.Extractor(["fid_authors", "fd_classifier"], classifier, classifier)
+    references = extractor.gather(evaluation.real_batches(train, 3, 3))
+    tried = {"fid_authors": {2: 1.0, 4: 2.0}, "fd_classifier": {2: 4.0, 4: 3.0}}
+    known = [{"metric": f"{k}_gen", "epoch": e, "value": v} for k, values in tried.items() for e, v in values.items()]
+    snapshots, look = evaluation.Snapshots.read(world / "snapshots.pt"), EvaluateImages(samples=3, allow_few=True)
+    measured, _, panels = evaluation.evaluate(snapshots, known, train, test, references, extractor, look, CPU)
+    value = {row["metric"]: row["value"] for row in measured}
+    assert panels["epoch"] == value["checkpoint_epoch"] == 2
+    assert (value["fid_authors_gen"], value["fd_classifier_gen"]) == (1.0, 4.0)
