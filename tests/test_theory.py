@@ -109,6 +109,8 @@ def test_lemmas_1_and_6(size: int, codes: int) -> None:
     p = (game.data + 0.2 * distributions(GAMES, size, seed=5)) / 1.2
     held = game.encloses(p)
     assert held.sum() > GAMES / 2
+    half = Game(torch.tensor([0.5, 0.5]), torch.tensor(1.0))
+    assert half.encloses(torch.tensor([0.75, 0.25]))  # 0.75^3 < 0.5 < 0.75^2
     played = triplet(p, distributions(GAMES, size, codes, seed=6))
     assert gain(game.encoder_objective, played, ["encoder"])[held].max() < NOTHING
     for other in (distributions(GAMES, size, codes, seed=seed) for seed in range(7, 17)):
@@ -301,6 +303,8 @@ def test_there_is_a_gamma_for_every_p_data(size: int, codes: int) -> None:
     gamma = tabular.enclosing_gamma(game)
     assert (gamma >= 1 / 64).all()
     assert game._replace(gamma=gamma).encloses(optimum(game._replace(gamma=gamma))).all()
+    twice = game._replace(gamma=2 * gamma)
+    assert not twice.encloses(optimum(twice))[gamma < 1].any()  # it is the first
     assert (gamma < 1).sum() > GAMES / 2  # the paper's gamma = 1 is not one of them for most
 
 
