@@ -602,6 +602,7 @@ def test_an_evaluation_agrees_with_a_plain_script(world, tmp_path, sampling):
     def in_bytes(images_: torch.Tensor) -> list:
         return (255 * images_.clamp(0, 1) + 0.5).floor().byte().tolist()
 
+    assert not model.training
     if sampling == "batch":
         model.train()
     else:

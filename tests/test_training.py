@@ -28,6 +28,7 @@ from introprior.game.randomness import MemberStreams
 from introprior.training import density
 from introprior.training.adam import Adam
 from introprior.training.loop import PLAYERS, Training, rules
+from introprior.training.watch import Watch
 
 CPU = torch.device("cpu")
 ALONE = a_member(0, 0.2, 0.3, 0.9)
@@ -366,6 +367,13 @@ def test_a_record_tells_the_last_finite_losses(tiny):
     assert set(record["last"]) == {"vae_loss", "encoder_loss", "decoder_loss"}
     assert record["last"]["encoder_loss"] == pytest.approx(values["encoder_loss"][0].item())
     assert re.search(r"last finite: vae_loss \S+, encoder_loss \S+, decoder_loss \S+\)", record["detail"])
+
+
+def test_who_has_diverged_once_stays_so():
+    watch = Watch(1, CPU)
+    for iteration, loss in enumerate((math.nan, 1.0, math.inf)):
+        watch.see(torch.tensor(iteration), "vae_loss", torch.tensor([loss]))
+    assert (watch.alive(), watch.records()[0]["iteration"], watch.records()[0]["last"]) == (0, 0, {})
 
 
 def test_divergence_in_a_shared_warm_up_is_everyones_who_shares_it(tiny):
