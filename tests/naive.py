@@ -248,6 +248,10 @@ def with_moments(draws: int, mean: Tensor, square: Tensor) -> Tensor:
     return torch.stack([mean + deviation] * pairs + [mean - deviation] * pairs + [mean] * (draws % 2))
 
 
+Told = dict[str, Tensor]
+"""Terms of the losses, before any mean."""
+
+
 class Carried(NamedTuple):
     """What the decoder's step takes over from the encoder's."""
 
@@ -256,6 +260,7 @@ class Carried(NamedTuple):
     z: Tensor
     real_kl: Tensor
     prior_noise: tuple[Tensor, Tensor]
+    told: Told
 
 
 class Model:
@@ -376,12 +381,12 @@ def _fake_kls(
 
 def warmup_step(
     model: Model, x: Tensor, replay: Replay, betas: Sequence[float], choices: Choices
-) -> tuple[Tensor, None]:
+) -> tuple[Tensor, Told]:
     """beta_rec rec + beta_kl KL, everything attached."""
     mean, logvar = model.encode(x)
     output = model.decode(mean + (logvar / 2).exp() * replay.normal())
-    kl = _divergence(replay, choices)(mean, logvar, model.mixture())
-    return (betas[0] * squared_error(x, output) + betas[1] * kl).mean(), None
+    kl, rec = _divergence(replay, choices)(mean, logvar, model.mixture()), squared_error(x, output)
+    return (betas[0] * rec + betas[1] * kl).mean(), {"real_rec": rec, "real_kl": kl}
 
 
 def encoder_step(
@@ -415,8 +420,11 @@ def encoder_step(
         kl = cauchy_schwarz(mean, logvar, of_real) if choices.cauchy_schwarz else kl
         shares = mean_responsibilities(mean, logvar, of_real, noise)
         penalty = responsibility_penalty(shares, choices.r_entropy, choices.scale, choices.normalised)
-    losses = encoder_loss((squared_error(x, reconstruction), kl), fakes, betas, choices.scale, choices.alpha)
-    return losses.mean() + penalty, Carried(mean.detach(), logvar.detach(), z.detach(), kl.detach(), prior_noise)
+    real = squared_error(x, reconstruction), kl
+    losses = encoder_loss(real, fakes, betas, choices.scale, choices.alpha)
+    names = ("real_rec", "real_kl", "fake_rec", "fake_kl")  # of fakes, those of the decoded prior samples
+    told = dict(zip(names, (*real, *fakes[0]), strict=True))
+    return losses.mean() + penalty, Carried(mean.detach(), logvar.detach(), z.detach(), kl.detach(), prior_noise, told)
 
 
 def decoder_step(
@@ -427,10 +435,10 @@ def decoder_step(
     betas: Sequence[float],
     choices: Choices,
     prior_learns: bool,
-) -> tuple[Tensor, None]:
+) -> tuple[Tensor, Told]:
     """L_D with the prior's terms, which are those of L_P, mean over the batch; the encoder is the updated one."""
     real, fakes = decoder_terms(model, x, carried, replay, choices, prior_learns)
-    return decoder_loss(real, fakes, betas, choices).mean(), None
+    return decoder_loss(real, fakes, betas, choices).mean(), {"decoder_fake_kl": fakes[0][1]}
 
 
 def decoder_terms(

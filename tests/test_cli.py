@@ -30,6 +30,7 @@ from introprior import cli
 from introprior.errors import UserError
 from introprior.evaluation import density, search, selection
 from introprior.experiment import jobs
+from introprior.experiment.config.density import Cuts
 from introprior.reporting import read
 from introprior.reporting.tables import comparison
 from introprior.reporting.tables.sheets import Request
@@ -167,7 +168,7 @@ def test_flags_and_options_are_two_ways_to_say_the_same(tmp_path):
 
 # ---- Successive halving ----
 
-HALVING = {"keep": 0.5, "at": [0.5]}
+HALVING = {"keep": 0.3, "at": [0.5]}  # of four settings, two
 
 
 def test_halving_drops_the_worse_settings_and_says_so(tmp_path, exact, monkeypatch):
@@ -531,3 +532,10 @@ def test_help_and_choosing_are_quick_since_they_do_without_torch(tmp_path, train
     code, printed, _ = python("-c", look)
     assert (tmp_path / "hyperparameters.json").exists()
     assert not {"torch", "numpy", "pandas"} & set(printed.split())
+
+
+def test_settings_are_dropped_within_the_game_alone():
+    at = (0.1, 0.25, 0.5, 0.51, 0.99)
+    assert search.rungs(Cuts(at=at), 40, 10) == [20, 39]
+    assert search.rungs(Cuts(at=at), 4, 0) == [1, 2, 3]
+    assert search.rungs(None, 40, 10) == []

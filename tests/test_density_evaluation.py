@@ -11,6 +11,9 @@ from torch import Tensor
 
 from introprior.data import density as data
 from introprior.evaluation import density
+from introprior.game.model import IntroVAE
+from introprior.game.networks import MLPDecoder, MLPEncoder
+from introprior.game.priors.gaussian import StandardGaussian
 from introprior.metrics.density import floors, histogram_jsd, histogram_kl, jsd_nats
 from tests import commands, naive
 from tests.commands import DATASET, END, EVALUATION, do, evaluating, model, rows, training
@@ -146,3 +149,18 @@ def test_evaluation_agrees_with_explicit_loops(tmp_path, exact, cell):
         window = torch.stack([torch.stack([x, y]) for y in side for x in side])
         prior = naive.log_prob(window, mixture).exp().view(6, 6).detach()
         np.testing.assert_allclose(panels["latent_density"], prior, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(("logvar", "counted"), [(-79.0, -79.0), (-100.0, -80.0)])
+@torch.no_grad()
+def test_log_variances_count_for_no_less_than_minus_80(float64, logvar, counted):
+    generators = [torch.Generator().manual_seed(0)]
+    networks = (network(2, 2, 8, 1, generators) for network in (MLPEncoder, MLPDecoder))
+    model = IntroVAE(*networks, StandardGaussian(torch.zeros(1, 2)))
+    last = model.encoder.body[-1]
+    last.weight[:, 2:], last.bias[:, 2:] = 0, logvar
+    points, noise = torch.randn(5, 2), torch.randn(1, 4, 2)
+    mean = model.encode(points[None]).mean
+    kl = 0.5 * (mean**2 - counted - (noise**2).mean(1)).sum(-1)  # without any width, to rounding
+    rec = ((model.decode(mean) - points) ** 2).sum(-1)
+    torch.testing.assert_close(density.negative_elbo(model, points, noise), kl + rec)

@@ -18,24 +18,24 @@ import torch
 
 from introprior.data.images.splits import ImageSplit, load, to_unit
 from introprior.evaluation import images as evaluation
-from introprior.experiment.jobs import Distances
+from introprior.experiment.jobs import Distances, EvaluateImages
 from introprior.experiment.run import ImageRun
 from introprior.metrics import classifier as classifiers
-from introprior.metrics.frechet import Statistics
+from introprior.metrics.frechet import Statistics, frechet_distance
 from introprior.metrics.inception import truncated
 from introprior.metrics.probes import knn_accuracy, svm_accuracy
 from introprior.training import checkpoints, images
 from introprior.training.loop import Training
-from tests import commands
+from tests import commands, naive
 from tests.commands import do, refused, rows, shorten, stopping
-from tests.runs import a_member, image_run
+from tests.runs import a_member, image_run, statistics
 
 introprior = commands.introprior  # a fixture
 
 CPU = torch.device("cpu")
 DATASET, OTHER = "digits16", "digits"
 """Small images, to be quick."""
-TRAIN, TEST, BATCH = 240, 60, 96
+TRAIN, TEST, BATCH = 240, 120, 96
 PER_EPOCH = 3
 WARMUP = {"warmup_iterations": 2 * PER_EPOCH, "mixture_warmup_iterations": PER_EPOCH, "batch_size": BATCH}
 WARMUP |= {"latent_dim": 4, "widths": [2, 4], "monte_carlo_samples": 4, "learning_rate": 0.002}
@@ -562,3 +562,80 @@ def test_the_paper_as_written_goes_through_too(world, tmp_path):
     value = {row["metric"]: row["value"] for row in rows(shared / "metrics.csv")}
     assert value["checkpoint_epoch"] == "4.0"
     assert float(value["entropy_per_batch"]) <= float(value["entropy_pooled"]) + 1e-9
+
+
+@pytest.mark.parametrize("sampling", ["batch", "running"])
+@torch.no_grad()
+def test_an_evaluation_agrees_with_a_plain_script(world, tmp_path, sampling):
+    """Of the last snapshot: every number and picture made step by step, from the same streams."""
+    do(*evaluating(tmp_path, world, checkpoint="last", sampling=sampling))
+    value = {row["metric"]: row["value"] for row in rows(tmp_path / "metrics.csv")}
+    snapshots, classifier = evaluation.Snapshots.read(world / "snapshots.pt"), classifiers.load(world / "classifier.pt")
+    train, test = (load(world / "data", split) for split in ("train", "test"))
+    model = snapshots.model(4, CPU)
+    fakes, reconstructions, looks, passes = (evaluation.stream(snapshots.run, 4, purpose, CPU) for purpose in range(4))
+    mixture = model.distribution().member(0)
+
+    def sampled(images_: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
+        mean, logvar = model.encode(to_unit(images_).unsqueeze(0))
+        return (mean + (logvar / 2).exp() * torch.empty_like(mean).normal_(generator=stream))[0]
+
+    def decoded(z: torch.Tensor) -> torch.Tensor:
+        return model.decode(z.unsqueeze(0))[0]
+
+    def in_bytes(images_: torch.Tensor) -> list:
+        return (255 * images_.clamp(0, 1) + 0.5).floor().byte().tolist()
+
+    assert not model.training
+    if sampling == "batch":
+        model.train()
+    else:
+        evaluation.estimate_running_statistics(model, train, BATCH, passes)
+    order = np.random.PCG64([0, 0]).random_raw(TRAIN).argsort(kind="stable")
+    made = torch.cat([decoded(sampled(train.images[part], reconstructions)) for part in np.split(order, [96, 192])])
+    found = statistics([classifiers.features(classifier, made[:200])])
+    distance = frechet_distance(found, Statistics.load(world / "fd_classifier.npz"))
+    assert float(value["fd_classifier_rec"]) == pytest.approx(distance, rel=1e-4)
+    samples = decoded(mixture.sample(BATCH, 4, fakes))[:6]
+    if sampling == "batch":
+        evaluation.estimate_running_statistics(model, train, BATCH, passes)
+
+    mean, logvar = (part[0] for part in model.encode(to_unit(test.images).unsqueeze(0)))
+    parts = naive.Mixture(mixture.means, mixture.logvars, mixture.log_weights)
+    shares = [
+        naive.mean_responsibilities(m, v, parts, torch.randn(100, *m.shape, generator=looks))
+        for m, v in zip(mean.split(BATCH), logvar.split(BATCH), strict=True)
+    ]
+    pooled = (BATCH * shares[0] + (TEST - BATCH) * shares[1]) / TEST
+    *of_batches, of_all = (-(c * (c + 1e-8).log()).sum().item() / np.log(4) for c in (*shares, pooled))
+    of_batches = (BATCH * of_batches[0] + (TEST - BATCH) * of_batches[1]) / TEST
+    assert float(value["entropy_per_batch"]) == pytest.approx(of_batches, rel=1e-4)
+    assert float(value["entropy_pooled"]) == pytest.approx(of_all, rel=1e-4)
+    with np.load(tmp_path / "codes.npz") as codes, np.load(tmp_path / "panels.npz") as panels:
+        for name, split in (("train", train), ("test", test)):
+            np.testing.assert_allclose(codes[name], sampled(split.images, looks), rtol=1e-3, atol=1e-4)
+            assert codes[f"{name}_labels"].tolist() == split.labels.tolist()
+        assert panels["reconstructions"].tolist() == in_bytes(decoded(sampled(test.images[:3], looks)))
+        assert panels["samples"].tolist() == in_bytes(samples)
+        np.testing.assert_allclose(panels["prior_weights"], mixture.log_weights.exp())
+
+
+def test_nothing_is_looked_at_with_the_numbers_of_something_else(world):
+    run, looks = evaluation.Snapshots.read(world / "snapshots.pt").run, [(e, p) for e in (0, 4) for p in range(4)]
+    assert len({evaluation.stream(run, *look, CPU).initial_seed() for look in looks}) == len(looks)
+
+
+def test_the_first_kind_of_features_chooses_the_checkpoint(world, monkeypatch):
+    train, test = (load(world / "data", split) for split in ("train", "test"))
+    # In Inception's place, which takes long, the classifier.
+    monkeypatch.setattr(evaluation.inception, "features", lambda network, x, protocol: classifiers.features(network, x))
+    classifier = classifiers.load(world / "classifier.pt")
+    extractor = evaluation.Extractor(["fid_authors", "fd_classifier"], classifier, classifier)
+    references = extractor.gather(evaluation.real_batches(train, 3, 3))
+    tried = {"fid_authors": {2: 1.0, 4: 2.0}, "fd_classifier": {2: 4.0, 4: 3.0}}
+    known = [{"metric": f"{k}_gen", "epoch": e, "value": v} for k, values in tried.items() for e, v in values.items()]
+    snapshots, look = evaluation.Snapshots.read(world / "snapshots.pt"), EvaluateImages(samples=3, allow_few=True)
+    measured, _, panels = evaluation.evaluate(snapshots, known, train, test, references, extractor, look, CPU)
+    value = {row["metric"]: row["value"] for row in measured}
+    assert panels["epoch"] == value["checkpoint_epoch"] == 2
+    assert (value["fid_authors_gen"], value["fd_classifier_gen"]) == (1.0, 4.0)

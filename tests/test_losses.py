@@ -103,9 +103,14 @@ class Duel:
             results.append((loss.detach(), carried))
         return results
 
-    def assert_losses(self, loss: Tensor, results: list) -> None:
+    def assert_losses(self, loss: Tensor, told: losses.Told, results: list) -> None:
+        """The loss and what the history is told of it, its name first."""
         assert loss.shape == (len(MEMBERS), BATCH)
-        torch.testing.assert_close(loss.detach().mean(-1), torch.stack([value for value, _ in results]), **EQUAL)
+        values = torch.stack([value for value, _ in results])
+        terms = [getattr(state, "told", state) for _, state in results]
+        torch.testing.assert_close(loss.detach().mean(-1), values, **EQUAL)
+        expected = {name: torch.stack([own[name].mean() for own in terms]) for name in terms[0]}
+        torch.testing.assert_close(told, {next(iter(told)): loss.mean(-1)} | expected, **EQUAL)
 
     def pairs(self, *players: str) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Parameters, and what the copies have in their place."""
@@ -134,10 +139,10 @@ class Duel:
     def encoder_step(self, **options: Any) -> tuple[losses.Carried, list]:
         players = (self.model.encoder, self.model.prior) if options.get("prior_learns") else (self.model.encoder,)
         with losses.learning(*players, among=self.model):
-            loss, carried, _ = losses.encoder_loss(self.model, self.x, self.streams, betas(), self.rules, **options)
+            loss, carried, told = losses.encoder_loss(self.model, self.x, self.streams, betas(), self.rules, **options)
             loss.mean(-1).sum().backward()
         results = self.naively(naive.encoder_step, **options)
-        self.assert_losses(loss, results)
+        self.assert_losses(loss, told, results)
         return carried, [state for _, state in results]
 
     def game(self, prior_learns: bool, with_encoder: bool = False) -> None:
@@ -147,11 +152,11 @@ class Duel:
         self.update_encoders()
         players = ("decoder", "prior") if prior_learns else ("decoder",)
         with losses.learning(*(getattr(self.model, player) for player in players), among=self.model):
-            loss, _ = losses.decoder_prior_loss(
+            loss, told = losses.decoder_prior_loss(
                 self.model, self.x, carried, self.streams, betas(), self.rules, prior_learns=prior_learns
             )
             loss.mean(-1).sum().backward()
-        self.assert_losses(loss, self.naively(naive.decoder_step, states, prior_learns=prior_learns))
+        self.assert_losses(loss, told, self.naively(naive.decoder_step, states, prior_learns=prior_learns))
         self.assert_gradients(*players)
 
 
@@ -168,9 +173,9 @@ def test_the_warm_up_with_the_cauchy_schwarz_divergence_equals_the_naive_script(
 
 
 def agree_on_the_warm_up(duel: Duel, prior: str) -> None:
-    loss, _ = losses.warmup_loss(duel.model, duel.x, duel.streams, betas(), duel.rules)
+    loss, told = losses.warmup_loss(duel.model, duel.x, duel.streams, betas(), duel.rules)
     loss.mean(-1).sum().backward()
-    duel.assert_losses(loss, duel.naively(naive.warmup_step))
+    duel.assert_losses(loss, told, duel.naively(naive.warmup_step))
     duel.assert_gradients("encoder", "decoder", *(["prior"] if prior != "sg" else []))
 
 

@@ -1,7 +1,10 @@
 """Networks: sizes as published; members apart; batches apart where BatchNorm couples their samples."""
 
+import itertools
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from introprior.errors import UserError
 from introprior.game import networks
@@ -110,6 +113,67 @@ def test_batches_share_a_pass_only_where_samples_do_not_affect_each_other():
         torch.testing.assert_close(model.decode(z, 2), torch.cat([model.decode(z[:, :6]), model.decode(z[:, 6:])], 1))
     joint = conv.encode(torch.cat((a := torch.randn(1, 6, 1, 4, 4), 3 * a), 1)).mean[:, :6]
     assert not torch.allclose(joint, conv.encode(a).mean, atol=1e-3)  # so a shared pass would have shown
+
+
+class ByHand:
+    """The layers of a network of convolutions in training mode, with its parameters in their order."""
+
+    def __init__(self, network):
+        self.left, self.means = iter(list(network.parameters())), []
+
+    def linear(self, x):
+        return x @ next(self.left).T + next(self.left)
+
+    def convolved(self, x):
+        weight = next(self.left)
+        return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+
+    def normed(self, x):
+        apart = x - (mean := x.mean((0, 2, 3), keepdim=True))
+        self.means.append(mean.flatten())
+        apart = apart / (apart.square().mean((0, 2, 3), keepdim=True) + 1e-5).sqrt()
+        return apart * next(self.left).view(-1, 1, 1) + next(self.left).view(-1, 1, 1)
+
+    def block(self, x, widens):
+        identity = self.convolved(x) if widens else x
+        return leaky(self.normed(self.convolved(leaky(self.normed(self.convolved(x))))) + identity)
+
+
+def agree(network, outputs, hand):
+    """Outputs, and what the running means keep of a first batch."""
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    torch.testing.assert_close([norm.running_mean for norm in norms], [0.1 * mean for mean in hand.means])
+    torch.testing.assert_close(*outputs)
+
+
+def leaky(x):
+    return torch.where(x > 0, x, 0.2 * x)
+
+
+def halved(x):
+    return sum(x[..., i::2, j::2] for i in (0, 1) for j in (0, 1)) / 4
+
+
+@pytest.mark.parametrize(("channels", "widths"), [(1, (4, 3)), (3, (2, 5, 5))])
+@pytest.mark.usefixtures("float64")
+def test_networks_of_convolutions_are_soft_introvaes_layer_by_layer(channels, widths):
+    encoder, decoder = (network((channels, 16, 16), 4, widths) for network in (ConvEncoder, ConvDecoder))
+    for parameter in (*encoder.parameters(), *decoder.parameters()):
+        parameter.data += 0.3 * torch.randn(parameter.shape)  # scales and offsets of BatchNorm are not drawn
+    images, hand = torch.rand(7, channels, 16, 16), ByHand(encoder)
+    x = halved(leaky(hand.normed(hand.convolved(images))))
+    for inputs, outputs in itertools.pairwise(widths):
+        x = halved(hand.block(x, inputs != outputs))
+    coarsest = hand.block(x, widens=False)
+    parts = hand.linear(coarsest.flatten(1)).chunk(2, -1)
+    agree(encoder, (encoder(images[None]), tuple(part[None] for part in parts)), hand)
+
+    z, hand = torch.randn(7, 4), ByHand(decoder)
+    x = hand.linear(z).clamp(min=0).view_as(coarsest)
+    for inputs, outputs in itertools.pairwise([widths[-1], *reversed(widths)]):
+        x = hand.block(x, inputs != outputs).repeat_interleave(2, -1).repeat_interleave(2, -2)
+    x = hand.convolved(hand.block(x, widens=False)) + next(hand.left).view(-1, 1, 1)
+    agree(decoder, (decoder(z[None])[0], x), hand)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

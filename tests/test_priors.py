@@ -64,9 +64,8 @@ def begun(name: str, dim: int = 2, members: int = MEMBERS) -> Prior:
     generators = [torch.Generator().manual_seed(seed) for seed in range(members)]
     data = torch.randn(members, 99, 2, generator=torch.Generator().manual_seed(7))
     family = FAMILIES[name]
-    start = Start(
-        dim, COMPONENTS if family.sized else 1, family.contributions, lambda count: data[:, :count], generators
-    )
+    size, bounds = COMPONENTS if family.sized else 1, (-1.5, 1.5)
+    start = Start(dim, size, family.contributions, lambda count: data[:, :count], generators, bounds)
     return family.load().begin(start)
 
 
@@ -83,7 +82,7 @@ def stages(request, encode) -> list[Prior]:
     with torch.no_grad():
         for parameter in first.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
-    second = first.convert(encode, Conversion())
+    second = first.convert(encode, Conversion(steepness=4.0))
     second.begin_game(clipped=FAMILIES[request.param].clipped)
     return [first, second]
 

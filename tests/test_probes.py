@@ -169,3 +169,20 @@ def test_classifier_file(trained: small.Classifier, digits: tuple[Images, Images
     refused(lambda: small.load(path), "damaged")
     small.checkpoints.save(path, {"model": {}})
     refused(lambda: small.load(path), "not a classifier of images")
+
+
+def test_classifier_is_trained_by_adam_at_a_falling_rate(digits: tuple[Images, Images]) -> None:
+    images, labels = (part[:300] for part in digits[0])
+    found = small.train_classifier(images, labels, test=digits[1], epochs=2, seed=5, device="cpu")
+    torch.manual_seed(5)
+    script, order = small.Classifier(1, 10), torch.Generator().manual_seed(5)
+    adam = torch.optim.Adam(script.parameters())
+    for epoch in range(2):
+        for k, rows in enumerate(torch.randperm(300, generator=order).split(128)):
+            adam.param_groups[0]["lr"] = 1e-3 * (1 - (3 * epoch + k) / 6)
+            logits = script.head(script.body(2 * (images[rows] / 255) - 1).mean((2, 3)))
+            adam.zero_grad()
+            torch.nn.functional.cross_entropy(logits, labels[rows]).backward()
+            adam.step()
+    for ours, expected in zip(found.state_dict().values(), script.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, expected)

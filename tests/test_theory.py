@@ -109,6 +109,8 @@ def test_lemmas_1_and_6(size: int, codes: int) -> None:
     p = (game.data + 0.2 * distributions(GAMES, size, seed=5)) / 1.2
     held = game.encloses(p)
     assert held.sum() > GAMES / 2
+    half = Game(torch.tensor([0.5, 0.5]), torch.tensor(1.0))
+    assert half.encloses(torch.tensor([0.75, 0.25]))  # 0.75^3 < 0.5 < 0.75^2
     played = triplet(p, distributions(GAMES, size, codes, seed=6))
     assert gain(game.encoder_objective, played, ["encoder"])[held].max() < NOTHING
     for other in (distributions(GAMES, size, codes, seed=seed) for seed in range(7, 17)):
@@ -301,6 +303,8 @@ def test_there_is_a_gamma_for_every_p_data(size: int, codes: int) -> None:
     gamma = tabular.enclosing_gamma(game)
     assert (gamma >= 1 / 64).all()
     assert game._replace(gamma=gamma).encloses(optimum(game._replace(gamma=gamma))).all()
+    twice = game._replace(gamma=2 * gamma)
+    assert not twice.encloses(optimum(twice))[gamma < 1].any()  # it is the first
     assert (gamma < 1).sum() > GAMES / 2  # the paper's gamma = 1 is not one of them for most
 
 
@@ -453,7 +457,7 @@ def test_a_step_of_play_goes_up_ones_own_objective(prior: str, alternating: bool
 def test_play() -> None:
     """With the assumption it reaches the optimum; without it only where prior and decoder cooperate, and though the
     encoder could gain there: play finds what is no equilibrium."""
-    game, played = played_to(1200, [0.25, 1.0], ["fixed", "decoder", "encoder"], alternating=True)
+    game, played = played_to(300, [0.25, 1.0], ["fixed", "decoder", "encoder"], alternating=True, rate=1.0)
     p = optimum(game)
     assert game.encloses(p).all(-1).all(0).tolist() == [True, False]
     missed = (generated(played) - p).abs().amax((-1, -2))
@@ -464,6 +468,29 @@ def test_play() -> None:
     assert away[:, 0].max() < 0.02
     assert away[1, 1] < 1e-3 < 1e-2 < away[[0, 2], 1].min()
     assert gain(game.encoder_objective, played, ["encoder"])[1, 1].min() > 1e-3
+
+
+def test_the_course_tells_of_every_play_alone() -> None:
+    rows = list(theory.course(2, 3))
+    assert len(rows) == 2 * 2 * len(theory.SCHEMES) * len(theory.GAMMAS) * 4
+    starts = [distributions(2, *shape, seed=k) for k, shape in enumerate([(3,), (4, 3), (3, 4)])]
+    for row in rows[::7]:
+        game = Game(torch.tensor(theory.DATA), torch.tensor(row["gamma"]))
+        sides, first = torch.tensor(theory.SCHEMES[row["prior"]]), Triplet(*(table[row["start"]] for table in starts))
+        plays = theory.play(game, first, sides, row["order"] == "alternating")
+        prior, encoder, decoder = next(islice(plays, row["step"], None))
+        both = (prior.unsqueeze(-1) * decoder).mT
+        p = both.sum(-1)
+        away = (encoder * (encoder * p.unsqueeze(-1) / both).log()).sum(-1)
+        values = {
+            "kl_data": (game.data * (game.data / p).log()).sum(),
+            "kl_optimum": (game.data * (game.data / optimum(game)).log()).sum(),
+            "kl_posterior": (game.data * away).sum(),
+            "information": (both * (both / (p.unsqueeze(-1) * prior)).log()).sum(),
+        }
+        masses = {f"prior_{z}": mass for z, mass in enumerate(sorted(prior.tolist(), reverse=True), 1)}
+        expected = {name: value.item() for name, value in values.items()} | masses
+        assert {name: row[name] for name in expected} == pytest.approx(expected, abs=1e-12)
 
 
 # ---- Command and figure ----

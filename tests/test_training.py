@@ -28,6 +28,7 @@ from introprior.game.randomness import MemberStreams
 from introprior.training import density
 from introprior.training.adam import Adam
 from introprior.training.loop import PLAYERS, Training, rules
+from introprior.training.watch import Watch
 
 CPU = torch.device("cpu")
 ALONE = a_member(0, 0.2, 0.3, 0.9)
@@ -227,7 +228,7 @@ def test_the_conversion_starts_all_optimizers_afresh(tiny, cell, options, resets
 
 
 def test_bounds_are_those_of_the_moment_when_the_game_begins(tiny):
-    training = run_to(tiny("mog5-lc-ip", ALONE, TWIN, OTHER), GAME)
+    training = run_to(tiny("mog5-lc-ip", ALONE, TWIN, OTHER, clip_steepness=4.0), GAME)
     logvars = training.model.prior.logvars.detach()[[0, 0, 1]]  # the twins' shared warm-up becomes two
     training.step()
     prior = training.model.prior
@@ -238,6 +239,7 @@ def test_bounds_are_those_of_the_moment_when_the_game_begins(tiny):
     run_to(training, END)
     assert torch.equal(prior.low, bounds[0])
     assert torch.equal(prior.high, bounds[1])
+    assert prior.steepness == 4
 
 
 @pytest.mark.parametrize("cell", ["sg", "mog5", "mog5-lc", "mog5-ip", "mog5-lc-ip", "mog5-lc-ep"])
@@ -365,6 +367,13 @@ def test_a_record_tells_the_last_finite_losses(tiny):
     assert set(record["last"]) == {"vae_loss", "encoder_loss", "decoder_loss"}
     assert record["last"]["encoder_loss"] == pytest.approx(values["encoder_loss"][0].item())
     assert re.search(r"last finite: vae_loss \S+, encoder_loss \S+, decoder_loss \S+\)", record["detail"])
+
+
+def test_who_has_diverged_once_stays_so():
+    watch = Watch(1, CPU)
+    for iteration, loss in enumerate((math.nan, 1.0, math.inf)):
+        watch.see(torch.tensor(iteration), "vae_loss", torch.tensor([loss]))
+    assert (watch.alive(), watch.records()[0]["iteration"], watch.records()[0]["last"]) == (0, 0, {})
 
 
 def test_divergence_in_a_shared_warm_up_is_everyones_who_shares_it(tiny):
@@ -531,17 +540,31 @@ def test_the_loss_scale_in_two_dimensions(protocol, scale):
     assert rules(a_run(protocol=protocol)).scale == scale
 
 
-def test_a_prior_that_sides_with_the_encoder_tells_of_itself_in_the_game(tiny):
-    """Paired or free; a VampPrior has no bounds, a mixture none unless it sides with the decoder."""
-    for option, kind in (("paired", VampPrior), ("converted", LearnedMixture)):
-        training = tiny("mog5-ep", options={"encoder_cooperation": option})
-        training.advance(END, log_every=END - 1)
-        prior, told = training.model.prior, training.history.rows[-1][2]
-        assert type(prior) is kind
-        assert getattr(prior, "low", None) is None
-        assert {"prior_logvar_max", "prior_logvar_min", "responsibility_entropy"} <= set(told)
-        logvars = training._carried.target.logvars
-        assert told["prior_logvar_max"][0] == pytest.approx(float(logvars.max()), abs=0.1)
+@pytest.mark.parametrize(
+    ("cell", "cooperation", "kind"),
+    [
+        ("mog5-lc-ip", "paired", LearnedMixture),
+        ("mog5-ep", "paired", VampPrior),
+        ("mog5-ep", "converted", LearnedMixture),
+    ],
+)
+def test_a_mixture_tells_of_itself_in_the_game(tiny, cell, cooperation, kind):
+    """With the encoder paired or free; a VampPrior has no bounds, a mixture none unless it sides with the decoder."""
+    training = tiny(cell, options={"encoder_cooperation": cooperation})
+    training.model.encoder.body[-1].weight.data *= 20  # else all components answer alike
+    training.advance(END, log_every=END - 1)
+    prior, told, carried = training.model.prior, training.history.rows[-1][2], training._carried
+    assert type(prior) is kind
+    assert (getattr(prior, "low", None) is not None) is ("ip" in cell)
+    mixture = carried.target if kind is VampPrior else prior(None)
+    assert told["prior_logvar_max"] == [mixture.logvars.max().item()]
+    assert told["prior_logvar_min"] == [mixture.logvars.min().item()]
+    noise = torch.randn(5, 16, 2, generator=torch.Generator().manual_seed(END))
+    parts = naive.Mixture(mixture.means, mixture.logvars, mixture.log_weights)
+    share = naive.mean_responsibilities(*carried.posterior, parts, noise)
+    entropy = -(share * (share + 1e-8).log()).sum().item() / math.log(5)
+    assert told["responsibility_entropy"] == pytest.approx([entropy], rel=1e-4)
+    assert entropy < 0.98
 
 
 def test_with_the_cauchy_schwarz_divergence_nobody_asks_for_a_kl(tiny, monkeypatch):

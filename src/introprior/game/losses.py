@@ -5,10 +5,9 @@ others (:func:`learning`), so that no gradient is computed that nobody uses.
 
 Notation: ``rec`` is the reconstruction error, the sum of squared errors over a sample's elements (without the 1/2 of a
 Gaussian log-density), ``kl`` the divergence of its posterior from the prior (another than the KL where the rules say
-so). Fakes are what the decoder makes: decoded
-prior samples and, in the authors' protocol, reconstructions too; a fake term is the mean over these kinds. Losses are
-unreduced, ``[E, B]`` for E members and batches of B; betas are ``[E, 1]``. K kinds of fakes are one batch of K B, kind
-after kind.
+so). Fakes are what the decoder makes: decoded prior samples and, in the authors' protocol, reconstructions too; a fake
+term is the mean over these kinds. Losses are unreduced, ``[E, B]`` for E members and batches of B; betas are
+``[E, 1]``. K kinds of fakes are one batch of K B, kind after kind.
 """
 
 from __future__ import annotations
@@ -157,9 +156,8 @@ def encoder_loss(
     size = posterior.mean.shape[-2:]
     z = posterior.sample(streams.normal(*size))
     prior_noise = streams.normal(*size), streams.uniform(size[0])
-    with torch.no_grad():  # before the reconstruction, as in the authors' code: BatchNorm's running statistics tell
-        generated = model.decode(target.sample_with(*prior_noise))
-    reconstruction = model.decode(z)
+    generated = model.decode(target.sample_with(*prior_noise))
+    reconstruction = model.decode(z)  # after it, as in the authors' code: BatchNorm's running statistics tell
     kinds = 1 + rules.reconstructions_are_fakes
     made = torch.cat((generated, reconstruction)[:kinds], -1 - model.event_dims)
     q = model.encode(made.detach(), kinds)
@@ -249,11 +247,7 @@ def reconstruction_error(target: Tensor, output: Tensor, event_dims: int = 1) ->
 
 
 def divergence(
-    posterior: Posterior,
-    prior: Distribution,
-    streams: MemberStreams,
-    rules: Rules,
-    noise: Noise | None = None,
+    posterior: Posterior, prior: Distribution, streams: MemberStreams, rules: Rules, noise: Noise | None = None
 ) -> Tensor:
     """KL of each posterior from the prior, ``[..., B]``, or what the rules have in its place.
 

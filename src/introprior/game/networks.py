@@ -15,19 +15,18 @@ from torch.autograd.function import once_differentiable
 
 from introprior.errors import UserError
 
+Generators = Sequence[torch.Generator] | torch.Generator
+"""One random generator per member, on the CPU, so that a member starts alike on every device; or a single one for a
+network without member axis."""
+
 
 class Linear(nn.Module):
     """An affine map per member: ``[E, B, in]`` to ``[E, B, out]``, or without members ``[B, in]`` to ``[B, out]``.
 
     Each member starts as ``torch.nn.Linear`` would: weights and biases uniform within 1/sqrt(in).
-
-    Args:
-        inputs, outputs: sizes.
-        generators: one random generator per member (on the CPU, so that a member starts alike on every device), or a
-            single one for a network without member axis.
     """
 
-    def __init__(self, inputs: int, outputs: int, generators: Sequence[torch.Generator] | torch.Generator):
+    def __init__(self, inputs: int, outputs: int, generators: Generators):
         super().__init__()
         bound = 1 / math.sqrt(inputs)
 
@@ -55,7 +54,7 @@ class MLP(nn.Sequential):
             or ``bf16``. What goes in and comes out is float32 all the same, parameters and their gradients, too.
     """
 
-    def __init__(self, sizes: Sequence[int], generators: Sequence[torch.Generator] | torch.Generator):
+    def __init__(self, sizes: Sequence[int], generators: Generators):
         super().__init__(*(Linear(*pair, generators) for pair in itertools.pairwise(sizes)))
         self.precision = "float32"
 
@@ -152,14 +151,7 @@ class MLPEncoder(nn.Module):
     event_dims = 1
     """Dimensions of one data sample: 1 for points, 3 for images."""
 
-    def __init__(
-        self,
-        data_dim: int,
-        latent_dim: int,
-        width: int,
-        layers: int,
-        generators: Sequence[torch.Generator] | torch.Generator,
-    ):
+    def __init__(self, data_dim: int, latent_dim: int, width: int, layers: int, generators: Generators):
         super().__init__()
         self.latent_dim = latent_dim
         self.body = MLP([data_dim, *[width] * layers, 2 * latent_dim], generators)
@@ -174,14 +166,7 @@ class MLPDecoder(nn.Module):
 
     couples_samples, event_dims = False, 1
 
-    def __init__(
-        self,
-        data_dim: int,
-        latent_dim: int,
-        width: int,
-        layers: int,
-        generators: Sequence[torch.Generator] | torch.Generator,
-    ):
+    def __init__(self, data_dim: int, latent_dim: int, width: int, layers: int, generators: Generators):
         super().__init__()
         self.body = MLP([latent_dim, *[width] * layers, data_dim], generators)
 

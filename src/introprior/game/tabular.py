@@ -176,13 +176,9 @@ def resting(game: Game, p: Tensor, encoder: Tensor) -> Tensor:
 
 
 def respond(
-    objective: Callable[[Triplet], Tensor],
-    played: Triplet,
-    players: Sequence[str],
-    starts: int = 6,
-    steps: int = 100,
-    seed: int = 0,
-) -> Triplet:
+    objective: Callable[[Triplet], Tensor], played: Triplet, players: Sequence[str],
+    starts: int = 6, steps: int = 100, seed: int = 0,
+) -> Triplet:  # fmt: skip
     """The best that players, of the names of a Triplet, find to play together while the others stay.
 
     Gradient ascent on the logits of their tables, each start with a step of its own that grows while it helps and
@@ -193,11 +189,8 @@ def respond(
     at = []
     for table in (getattr(played, name) for name in players):
         noise = torch.randn(starts, *table.shape, generator=random, dtype=table.dtype)
-        scale, index = (
-            _wide(torch.logspace(-3, 1, starts, dtype=table.dtype), noise),
-            _wide(torch.arange(starts), noise),
-        )
-        at.append(noise * scale + torch.where(index < starts // 2, (table + 1e-12).log(), 0.0))
+        scale, near = torch.logspace(-3, 1, starts, dtype=table.dtype), torch.arange(starts) < starts // 2
+        at.append(noise * _wide(scale, noise) + torch.where(_wide(near, noise), (table + 1e-12).log(), 0.0))
 
     def named(logits: Sequence[Tensor]) -> Triplet:
         return played._replace(**{name: part.softmax(-1) for name, part in zip(players, logits, strict=True)})

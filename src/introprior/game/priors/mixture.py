@@ -169,9 +169,6 @@ def soft_clip(x: Tensor, low: Tensor | float, high: Tensor | float, steepness: f
     >>> soft_clip(torch.tensor([-9.0, 0.0, 9.0]), -1.0, 1.0).round(decimals=3)
     tensor([-1.,  0.,  1.])
     """
-    low, high = (
-        torch.as_tensor(low, dtype=x.dtype, device=x.device),
-        torch.as_tensor(high, dtype=x.dtype, device=x.device),
-    )
+    low, high = (torch.as_tensor(bound, dtype=x.dtype, device=x.device) for bound in (low, high))
     unit = (high - low + 1e-8) / steepness  # 1 / beta
     return x - unit * F.softplus((x - high) / unit) + unit * F.softplus((low - x) / unit)
