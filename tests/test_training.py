@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 import naive
@@ -420,6 +421,17 @@ def test_training_stops_where_it_is_told_and_goes_on_from_there(tiny):
         assert pieces.iteration == until
     whole.advance(END)
     assert_same(tensors(pieces), tensors(whole), rtol=0, atol=0)
+    again = tiny("mog5-lc-ip")
+    again.restore(pieces.state(), Path("state.pt"))
+    assert int(again.clock) == again.iteration == END
+
+
+def test_streams_of_another_device_go_on_as_their_iteration_says():
+    streams = [MemberStreams([7], CPU) for _ in range(3)]
+    assert not any(each.restore({"kind": "counters"}, at) for each, at in zip(streams, (5, 6, 5), strict=True))
+    five, six, again = (each.normal(9) for each in streams)
+    assert torch.equal(five, again)
+    assert not torch.equal(five, six)
 
 
 # Random streams
