@@ -383,18 +383,6 @@ def test_an_evaluation_tells_the_distances_entropies_and_codes_of_the_chosen_che
             assert (panels["prior_means"] == mixture.means.numpy()).all()
 
 
-def test_codes_are_sampled_in_evaluation_mode_around_the_posteriors(world, snapshots, train, tmp_path):
-    do(*evaluating(tmp_path, world, checkpoint="last"))
-    model = snapshots.model(4, CPU)
-    evaluation.estimate_running_statistics(model, train, BATCH, evaluation.stream(snapshots.run, 4, 3, CPU))
-    posterior = evaluation.posteriors(model, train.images, CPU)
-    with np.load(tmp_path / "codes.npz") as codes:
-        z = torch.from_numpy(codes["train"])
-    standard = (z - posterior.mean) / (0.5 * posterior.logvar).exp()
-    assert standard.mean().abs() < 0.15  # of 960
-    assert standard.std() == pytest.approx(1, abs=0.1)
-
-
 def test_the_standard_gaussian_and_both_ways_of_sampling(world, tmp_path):
     do(*playing(tmp_path, world / "data", "sg"))
     model, distances = tmp_path / "snapshots.pt", tmp_path / "distances.csv"
