@@ -15,6 +15,7 @@ rule search:
         f"{PATHS.benchmarks}/density/{{dataset}}/{{cell}}/search-{{slice}}.tsv"
     wildcard_constraints:
         slice="[0-9]+",
+    priority: 2  # trainings wait for them
     conda:
         ENVIRONMENT
     resources:
