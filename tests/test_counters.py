@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import sys
 from contextlib import redirect_stderr
@@ -171,7 +172,8 @@ def replayed(device: str, cell: str) -> tuple[list[str], bool, int]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(counters.Counters, "_launch", told)
-        ordinary, again = run_to(begin(device, cell), 4), run_to(begin(device, cell), 4)
+        ordinary, again = run_to(begin(device, cell), 4), begin(device, cell)
+        again.restore(copy.deepcopy(ordinary.state()), Path())
         x = again.batch(4, again.streams).clone()
         first, _ = recorded(again, x)
         tape, _ = recorded(again, x)
