@@ -25,7 +25,6 @@ from introprior.experiment.config import load
 from introprior.operations import costs, dag, forecast, provenance
 from introprior.operations.dag import Job
 from tests import warm
-from tests.commands import rows
 from tests.projects import ROOT, Project
 from tests.runs import a_record
 
@@ -259,28 +258,6 @@ def test_the_measured_hours_on_a_cpu(project, paper):
     assert counts(small, *expected) == expected
     told = sum(costs.seconds(job, "cpu") for job in small.jobs if job.outputs)
     assert 1 < told / 2 / taken("fmnist-small") < 4  # probes do not know that they see a sixth of the images
-
-
-def test_memory_suffices_and_is_not_boundless(tmp_path, paper):
-    """Maximal resident memory of a real training at the paper's sizes, but for its length; and what it leaves."""
-    (job,) = (job for job in paper.jobs if job.rule == "train" and job.wildcards == {"cell": "mog64-lc-ip"})
-    datasets = job.options["dataset"]
-    short = {**job.options["training"], "iterations": 3, "warmup_iterations": 2, "mixture_warmup_iterations": 1}
-    (tmp_path / "measured.py").write_text(
-        "import resource, sys; from introprior.cli import main; main(sys.argv[1:]);"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)"
-    )
-    command = [warm.programs() / "python", "measured.py", "train", "--device", "cpu", "--betas", "0.2", "0.3", "0.9"]
-    command += ["--options", json.dumps({**job.options, "training": short})]
-    command += ["--output", *(f"{name}.pt" for name in datasets), "--history", *(f"{name}.csv" for name in datasets)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=tmp_path)
-    for name in datasets:
-        seeds = {(row["dataset"], row["seed"]) for row in rows(tmp_path / f"{name}.csv")}
-        assert seeds == {(name, str(seed)) for seed in range(5)}
-    assert float(done.stdout) < costs.of("train").mem_mb < 5 * float(done.stdout)
-    models = sum((tmp_path / f"{name}.pt").stat().st_size for name in datasets)
-    assert models == pytest.approx(costs.of("train").megabytes * 1e6, rel=0.2)
 
 
 # ---- What earlier runs took ----

@@ -25,10 +25,13 @@ pytest.importorskip("snakemake")
 from matplotlib.image import imread
 
 from introprior import cli
+from introprior.experiment import jobs
+from introprior.experiment.config import Configuration
+from introprior.operations import costs
 from introprior.operations.dag import sealed
 from tests import pages
 from tests.commands import rows
-from tests.projects import Project, finished
+from tests.projects import ROOT, Project, finished
 
 TINY = """\
 experiment: tiny
@@ -458,3 +461,25 @@ def test_no_value_of_the_configuration_reaches_a_shell_as_a_command(project):
     assert code == 1
     assert "results: unknown dataset '$(touch ran)'" in printed
     assert not list(project.folder.rglob("ran"))
+
+
+def test_memory_suffices_and_is_not_boundless(tmp_path):
+    """Maximal resident memory of a real training at the paper's sizes, but for its length; and what it leaves."""
+    options = jobs.train(Configuration(), "mog64-lc-ip")
+    datasets = options["dataset"]
+    short = {**options["training"], "iterations": 3, "warmup_iterations": 2, "mixture_warmup_iterations": 1}
+    (tmp_path / "measured.py").write_text(
+        "import resource, sys; from introprior.cli import main; main(sys.argv[1:]);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)"
+    )
+    command = [sys.executable, "measured.py", "train", "--device", "cpu", "--betas", "0.2", "0.3", "0.9"]
+    command += ["--options", json.dumps({**options, "training": short})]
+    command += ["--output", *(f"{name}.pt" for name in datasets), "--history", *(f"{name}.csv" for name in datasets)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=tmp_path)
+    for name in datasets:
+        seeds = {(row["dataset"], row["seed"]) for row in rows(tmp_path / f"{name}.csv")}
+        assert seeds == {(name, str(seed)) for seed in range(5)}
+    assert float(done.stdout) < costs.of("train").mem_mb < 5 * float(done.stdout)
+    models = sum((tmp_path / f"{name}.pt").stat().st_size for name in datasets)
+    assert models == pytest.approx(costs.of("train").megabytes * 1e6, rel=0.2)
