@@ -399,9 +399,12 @@ def test_a_training_on_other_points_begins_anew(tmp_path: Path, monkeypatch: pyt
     assert Path("stopped/h.csv").read_text() == Path("undisturbed/h.csv").read_text()
 
 
-def test_points_are_trained_on_and_measured(tmp_path: Path) -> None:
+def test_points_are_trained_on_and_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     np.savetxt(tmp_path / "p.csv", some_points(500), delimiter=",")
-    own = {"points": {"mine": {"file": str(tmp_path / "p.csv"), "half_width": 4.0}}, "dataset": "mine"}
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own = {"points": {"mine": {"file": "~/p.csv", "half_width": 4.0}}, "dataset": "mine"}
     ensemble, metrics, panels = (tmp_path / name for name in ("ensemble.pt", "metrics.csv", "panels.npz"))
     told = json.dumps({**own, "cell": "mog4-ip", "seeds": [0, 1], "training": TRAINING, "betas": [1, 0.05, 0.15]})
     do("train", "--options", told, "--output", ensemble, "--history", tmp_path / "history.csv")
@@ -414,5 +417,8 @@ def test_points_are_trained_on_and_measured(tmp_path: Path) -> None:
     shown = read.density_panels(panels)
     assert shown["limit"] == 4
     assert {*map(tuple, shown["data"].tolist())} <= {*map(tuple, points.read(tmp_path / "p.csv").tolist())}
+    overwriting = ["--output", str(ensemble), "--history", str(tmp_path / "p.csv")]
+    assert cli.main(["train", "--options", told, *overwriting]) == 2
+    assert "would overwrite the input" in capsys.readouterr().err
     made = [provenance.read(provenance.path_of(path)) for path in (ensemble, metrics)]
     assert all(record["inputs"]["p.csv"] == provenance.checksum(tmp_path / "p.csv") for record in made)

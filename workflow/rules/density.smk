@@ -39,6 +39,7 @@ rule select:
         f"{PATHS.logs}/density/{{dataset}}/{{cell}}/hyperparameters.log",
     wildcard_constraints:
         cell=SEARCHED,
+    priority: 2  # trainings wait for them
     localrule: True
     conda:
         ENVIRONMENT

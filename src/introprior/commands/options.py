@@ -13,7 +13,7 @@ from pydantic import Field
 
 from introprior.errors import UserError, one_line
 from introprior.experiment import cells
-from introprior.experiment.fields import Count, Model, Side, Weight, shown
+from introprior.experiment.fields import Count, Model, Side, Weight, expanded, shown
 from introprior.experiment.protocol import PRESETS
 from introprior.experiment.run import Member
 from introprior.operations import files
@@ -115,7 +115,8 @@ def points(given: argparse.Namespace) -> list[Path]:
     """The files of points of one's own that the options name, unchecked."""
     own = getattr(given, "stated", {}).get("points")
     named = [one.get("file") for one in own.values() if isinstance(one, dict)] if isinstance(own, dict) else []
-    return [Path(file) for file in named if isinstance(file, str)]
+    paths = [expanded(file) for file in named if isinstance(file, str)]
+    return [Path(path) for path in paths if path.isprintable()]  # the others are refused when they are checked
 
 
 def recorded(given: argparse.Namespace) -> dict[str, Any]:
