@@ -332,7 +332,7 @@ WIDTHS = {"MNIST": {"batch_size": 64, "widths": [4, 8]}}
         ("images", {"training": {"epochs": 6, "warmup_epochs": 3}, "seeds": [0, 1]},
          f"Demo run scale: 6 epochs instead of 220, 2 seeds instead of 3 and 3 warm-up epochs instead of 20{NOT}"),
         ("images", {"stand_ins": ["digits"], "evaluation": {"features": "classifier", "samples": 1000}},
-         "Demo run scale: digits as stand-in, distances by classifier features instead of inception and distances of "
+         "Demo run scale: stand-ins digits, distances by classifier features instead of inception and distances of "
          f"1,000 images instead of 50,000{NOT}"),
         ("images", {"by_dataset": WIDTHS},
          f"Demo run scale: networks 4/8 wide (MNIST) instead of 64/128 and batches of 64 (MNIST) instead of 128{NOT}"),

@@ -35,7 +35,7 @@ _PHRASES = {
 }
 # The same of images; ``by_dataset`` has a section for each dataset.
 _IMAGE_PHRASES = {
-    "stand_ins": "{} as stand-in",
+    "stand_ins": "stand-ins {}",
     "own": "own images {}",
     "protocol": "protocol {}",
     "evaluation.features": "distances by {} features",
