@@ -51,22 +51,22 @@ CONFIGURATION = {
     "device": "cpu",
     "density": {"datasets": ["Checkerboard"], "seeds": [0, 1]},
     "images": {
-        "datasets": ["digits"],
+        "datasets": [images.DATASET],
         "seeds": [0],
         "r_entropy": [10],
         "evaluation": {"samples": 200, "features": "classifier", "latent_points": 50, "grid_images": 6},
         "probes": {"train_images": 100},
     },
     "tables": {"table1": list(CELLS), "table5": ["mog4-lc-ip"]},
-    "figure2": {"dataset": "digits"},
+    "figure2": {"dataset": images.DATASET},
     "figure3": {"cells": list(CELLS)},
     "figure4": {"r_entropy": [10]},
     "latents": {"cells": ["mog4-lc-ip"]},
-    "figureS2": {"dataset": "digits", "cell": "mog4-lc-ip", "r_entropy": 10},
+    "figureS2": {"dataset": images.DATASET, "cell": "mog4-lc-ip", "r_entropy": 10},
     "page": {"tables": [1, 5], "figures": ["figure3"]},
 }
-RUN = {"dataset": "digits", "cell": "mog4-lc-ip", "r_entropy": "10", "seed": "0"}
-WARMUP = {"dataset": "digits", "family": "mog4-lc", "seed": "0"}
+RUN = {"dataset": images.DATASET, "cell": "mog4-lc-ip", "r_entropy": "10", "seed": "0"}
+WARMUP = {"dataset": images.DATASET, "family": "mog4-lc", "seed": "0"}
 PROBES = {"svm_iterations": [10, 20], "neighbours": [1, 9]}
 
 
@@ -78,7 +78,7 @@ class Tree:
 
     def __init__(self, root: Path):
         self.paths, self.jobs = Paths("fuzzed", str(root)), list[dict[str, Any]]()
-        self.results, self.data = Path(self.paths.results), Path(self.paths.data.format(dataset="digits"))
+        self.results, self.data = Path(self.paths.results), Path(self.paths.data.format(dataset=images.DATASET))
         self.config = load(CONFIGURATION)
 
     def job(self, rule: str, wildcards: dict[str, str], inputs: list[str], outputs: list[str], *words: object) -> None:
@@ -119,8 +119,8 @@ class Tree:
 
     def images(self) -> None:
         """One run, from the data to its probes."""
-        names = {"dataset": "digits"}
-        commands.do("prepare", "--dataset", "digits", "--output", self.data)
+        names = {"dataset": images.DATASET}
+        commands.do("prepare", "--dataset", images.DATASET, "--output", self.data)
         commands.shorten(self.data, images.TRAIN, images.TEST)
         record = provenance.path_of(self.data / "manifest.json")
         content = json.loads(record.read_text())
@@ -155,7 +155,7 @@ class Tree:
                  "--options", json.dumps(PROBES), "--output", folder / "probes.csv")  # fmt: skip
         chosen = self.paths.chosen.format(**names)
         self.job("choose_r_entropy", names, measured[:1], [chosen], "choose", "--metrics", measured[0],
-                 "--dataset", "digits", "--metric", "fd_classifier_gen", "--output", chosen)  # fmt: skip
+                 "--dataset", images.DATASET, "--metric", "fd_classifier_gen", "--output", chosen)  # fmt: skip
 
     def finish(self) -> None:
         """Tables, a figure, the page, and a training that is under way."""
@@ -180,7 +180,7 @@ class Tree:
         made = [path for path in metrics if Path(path).exists()]
         shown = {"svm_iterations": PROBES["svm_iterations"], "neighbours": PROBES["neighbours"]}
         one = Request([commands.DATASET], CELLS, [0, 1])
-        five = Request(["digits"], [RUN["cell"]], [0], primary="fd_classifier", **shown)
+        five = Request([images.DATASET], [RUN["cell"]], [0], primary="fd_classifier", **shown)
         of_images = [path for path in made if "images" in path]
         return [
             ("1", one, self.paths.tables, [path for path in made if path not in of_images], []),
