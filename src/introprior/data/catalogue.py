@@ -20,8 +20,9 @@ class DensityDataset:
     Attributes:
         name: the paper's name, also in paths and configurations.
         limit: half-width of the square window [-limit, limit]² of histograms and grids: 2s with the grid scale s.
-        multiple: batches are made of this many equal parts, so their size must be a multiple of it.
         sampler: the function in :mod:`introprior.data.density`, ``(n, streams) -> [S, n, 2]``, float32.
+        multiple: batches are made of this many equal parts, so their size must be a multiple of it.
+        file: of somebody's own points, which are drawn instead; empty where there is none.
     """
 
     name: str
