@@ -172,8 +172,10 @@ def replayed(device: str, cell: str) -> tuple[list[str], bool, int]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(counters.Counters, "_launch", told)
-        ordinary, again = run_to(begin(device, cell), 4), begin(device, cell)
-        again.restore(copy.deepcopy(ordinary.state()), Path())
+        state = run_to(begin(device, cell, counted=False), 4).state()
+        ordinary, again = begin(device, cell), begin(device, cell)
+        for training in (ordinary, again):
+            training.restore(copy.deepcopy(state), Path())
         x = again.batch(4, again.streams).clone()
         first, _ = recorded(again, x)
         tape, _ = recorded(again, x)
