@@ -132,25 +132,6 @@ def test_what_makes_known_jobs_those_of_another_run(project, monkeypatch):
     assert usual != dag.identity(load({}))
 
 
-def test_a_dry_run_changes_nothing_of_what_is_known_of_a_run(project):
-    results, config = project.folder / "results/run", ("--config", "experiment=run")
-    one = "results/run/density/Rings/{}/hyperparameters.json".format
-    snakemake(project, one("sg-dt"), *config)
-    text = (results / dag.NAME).read_text()
-    assert not (results / dag.PLANNED).exists()
-    for flag in ("--dry-run", "--summary", "--touch"):
-        snakemake(project, flag, one("sg-dt"), *config)
-        assert (results / dag.NAME).read_text() == text
-    assert [job.rule for job in dag.read(results).jobs] == ["published"]
-    snakemake(project, "figureS3", *config)  # whose script is a Snakemake of its own
-    assert [job.rule for job in dag.read(results).jobs] == ["published", "figureS3"]
-    (results / dag.NAME).unlink()
-    before = (results / dag.PLANNED).read_text()
-    snakemake(project, one("sg-dt"), *config)  # nothing to be done, but to tell
-    assert (results / dag.NAME).read_text() == text
-    assert (results / dag.PLANNED).read_text() == before
-
-
 def test_a_run_goes_on_where_its_jobs_cannot_be_told(project):
     path = project.folder / "results/closed" / dag.PLANNED
     path.mkdir(parents=True)

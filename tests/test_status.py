@@ -126,36 +126,6 @@ def test_nothing_has_begun(results):
     assert others == ["", "runs: 8 waiting", "jobs: 0 of 14 done; 0 % of the work"]
 
 
-def test_a_training_goes_on_is_stopped_goes_on_again_and_is_killed(results):
-    training = Training(results)
-    with training.started() as process:
-        found = waited(results, lambda job: job["iteration"] and job["rate"])
-        job = job_of(found)
-        assert (job["state"], job["iterations"]) == ("running", 40_000)
-        assert job["eta_seconds"] == pytest.approx((40_000 - job["iteration"]) / job["rate"])
-        assert found["eta_seconds"] > 0
-        assert (states(found)["sg 0"], states(found)["sg-dt 1"]) == ("running", "waiting")
-        printed = text(results)
-        assert "running\n  train 8Gaussian sg  step " in printed
-        assert "to go" in printed
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-    found = status.look(results)
-    job = job_of(found)
-    assert states(found)["sg 0"] == "stopped"
-    assert f"stopped at iteration {job['iteration']}; saved to" in job["detail"]
-    assert job["detail"] in training.log.read_text()
-    with training.started() as process:
-        found = waited(results, lambda again: again["iteration"] and again["iteration"] > job["iteration"])
-        assert states(found)["sg 1"] == "running"
-        process.kill()  # no last word
-    found = waited(results, lambda job: job["state"] == "stopped")
-    assert states(found)["sg 0"] == "stopped"
-    assert job_of(found)["detail"].startswith("no sign of life for ")
-    assert "goes on at its last checkpoint" in job_of(found)["detail"]
-    assert "stopped\n  train 8Gaussian sg  step" in text(results)
-
-
 def test_a_training_is_done_or_diverged_or_failed(results):
     assert Training(results, "sg", iterations=8).run() == 0
     assert Training(results, "mog4-ip", iterations=8, learning_rate=1e18).run() == 0
