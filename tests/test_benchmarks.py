@@ -10,11 +10,13 @@ from runs import a_member, image_run
 from torch import Tensor
 
 from benchmarks import baseline
+from benchmarks.precision import Units
 from introprior.evaluation.density import negative_elbo
 from introprior.experiment import cells
 from introprior.game.distributions import GaussianMixture, Posterior, Samples
 from introprior.game.divergences import kl_monte_carlo
 from introprior.game.model import IntroVAE
+from introprior.game.networks import _Chain
 from introprior.game.priors import Start
 from introprior.game.priors.mixture import LearnedMixture
 from introprior.game.randomness import MemberStreams
@@ -146,3 +148,21 @@ def test_the_baselines_kl_is_the_packages(float64):
     torch.testing.assert_close(
         kl_monte_carlo(Posterior(mean, logvar), mixture, Samples(noise)), naive, rtol=1e-10, atol=1e-12
     )
+
+
+def test_products_without_units_for_bfloat16_are_those_with_them():
+    parameters = [torch.randn(2, 8, 3), torch.randn(2, 8), torch.randn(2, 4, 8), torch.randn(2, 4)]
+    x = torch.randn(2, 5, 3)
+
+    def gradients(precision: str) -> list[Tensor]:
+        leaves = [each.clone().requires_grad_() for each in (x, *parameters)]
+        y = _Chain.apply(precision, *leaves)
+        return [y.detach(), *torch.autograd.grad(y.square().sum(), leaves)]
+
+    own = gradients("bf16")
+    with Units() as units:
+        ours = gradients("bf16")
+    assert units.products > 0
+    for a, b, c in zip(own, ours, gradients("float32"), strict=True):
+        torch.testing.assert_close(b, a, rtol=2**-7, atol=2**-7)
+        assert not torch.equal(b, c)

@@ -25,6 +25,7 @@ from introprior.experiment.config import Configuration, load
 from introprior.game.randomness import Streams
 from introprior.metrics import classifier as classifiers
 from introprior.operations import provenance
+from introprior.operations import provenance
 from introprior.reporting import read
 from introprior.reporting.tables.sheets import Request, measured, summarise
 from tests.commands import EVALUATION, TRAINING, do, refused, rows, stopping
@@ -193,6 +194,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "mixed": ("in", lambda at: album(at, {"": 3, "a": 5}), "has 3 pictures in itself and 5 in folders"),
     "few": ("in", lambda at: album(at, {"": 9}), "in: has only 9 pictures, and one in 10 is held out"),
     "empty test": ("in", lambda at: [album(at / "train", {"": 9}), (at / "test").mkdir()], "has only 9 pictures"),
+    "a pipe": ("in.npy", os.mkfifo, "must be a folder of pictures, an .npz or an"),
     "a text": ("in.txt", lambda at: at.write_text("x"), "must be a folder of pictures, an .npz or an"),
     "floats": ("in.npy", lambda at: np.save(at, PIXELS / 1), "in.npy is float64 [20, 8, 8]; images"),
     "shape": ("in.npy", lambda at: np.save(at, PIXELS.reshape(5, 4, 8, 8)), "is uint8 [5, 4, 8, 8]; images"),
@@ -318,6 +320,14 @@ def test_what_prepare_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert len([*folder.iterdir()]) == 20
 
 
+def test_the_record_of_an_array_names_it_though_its_path_was_quoted(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    np.save(tmp_path / "in.npy", PIXELS)
+    do("prepare", "--dataset", "mine", "--pictures", "~/in.npy", "--size", "8", "--output", tmp_path / "out")
+    (record,) = (tmp_path / "out").glob("*.provenance.json")
+    assert [*provenance.read(record)["inputs"]] == ["../in.npy"]
+
+
 # Points
 
 
@@ -351,10 +361,12 @@ def test_draws_are_points_of_the_file_each_as_likely(tmp_path: Path) -> None:
         assert all(abs(count - 400) < 5 * 20 for count in counts.values())
 
 
-@pytest.mark.parametrize(("content", "said"), CASES["files of points"])
-def test_bad_points(tmp_path: Path, content: str | None, said: str) -> None:
-    if content is not None:
+@pytest.mark.parametrize(("content", "said"), [*CASES["files of points"], (os.mkfifo, "is no file; name a CSV or")])
+def test_bad_points(tmp_path: Path, content: str | Callable[[Path], None] | None, said: str) -> None:
+    if isinstance(content, str):
         (tmp_path / "p.csv").write_text(content)
+    elif content:
+        content(tmp_path / "p.csv")
     own = {"density": {"points": {"mine": {"file": str(tmp_path / "p.csv")}}, "datasets": ["mine"]}}
     refused(lambda: load(own), f"configuration: density.points.mine.file: {tmp_path}/p.csv: ", said)
 

@@ -17,7 +17,7 @@ from introprior import __version__
 from introprior.commands import options as told
 from introprior.errors import UserError, cut, one_line, out_of_memory, plain
 from introprior.experiment import cells, jobs
-from introprior.experiment.fields import Model
+from introprior.experiment.fields import Model, expanded
 from introprior.experiment.protocol import PRESETS
 from introprior.operations import files, progress, provenance, signals
 
@@ -294,6 +294,12 @@ SHARED_HELP = dict(line.split("  ") for line in SHARED.splitlines())
 SHARED_HELP["--cell"] = f"for example {', '.join(cells.TABLE1_CELLS)}"
 RUN = "--device --threads --dataset --cell --protocol --set --state --checkpoint-seconds"
 
+
+def _expanded(text: str) -> Path:
+    """A path as a shell would read it, though it was quoted, as configurations are."""
+    return Path(expanded(text))
+
+
 FILES, INTEGER, YES = {"type": Path, "nargs": "+"}, {"type": int, "metavar": "N"}, {"action": "store_true"}
 TEXT: dict[str, Any] = {}
 KINDS: dict[str, dict[str, Any]] = {
@@ -305,6 +311,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "--betas": {"type": float, "nargs": "+", "metavar": "BETA"},
     "--seeds": {"type": int, "nargs": "+"},
     "--published": {"metavar": "JSON"},
+    "--pictures": {"type": _expanded},
     "targets": {"nargs": "*", "metavar": "TARGET"},
     **{name: {"type": Path, "nargs": "?"} for name in ("status results", "claims results")},
     "--configfile": FILES | {"default": [], "metavar": "FILE"},
@@ -349,7 +356,7 @@ def _parser() -> argparse.ArgumentParser:
                 kind |= {"default": environment[flag]} if flag in environment else {}
                 kind |= {"required": True} if mark == "!" else {}
                 action = (either if mark == "|" else place).add_argument(flag, **kind)
-                if action.type is Path and action.dest not in (*writes, "output", "source", "state"):
+                if action.type in (Path, _expanded) and action.dest not in (*writes, "output", "source", "state"):
                     reads.append(action.dest)
         part.set_defaults(function=function, reads=reads, writes=writes)
     return parser

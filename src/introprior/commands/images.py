@@ -29,7 +29,7 @@ from introprior.evaluation import images as evaluation
 from introprior.evaluation.images import Extractor, Snapshots
 from introprior.experiment import jobs
 from introprior.experiment.config.images import ImageSchedule
-from introprior.experiment.fields import NAME, expanded, shown
+from introprior.experiment.fields import NAME, shown
 from introprior.experiment.run import ImageRun, ImageTraining
 from introprior.metrics import classifier as classifiers
 from introprior.metrics import inception
@@ -48,10 +48,10 @@ def prepare(given: argparse.Namespace) -> Facts:
             raise UserError("--size is missing; give the height and width to bring the pictures to")
         if not re.match(NAME, given.dataset):
             raise UserError(f"--dataset: {shown(given.dataset)} has more than letters, digits, '.', '_' and '-' in it")
-        pictures, output = Path(expanded(given.pictures)), given.output.resolve()
-        if pictures.resolve() in (output, *output.parents):
+        output = given.output.resolve()
+        if given.pictures.resolve() in (output, *output.parents):
             raise UserError(f"--output: {given.output} lies in the folder of the pictures; name one elsewhere")
-        data.add(folders.describe(given.dataset, pictures, given.size, given.channels))
+        data.add(folders.describe(given.dataset, given.pictures, given.size, given.channels))
     manifest = data.prepare(
         given.dataset, given.output, source=given.source, offline=given.offline, verify=not given.no_verify
     )

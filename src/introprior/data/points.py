@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import warnings
 from collections.abc import Iterable
 from functools import lru_cache
@@ -28,7 +29,9 @@ def read(path: str | os.PathLike[str]) -> np.ndarray:
         UserError: it is not there, or holds something else.
     """
     try:
-        return _read(os.path.abspath(path), os.stat(path).st_mtime_ns)
+        if not stat.S_ISREG((state := os.stat(path)).st_mode):
+            raise UserError(f"{path}: is no file; name a CSV or .npy file")
+        return _read(os.path.abspath(path), state.st_mtime_ns)
     except FileNotFoundError:
         raise UserError(f"{path}: is not there; correct the path (it is relative to where you start)") from None
     except OSError as error:

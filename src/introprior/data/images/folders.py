@@ -250,7 +250,7 @@ def _told(path: Path) -> Iterator[None]:
     """What goes wrong with a source, in one line."""
     if not path.exists():
         raise UserError(f"{path}: is not there; correct the path (it is relative to where you start)")
-    if not path.is_dir() and path.suffix not in (".npz", ".npy"):
+    if not path.is_dir() and not (path.is_file() and path.suffix in (".npz", ".npy")):
         raise UserError(f"{path}: must be a folder of pictures, an .npz or an .npy file")
     try:
         yield

@@ -39,7 +39,7 @@ def latent_spaces(
     columns = max(3, *map(len, lines))
     height = 0.4 + len(lines) * (0.2 + SHAPE * TEXT_WIDTH / columns)
     figure = Figure(figsize=(TEXT_WIDTH, len(datasets) * height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    figure.get_layout_engine().set(w_pad=0.05, h_pad=0.02, wspace=0, hspace=0)
     for dataset, block in blocks(figure, datasets, fontsize=8, x=0.005):
         grid = block.add_gridspec(len(lines), columns)
         for place, cell in ((grid[i, j], cell) for i, line in enumerate(lines) for j, cell in enumerate(line) if cell):
