@@ -147,7 +147,7 @@ rule evaluate_images:
 
 rule probe:
     input:
-        sources("evaluation.probes"),
+        sources("metrics.probes"),
         codes=f"{PATHS.run}/codes.npz",
     output:
         f"{PATHS.run}/probes.csv",

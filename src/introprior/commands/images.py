@@ -277,7 +277,7 @@ def probe(given: argparse.Namespace) -> Facts:
     """Read labels off a run's codes with simple classifiers."""
     options = told.read(given, jobs.Probe)
     files.check_writable(given.output)
-    from introprior.evaluation import probes  # late: it brings scikit-learn and pandas
+    from introprior.metrics import probes  # late: it brings scikit-learn and pandas
 
     codes, names = read.codes(given.codes), ("dataset", "cell", "r_entropy", "seed")
     running.belongs(given.codes, "--codes", codes, {name: getattr(options, name) for name in names})

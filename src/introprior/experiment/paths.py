@@ -10,7 +10,6 @@ class Paths:
     """The paths of an experiment of the configuration, below ``root``, with Snakemake's ``{wildcards}``.
 
     Attributes:
-        configuration: what the results were made with, defaults filled in.
         index, page: the results page, and what is made for it alone.
         state: of interrupted runs. No output: Snakemake deletes outputs before it starts a job again.
         data, inception: image data, which all experiments share.
@@ -18,7 +17,6 @@ class Paths:
 
     def __init__(self, experiment: str, root: str = "results"):
         self.results = results = f"{root}/{experiment}"
-        self.configuration = f"{results}/configuration.json"
         self.tables = f"{results}/tables"
         self.figures = f"{results}/figures"
         self.claims = f"{results}/claims"
