@@ -12,15 +12,26 @@ from introprior.experiment.protocol import PRESETS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
-    [ROOT / "README.md", ROOT / "config/README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("results/reference/*.md")]
+    [*ROOT.glob("*.md"), ROOT / "config/README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("results/reference/*.md")]
 )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
-    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", re.sub(r"`[^`]*`", "", page.read_text()))
-    missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
+    links = re.findall(r"\]\(([^)#]*)(#[^)]*)?\)", re.sub(r"`[^`]*`", "", page.read_text()))
+    missing = []
+    for target, anchor in links:
+        place = page.parent / target if target else page
+        there = "://" in target or place.exists()
+        if there and anchor and place.suffix == ".md":
+            there = anchor in {f"#{heading(line)}" for line in place.read_text().splitlines() if line.startswith("#")}
+        missing += [] if there else [target + anchor]
     assert not missing
+
+
+def heading(line):
+    """A heading's anchor, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", line.lstrip("#").strip().lower()).replace(" ", "-")
 
 
 def test_every_option_of_the_protocol_is_explained_with_both_presets():
@@ -51,7 +62,7 @@ def test_snakemake_understands_the_commands_on_pages():
     """Options that take several values take what follows them, targets too."""
     cli = pytest.importorskip("snakemake.cli")
     parser, found = cli.get_argument_parser(), []
-    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
+    for page in PAGES:
         text = page.read_text().replace("\\\n", " ")
         for command in re.findall(r"^ *(?:\w+=\S+ )?snakemake (.*)$", text, re.MULTILINE):
             given, _ = parser.parse_known_args(shlex.split(command, comments=True))
@@ -61,8 +72,9 @@ def test_snakemake_understands_the_commands_on_pages():
     assert sum(map(bool, found)) > 10
 
 
-def test_what_the_readme_makes_exists():
-    text = (ROOT / "README.md").read_text()
+def test_what_pages_make_exists():
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"^make (\w+)", text, re.MULTILINE):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+    found = {target for page in PAGES for target in re.findall(r"(?:^|`)make ([\w-]+)", page.read_text(), re.MULTILINE)}
+    assert {"demo", "test", "demo-all"} <= found
+    for target in found:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

@@ -6,6 +6,7 @@ import ast
 import os
 import re
 import shutil
+import subprocess
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -18,7 +19,7 @@ from introprior.data import density
 from introprior.data.images import FILES
 from introprior.experiment import sources
 from introprior.operations import dag, status
-from tests import projects
+from tests import projects, warm
 from tests.projects import ROOT, Project
 
 pytest.importorskip("snakemake")
@@ -357,8 +358,13 @@ def test_the_page_on_adding_a_distribution(fresh):
 
     (fresh.folder / "moons.yaml").write_text(changes)
     known = 'DensityDataset("8Gaussian"'
+    made = [fresh.folder / "config" / name for name in ("config.yaml", "config.schema.json", "README.md")]
+    paper = [path.read_text() for path in made]
     with fresh.changed("src/introprior/data/catalogue.py", known, f"{entry.strip()},\n        {known}"):
         plan = fresh.plan(*command.split()[1:])
+        make = [warm.programs() / "python", "-m", "introprior.experiment.config"]
+        subprocess.run(make, cwd=fresh.folder, env=fresh.environment, check=True)
+    assert [path.read_text() for path in made] == paper, "the paper has no such dataset"
     assert (plan["published"], plan["train"], plan["table1"], plan["figure3"]) == (2 * 8, 8, 1, 1)
     assert "search" not in plan
 
