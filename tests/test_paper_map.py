@@ -53,9 +53,12 @@ def test_every_statement_table_and_figure_is_there():
 
 
 def test_what_is_no_proof_has_code_and_a_test():
-    for heading in ("Equations", "Statements"):
-        for _, what, code, test in rows(heading):
-            assert code == "*proof*" or (ENTRY.search(code) and ENTRY.search(test)), what
+    for heading in ("Equations", "Statements", "Tables", "Figures"):
+        for row in rows(heading):
+            code, test = row[-2 if heading in ("Equations", "Statements") else 1], row[-1]
+            assert code == "*proof*" or (ENTRY.search(code) and ENTRY.search(test)), row
+            for entry in re.findall(r"`([^`]+: [^`]+)`", code + test):
+                assert ENTRY.fullmatch(f"`{entry}`"), f"{entry} is not followed"
 
 
 @pytest.mark.parametrize("entry", sorted(set(ENTRY.findall(PAGE))), ids=": ".join)

@@ -353,3 +353,5 @@ def test_exit_codes_are_the_documented_ones(tmp_path, introprior):
     code, said = introprior("status", tmp_path)
     assert (code, "jobs.json: not found" in said[0], len(said)) == (2, True, 1)
     assert cli.main(["verify", str(tmp_path)]) == 2
+    (tmp_path / "configuration.json").touch()  # what 0.1 wrote
+    assert "made by introprior 0.1, which alone reads it" in introprior("status", tmp_path)[1][0]

@@ -288,6 +288,7 @@ def of_mixtures(jobs: dict[str, int], runs: int) -> dict[str, int]:
         ("reporting/figures/style.py", FIGURES),
         ("reporting/read.py", FIGURES | TABLES),
         ("reporting/tables/latex.py", TABLES),
+        ("experiment/families.py", FIGURES | TABLES),
         ("../../workflow/scripts/figure.py", FIGURES),
         # What bears on no result, and a family that no cell has.
         ("cli.py operations/files.py data/images/catalogue.py game/priors/flow.py", {}),

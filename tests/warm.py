@@ -104,11 +104,18 @@ def answer(client: socket.socket, folder: Path) -> None:
         os.environ.update(environment)
         become(folder, *arguments)
     client.sendall(f"{job}\n".encode())
-    threading.Thread(target=lambda: client.recv(1) or os.kill(job, signal.SIGKILL), daemon=True).start()
+    threading.Thread(target=kill_unheard, args=(client, job), daemon=True).start()
     code = os.waitstatus_to_exitcode(os.waitpid(job, 0)[1])
     with contextlib.suppress(OSError):
         client.sendall(f"{code}\n".encode())
     os._exit(0)
+
+
+def kill_unheard(client: socket.socket, job: int) -> None:
+    """Kill a program once its caller is gone."""
+    if not client.recv(1):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(job, signal.SIGKILL)
 
 
 def become(folder: Path, program: str, *arguments: str) -> None:

@@ -55,7 +55,7 @@ for name, (category, inputs, told) in FIGURE_RULES.items():
             name if name != "search" else "search_figure"
         input:
             sources(
-                *("reporting.figures", f"reporting.figures.{name}", "experiment.cells"),
+                *("reporting.figures", f"reporting.figures.{name}", "experiment.cells", "experiment.families"),
                 data=["paper/table3.csv"] * (name == "search"),
                 script="figure.py",
             ),

@@ -21,7 +21,7 @@ for number, (shown, cells) in TABLE_RULES.items():
             f"table{number}"
         input:
             sources(
-                *("reporting.tables.comparison", "experiment.cells"),
+                *("reporting.tables.comparison", "experiment.cells", "experiment.families"),
                 data=[f"paper/table{n}.csv" for n in alike],
                 script="table.py",
             ),

@@ -233,6 +233,8 @@ def read(results: Path) -> Dag:
     for name in (NAME, PLANNED):
         if (results / name).exists():
             return _parsed(results / name)
+    if (results / "configuration.json").exists():
+        raise UserError(f"{results}: made by introprior 0.1, which alone reads it; name another folder, or run it anew")
     raise UserError(
         f"{results / NAME}: not found; give a folder that a run of snakemake has made, results/<experiment>"
     )
