@@ -14,6 +14,7 @@ from runs import a_member, density_run
 from torch import Tensor, nn
 
 from introprior.game import losses
+from introprior.game.distributions import Gaussian, Posterior
 from introprior.game.losses import Betas, Rules, Terms
 from introprior.game.model import IntroVAE
 from introprior.game.networks import MLPDecoder, MLPEncoder
@@ -214,6 +215,16 @@ def test_the_game_with_the_cauchy_schwarz_divergence_equals_the_naive_script(
 def test_the_game_in_closed_form_equals_the_naive_script():
     choices = PROTOCOLS["authors"]._replace(closed_form=True)
     Duel("sg", rules("authors", "sg-dt-closed"), choices).game(prior_learns=False)
+
+
+def test_the_closed_form_is_that_of_the_prior_at_hand():
+    """A unit Gaussian about 3 is 9 / 2 nats from one about 0, per dimension, and is drawn to it."""
+    centre, origin = torch.full((len(MEMBERS), DIM), 3.0, requires_grad=True), torch.zeros(len(MEMBERS), DIM)
+    posterior = Posterior(torch.zeros(len(MEMBERS), 1, DIM), torch.zeros(len(MEMBERS), 1, DIM))
+    kl = losses.divergence(posterior, Gaussian(centre, origin), streams(), rules("authors", "sg-dt-closed"))
+    torch.testing.assert_close(kl, torch.full((len(MEMBERS), 1), 4.5 * DIM))
+    kl.sum().backward()
+    torch.testing.assert_close(centre.grad, torch.full_like(centre, 3.0))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from introprior.errors import UserError
 from introprior.game.fused import LOG_2PI, mixture_cross_entropy, quadratic
 from introprior.game.randomness import Streams
 
@@ -120,6 +121,16 @@ class Distribution(ABC):
         log_prob: Tensor = self.log_prob(z.flatten(-3, -2)).unflatten(-1, z.shape[-3:-1])
         return -log_prob.mean(-2)
 
+    def kl(self, posterior: Posterior) -> Tensor:
+        """KL[q(z|x) || p(z)] of each posterior in closed form, in nats: ``[..., B, D]`` to ``[..., B]``.
+
+        Gradients flow to the posterior and to the prior.
+
+        Raises:
+            UserError: there is none here, but a cell with ``-closed`` asks for it.
+        """
+        raise UserError(f"{type(self).__name__}: its KL has no closed form; define its method kl, or drop -closed")
+
     def sample(self, count: int, dim: int, generator: torch.Generator) -> Tensor:
         """``count`` samples of a distribution without member axis, ``[count, dim]``, on the generator's device."""
         noise = torch.empty(count, dim, device=generator.device).normal_(generator=generator)
@@ -166,6 +177,11 @@ class Gaussian(Distribution):
         sigma = torch.exp(0.5 * posterior.logvar)
         square = offset * (offset + 2 * sigma * noise.first) + sigma * sigma * noise.second  # mean_t (z_t - mean)^2
         return 0.5 * (square * torch.exp(-logvar) + logvar + LOG_2PI).sum(-1)
+
+    def kl(self, posterior: Posterior) -> Tensor:
+        logvar, offset = self.logvar.unsqueeze(-2), posterior.mean - self.mean.unsqueeze(-2)
+        square = offset * offset + posterior.logvar.exp()  # the expectation of (z - mean)^2
+        return 0.5 * (square * torch.exp(-logvar) - 1 - (posterior.logvar - logvar)).sum(-1)
 
 
 # ---- The mixture ----

@@ -30,16 +30,6 @@ def kl_monte_carlo(posterior: Posterior, prior: Distribution, noise: Noise) -> T
     return posterior.mean_log_prob(noise) + prior.cross_entropy(posterior, noise)
 
 
-def kl_closed_form(posterior: Posterior) -> Tensor:
-    """KL[q(z|x) || N(0, I)] in nats: ``[..., B, D]`` to ``[..., B]``.
-
-    >>> kl_closed_form(Posterior(torch.ones(1, 2), torch.zeros(1, 2)))
-    tensor([1.])
-    """
-    mean, logvar = posterior
-    return 0.5 * (mean * mean + logvar.exp() - 1 - logvar).sum(-1)
-
-
 def cauchy_schwarz(posterior: Posterior, mixture: GaussianMixture) -> Tensor:
     """Cauchy-Schwarz divergence of each posterior q and a mixture p, in nats, zero where they are equal: ``[..., B]``.
 

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from introprior.game.distributions import Distribution, Noise, Posterior, Samples
 from introprior.game.divergences import (
     cauchy_schwarz,
-    kl_closed_form,
     kl_monte_carlo,
     largest_entropy,
     responsibilities,
@@ -43,7 +42,7 @@ class Rules:
             in the authors' code.
         alpha, gamma, gamma_r: of Eq. 6 and 98.
         r_entropy: weight of the responsibilities' entropy.
-        monte_carlo_samples: T of Eq. 99; 0 for the closed form (standard Gaussian only).
+        monte_carlo_samples: T of Eq. 99; 0 for the closed form (of priors that have one).
         cauchy_schwarz: the divergence is that of Cauchy and Schwarz, exact, instead of the KL (mixtures only).
         reconstructions_are_fakes: reconstructions are repelled and pulled like decoded prior samples.
         fresh_noise: the decoder's step draws new prior samples instead of decoding those of the encoder's.
@@ -256,7 +255,7 @@ def divergence(
     if rules.cauchy_schwarz and (mixture := prior.components()):
         return cauchy_schwarz(posterior, mixture)
     if rules.monte_carlo_samples == 0:
-        return kl_closed_form(posterior)
+        return prior.kl(posterior)
     if noise is None:
         noise = prior.draw(streams, rules.monte_carlo_samples, *posterior.mean.shape[-2:])
     return kl_monte_carlo(posterior, prior, noise)
