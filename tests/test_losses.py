@@ -90,7 +90,7 @@ class Duel:
         """One of the script's steps for every member, with gradients for everyone."""
         results = []
         for e, member in enumerate(MEMBERS):
-            loss, carried = step(
+            loss, left = step(
                 self.copies[e],
                 self.x[e],
                 *(column[e] for column in per_member),
@@ -101,17 +101,17 @@ class Duel:
             )
             loss.backward()
             assert self.replays[e].used_up()
-            results.append((loss.detach(), carried))
+            results.append((loss.detach(), left))
         return results
 
-    def assert_losses(self, loss: Tensor, told: losses.Told, results: list) -> None:
-        """The loss and what the history is told of it, its name first."""
+    def assert_losses(self, loss: Tensor, means: losses.Means, results: list) -> None:
+        """The loss and what the history takes of it, its name first."""
         assert loss.shape == (len(MEMBERS), BATCH)
         values = torch.stack([value for value, _ in results])
-        terms = [getattr(state, "told", state) for _, state in results]
+        terms = [getattr(state, "terms", state) for _, state in results]
         torch.testing.assert_close(loss.detach().mean(-1), values, **EQUAL)
         expected = {name: torch.stack([own[name].mean() for own in terms]) for name in terms[0]}
-        torch.testing.assert_close(told, {next(iter(told)): loss.mean(-1)} | expected, **EQUAL)
+        torch.testing.assert_close(means, {next(iter(means)): loss.mean(-1)} | expected, **EQUAL)
 
     def pairs(self, *players: str) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Parameters, and what the copies have in their place."""
@@ -137,27 +137,27 @@ class Duel:
             for parameter in (p for player in copy.players().values() for p in player):
                 parameter.grad = None
 
-    def encoder_step(self, **options: Any) -> tuple[losses.Carried, list]:
+    def encoder_step(self, **options: Any) -> tuple[losses.EncoderStep, list]:
         players = (self.model.encoder, self.model.prior) if options.get("prior_learns") else (self.model.encoder,)
         with losses.learning(*players, among=self.model):
-            loss, carried, told = losses.encoder_loss(self.model, self.x, self.streams, betas(), self.rules, **options)
+            loss, step, means = losses.encoder_loss(self.model, self.x, self.streams, betas(), self.rules, **options)
             loss.mean(-1).sum().backward()
         results = self.naively(naive.encoder_step, **options)
-        self.assert_losses(loss, told, results)
-        return carried, [state for _, state in results]
+        self.assert_losses(loss, means, results)
+        return step, [state for _, state in results]
 
     def game(self, prior_learns: bool, with_encoder: bool = False) -> None:
         """An encoder's step, its update, a decoder's step; losses and gradients agree all the way."""
-        carried, states = self.encoder_step(prior_learns=with_encoder)
+        step, states = self.encoder_step(prior_learns=with_encoder)
         self.assert_gradients("encoder", *["prior"] * with_encoder)
         self.update_encoders()
         players = ("decoder", "prior") if prior_learns else ("decoder",)
         with losses.learning(*(getattr(self.model, player) for player in players), among=self.model):
-            loss, told = losses.decoder_prior_loss(
-                self.model, self.x, carried, self.streams, betas(), self.rules, prior_learns=prior_learns
+            loss, means = losses.decoder_prior_loss(
+                self.model, self.x, step, self.streams, betas(), self.rules, prior_learns=prior_learns
             )
             loss.mean(-1).sum().backward()
-        self.assert_losses(loss, told, self.naively(naive.decoder_step, states, prior_learns=prior_learns))
+        self.assert_losses(loss, means, self.naively(naive.decoder_step, states, prior_learns=prior_learns))
         self.assert_gradients(*players)
 
 
@@ -174,9 +174,9 @@ def test_the_warm_up_with_the_cauchy_schwarz_divergence_equals_the_naive_script(
 
 
 def agree_on_the_warm_up(duel: Duel, prior: str) -> None:
-    loss, told = losses.warmup_loss(duel.model, duel.x, duel.streams, betas(), duel.rules)
+    loss, means = losses.warmup_loss(duel.model, duel.x, duel.streams, betas(), duel.rules)
     loss.mean(-1).sum().backward()
-    duel.assert_losses(loss, told, duel.naively(naive.warmup_step))
+    duel.assert_losses(loss, means, duel.naively(naive.warmup_step))
     duel.assert_gradients("encoder", "decoder", *(["prior"] if prior != "sg" else []))
 
 
@@ -311,10 +311,10 @@ def test_one_loss_serves_decoder_and_prior(protocol):
     numbers = {"alpha": 1.5, "gamma": 0.7, "gamma_r": 0.1}
     choices = PROTOCOLS[protocol]._replace(**numbers, gamma_r_terms=True)
     duel = Duel("clipped", rules(protocol, overrides={"gamma_r_terms": "compute"}, **numbers), choices)
-    carried, states = duel.encoder_step()
+    step, states = duel.encoder_step()
     duel.update_encoders()
     with losses.learning(duel.model.decoder, duel.model.prior, among=duel.model):
-        loss, _ = losses.decoder_prior_loss(duel.model, duel.x, carried, duel.streams, betas(), duel.rules, True)
+        loss, _ = losses.decoder_prior_loss(duel.model, duel.x, step, duel.streams, betas(), duel.rules, True)
         loss.mean(-1).sum().backward()
     for e, copy in enumerate(duel.copies):
         terms = naive.decoder_terms(copy, duel.x[e], states[e], duel.replays[e], choices, prior_learns=True)
@@ -337,10 +337,10 @@ def game_gradients(
     """The decoder step's gradients by name, the real posteriors being those of the present encoder."""
     model.zero_grad()
     stream, x = streams(), data()
-    _, carried, _ = losses.encoder_loss(model, x, stream, betas(), rules)
+    _, step, _ = losses.encoder_loss(model, x, stream, betas(), rules)
     learners = [model.decoder] + [model.prior] * prior_learns if freeze else [model]
     with losses.learning(*learners, among=model):
-        losses.decoder_prior_loss(model, x, carried, stream, betas(), rules, prior_learns)[0].sum().backward()
+        losses.decoder_prior_loss(model, x, step, stream, betas(), rules, prior_learns)[0].sum().backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
@@ -349,12 +349,12 @@ def game_gradients(
 def test_in_the_encoders_step_only_the_encoder_takes_gradients(prior, protocol):
     model = build(prior)
     with losses.learning(model.encoder, among=model):
-        loss, carried, _ = losses.encoder_loss(model, data(), streams(), betas(), rules(protocol, r_entropy=1.0))
+        loss, step, _ = losses.encoder_loss(model, data(), streams(), betas(), rules(protocol, r_entropy=1.0))
         loss.sum().backward()
     assert all(gradient.abs().sum() > 0 for gradient in gradients(model.encoder))
     assert gradients(model.decoder) == [None] * len(list(model.decoder.parameters()))
     assert gradients(model.prior) == [None] * len(list(model.prior.parameters()))
-    constants = (*carried.posterior, carried.z, carried.real_kl, *carried.prior_noise)
+    constants = (*step.posterior, step.z, step.real_kl, *step.prior_noise)
     assert not any(tensor.requires_grad for tensor in constants)
 
 
@@ -373,9 +373,9 @@ def test_with_the_encoder_a_prior_takes_gradients_from_the_real_data_alone(prior
         model = build(prior)
         weights = betas()._replace(neg=neg)
         with losses.learning(model.encoder, model.prior, among=model):
-            loss, carried, _ = losses.encoder_loss(model, data(), streams(), weights, rules("authors"), True)
+            loss, step, _ = losses.encoder_loss(model, data(), streams(), weights, rules("authors"), True)
             loss.sum().backward()
-        assert not any(tensor.requires_grad for tensor in vars(carried.target).values())
+        assert not any(tensor.requires_grad for tensor in vars(step.target).values())
         taken.append(model)
     for one, other in zip(*(gradients(model.prior) for model in taken), strict=True):
         torch.testing.assert_close(one, other)

@@ -79,7 +79,7 @@ class Terms(NamedTuple):
 
 
 @dataclass
-class Carried:
+class EncoderStep:
     """What the decoder's step and the history take over from the encoder's step, all of it constant by then."""
 
     target: Distribution
@@ -89,7 +89,7 @@ class Carried:
     prior_noise: tuple[Tensor, Tensor]
 
 
-Told = dict[str, Tensor]
+Means = dict[str, Tensor]
 """Means over the batch for the history, ``[E]`` each."""
 
 
@@ -108,7 +108,7 @@ def learning(*players: nn.Module, among: nn.Module) -> Iterator[None]:
 # ---- The warm-up ----
 
 
-def warmup_loss(model: IntroVAE, x: Tensor, streams: MemberStreams, betas: Betas, rules: Rules) -> tuple[Tensor, Told]:
+def warmup_loss(model: IntroVAE, x: Tensor, streams: MemberStreams, betas: Betas, rules: Rules) -> tuple[Tensor, Means]:
     """The VAE's loss, Eq. 2 with both weights; every player learns, everything is attached.
 
         beta_rec rec(x) + beta_kl kl(x)
@@ -131,7 +131,7 @@ def warmup_loss(model: IntroVAE, x: Tensor, streams: MemberStreams, betas: Betas
 
 def encoder_loss(
     model: IntroVAE, x: Tensor, streams: MemberStreams, betas: Betas, rules: Rules, prior_learns: bool = False
-) -> tuple[Tensor, Carried, Told]:
+) -> tuple[Tensor, EncoderStep, Means]:
     """L_E of Eq. 98; the encoder learns, and with EP the prior; the decoder is to be frozen, the prior without EP.
 
         scale (beta_rec rec(x) + beta_kl kl(x))
@@ -171,8 +171,8 @@ def encoder_loss(
     if rules.r_entropy and isinstance(noise, Samples) and (mixture := prior.components()):
         loss = loss + responsibility_penalty(responsibilities(posterior, mixture, noise.noise), rules).unsqueeze(-1)
     fake_rec, fake_kl = (term[..., : size[0]] for term in fakes)
-    told = _means(encoder_loss=loss, real_rec=real.rec, real_kl=real.kl, fake_rec=fake_rec, fake_kl=fake_kl)
-    return loss, Carried(target, posterior.detach(), z.detach(), real.kl.detach(), prior_noise), told
+    means = _means(encoder_loss=loss, real_rec=real.rec, real_kl=real.kl, fake_rec=fake_rec, fake_kl=fake_kl)
+    return loss, EncoderStep(target, posterior.detach(), z.detach(), real.kl.detach(), prior_noise), means
 
 
 def encoder_objective(real: Terms, fakes: Terms, betas: Betas, rules: Rules) -> Tensor:
@@ -195,8 +195,14 @@ def responsibility_penalty(share: Tensor, rules: Rules) -> Tensor:
 
 
 def decoder_prior_loss(
-    model: IntroVAE, x: Tensor, carried: Carried, streams: MemberStreams, betas: Betas, rules: Rules, prior_learns: bool
-) -> tuple[Tensor, Told]:
+    model: IntroVAE,
+    x: Tensor,
+    encoder_step: EncoderStep,
+    streams: MemberStreams,
+    betas: Betas,
+    rules: Rules,
+    prior_learns: bool,
+) -> tuple[Tensor, Means]:
     """L_D + L_P of Eq. 98 in one: its gradient in the decoder is that of L_D, in the prior that of L_P (Eq. 6 and 9).
 
         scale (beta_rec (rec(x) + gamma gamma_r rec(sg(fake))) + beta_kl (kl(x) + gamma kl(fake)))
@@ -214,9 +220,9 @@ def decoder_prior_loss(
     if not prior_learns:
         source = source.detach()
     target = source.detach()
-    size = carried.z.shape[-2:]
-    prior_noise = (streams.normal(*size), streams.uniform(size[0])) if rules.fresh_noise else carried.prior_noise
-    decoded = model.decode(torch.cat((source.sample_with(*prior_noise), carried.z), -2), 2)
+    size = encoder_step.z.shape[-2:]
+    prior_noise = (streams.normal(*size), streams.uniform(size[0])) if rules.fresh_noise else encoder_step.prior_noise
+    decoded = model.decode(torch.cat((source.sample_with(*prior_noise), encoder_step.z), -2), 2)
     generated, reconstruction = decoded.chunk(2, -1 - model.event_dims)
     kinds = 1 + rules.reconstructions_are_fakes
     made = decoded if rules.reconstructions_are_fakes else generated
@@ -227,7 +233,7 @@ def decoder_prior_loss(
         z = q.sample(streams.normal(*q.mean.shape[-2:])).detach()
         fake_rec = reconstruction_error(made.detach(), model.decode(z, kinds), model.event_dims)
         rec = torch.add(rec, _over_kinds(fake_rec, rec), alpha=rules.gamma * rules.gamma_r)
-    real_kl = divergence(carried.posterior, source, streams, rules) if prior_learns else carried.real_kl
+    real_kl = divergence(encoder_step.posterior, source, streams, rules) if prior_learns else encoder_step.real_kl
     kl = torch.add(real_kl, _over_kinds(fake_kl, real_kl), alpha=rules.gamma)
     loss = rules.scale * (betas.rec * rec + betas.kl * kl)
     return loss, _means(decoder_loss=loss, decoder_fake_kl=fake_kl[..., : size[0]])
@@ -267,6 +273,6 @@ def _over_kinds(fake: Tensor, real: Tensor) -> Tensor:
     return each.mean(-2)
 
 
-def _means(**values: Tensor) -> Told:
+def _means(**values: Tensor) -> Means:
     means = torch.stack([value.detach() for value in values.values()]).mean(-1)
     return dict(zip(values, means.unbind(), strict=True))
