@@ -10,7 +10,7 @@ import naive
 import pytest
 import torch
 from naive import PROTOCOLS
-from runs import a_member, density_run
+from runs import STEEPNESS, a_member, density_run
 from torch import Tensor, nn
 
 from introprior.game import losses
@@ -47,7 +47,8 @@ def build(prior: str) -> IntroVAE:
         vamp.logits.data += logits
         return IntroVAE(encoder, decoder, vamp)
     variances = shape if prior == "mog" else (*shape[:2], 1)
-    mixture = LearnedMixture(means, torch.randn(variances, generator=g) - 1, logits, learnable_contributions=True)
+    logvars = torch.randn(variances, generator=g) - 1
+    mixture = LearnedMixture(means, logvars, logits, learnable_contributions=True, steepness=STEEPNESS)
     if prior == "clipped":
         mixture.begin_game(clipped=True)
         mixture.logvars.data *= 1.3  # some are beyond their bounds by now
@@ -253,6 +254,12 @@ def test_the_target_of_a_reconstructions_own_error_stays_attached():
 
 # Formulas, sample by sample
 
+
+def paper(**changes: Any) -> Rules:
+    """The authors' rules, but for some changes."""
+    return replace(rules("authors"), **changes)
+
+
 BETAS = Betas(0.2, 0.3, 0.9)
 NINE = 9
 
@@ -278,13 +285,17 @@ def test_the_reconstruction_error_sums_squares_over_a_samples_elements(dims):
 @pytest.mark.parametrize(("scale", "alpha"), [(1.0, 2.0), (0.5, 2.0), (1 / 784, 1.0)])
 def test_the_encoder_loss_is_that_of_equation_98_for_every_sample(kinds, count, scale, alpha):
     real, *fakes = kinds[: 1 + count]
-    loss = losses.encoder_objective(real, Terms(*map(torch.cat, zip(*fakes, strict=True))), BETAS, Rules(scale, alpha))
+    loss = losses.encoder_objective(
+        real, Terms(*map(torch.cat, zip(*fakes, strict=True))), BETAS, paper(scale=scale, alpha=alpha)
+    )
     torch.testing.assert_close(loss, naive.encoder_loss(real, fakes, BETAS, scale, alpha))
 
 
 def test_the_exponential_is_taken_per_sample_before_any_mean():
     kl = torch.tensor([0.0, 100.0])
-    loss = losses.encoder_objective(Terms(torch.zeros(2), torch.zeros(2)), Terms(torch.zeros(2), kl), BETAS, Rules(1.0))
+    loss = losses.encoder_objective(
+        Terms(torch.zeros(2), torch.zeros(2)), Terms(torch.zeros(2), kl), BETAS, paper(scale=1.0)
+    )
     assert loss.mean().item() == pytest.approx(0.25)  # mean of 1/2 and 0; exp of the mean would be 0
     assert loss.tolist() == pytest.approx([0.5, 0.0])
 
@@ -294,14 +305,14 @@ def test_the_exponential_is_taken_per_sample_before_any_mean():
 def test_the_responsibility_penalty_is_divided_by_log_m_only_above_one(components, normalised):
     shares = torch.softmax(torch.randn(3, components), -1)
     scale = 0.5 if normalised else 1.0
-    penalty = losses.responsibility_penalty(shares, Rules(scale, r_entropy=10.0, normalised_entropy=normalised))
+    penalty = losses.responsibility_penalty(shares, paper(scale=scale, r_entropy=10.0, normalised_entropy=normalised))
     assert penalty.shape == (3,)
     for e in range(3):
         torch.testing.assert_close(penalty[e], naive.responsibility_penalty(shares[e], 10.0, scale, normalised))
 
 
 def test_the_penalty_rewards_even_responsibilities():
-    uneven, even, rules = torch.tensor([0.9, 0.05, 0.05]), torch.full((3,), 1 / 3), Rules(1.0, r_entropy=1.0)
+    uneven, even, rules = torch.tensor([0.9, 0.05, 0.05]), torch.full((3,), 1 / 3), paper(scale=1.0, r_entropy=1.0)
     assert losses.responsibility_penalty(even, rules) < losses.responsibility_penalty(uneven, rules) < 0
 
 

@@ -51,16 +51,16 @@ class Rules:
     """
 
     scale: float
-    alpha: float = 2.0
-    gamma: float = 1.0
-    gamma_r: float = 1e-8
-    r_entropy: float = 0.0
-    monte_carlo_samples: int = 100
-    cauchy_schwarz: bool = False
-    reconstructions_are_fakes: bool = True
-    fresh_noise: bool = True
-    gamma_r_terms: bool = False
-    normalised_entropy: bool = True
+    alpha: float
+    gamma: float
+    gamma_r: float
+    r_entropy: float
+    monte_carlo_samples: int
+    cauchy_schwarz: bool
+    reconstructions_are_fakes: bool
+    fresh_noise: bool
+    gamma_r_terms: bool
+    normalised_entropy: bool
 
 
 class Betas(NamedTuple):

@@ -28,7 +28,7 @@ class Game(NamedTuple):
 
     data: Tensor
     gamma: Tensor
-    alpha: float = 2.0
+    alpha: float
 
     def encoder_objective(self, played: Triplet) -> Tensor:
         """L_q of Eq. 34 (17 with a fixed prior), ``[...]``."""

@@ -34,7 +34,7 @@ def normalised_entropy(
     *,
     batch_size: int,
     generator: torch.Generator,
-    monte_carlo_samples: int = 100,
+    monte_carlo_samples: int,
 ) -> NormalisedEntropy:
     """Both entropies in one pass over the posteriors of the test split.
 

@@ -268,8 +268,8 @@ class Training:
         until: int,
         *,
         state: Path | None = None,
-        checkpoint_seconds: float = 300.0,
-        log_every: int = 100,
+        checkpoint_seconds: float = math.inf,
+        log_every: float = math.inf,
         label: str = "",
         progress: Progress | None = None,
     ) -> None:
@@ -278,7 +278,8 @@ class Training:
         Args:
             until: where to stop; the run's end at most.
             state: file for the resume state, written every ``checkpoint_seconds`` and on a signal to stop.
-            log_every: iterations between two rows of the history and two looks at who has diverged.
+            log_every: iterations between two rows of the history and two looks at who has diverged; there is always one
+                at the end.
             label: what the progress bar is called.
             progress: is told how far it is.
 

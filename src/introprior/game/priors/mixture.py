@@ -103,7 +103,7 @@ class LearnedMixture(_Contributions):
 
     def __init__(
         self, means: Tensor, logvars: Tensor, logits: Tensor | None = None, low: Tensor | None = None,
-        high: Tensor | None = None, learnable_contributions: bool = False, steepness: float = 10.0,
+        high: Tensor | None = None, learnable_contributions: bool = False, *, steepness: float,
     ):  # fmt: skip
         super().__init__(means.new_zeros(means.shape[:-1]) if logits is None else logits, learnable_contributions)
         self.means = nn.Parameter(means.clone())
@@ -151,7 +151,7 @@ def _diagnostics(
     return values
 
 
-def soft_clip(x: Tensor, low: Tensor | float, high: Tensor | float, steepness: float = 10.0) -> Tensor:
+def soft_clip(x: Tensor, low: Tensor | float, high: Tensor | float, steepness: float) -> Tensor:
     """Adaptive soft clipping of log-variances, f_c of Eq. 10 and 97, with beta = steepness / (high - low), Eq. 93.
 
     Inside (low, high) it is nearly the identity, far outside it is nearly constant; ``steepness`` is the paper's K.
@@ -166,7 +166,7 @@ def soft_clip(x: Tensor, low: Tensor | float, high: Tensor | float, steepness: f
     Returns:
         the shape of ``x``, within [low, high] up to rounding.
 
-    >>> soft_clip(torch.tensor([-9.0, 0.0, 9.0]), -1.0, 1.0).round(decimals=3)
+    >>> soft_clip(torch.tensor([-9.0, 0.0, 9.0]), -1.0, 1.0, steepness=10).round(decimals=3)
     tensor([-1.,  0.,  1.])
     """
     low, high = (torch.as_tensor(bound, dtype=x.dtype, device=x.device) for bound in (low, high))
