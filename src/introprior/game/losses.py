@@ -8,6 +8,50 @@ Gaussian log-density), ``kl`` the divergence of its posterior from the prior (an
 so). Fakes are what the decoder makes: decoded prior samples and, in the authors' protocol, reconstructions too; a fake
 term is the mean over these kinds. Losses are unreduced, ``[E, B]`` for E members and batches of B; betas are
 ``[E, 1]``. K kinds of fakes are one batch of K B, kind after kind.
+
+By example, an iteration of the game of one run, on a batch of four points:
+
+>>> from dataclasses import replace
+>>> from introprior.game.networks import MLPDecoder, MLPEncoder
+>>> from introprior.game.priors.gaussian import StandardGaussian
+>>> sizes = (2, 2, 8, 1, [torch.Generator()])  # dimensions of data and latents, width, hidden layers
+>>> model = IntroVAE(MLPEncoder(*sizes), MLPDecoder(*sizes), StandardGaussian(torch.zeros(1, 2)))
+>>> rules = Rules(
+...     scale=0.5, alpha=2.0, gamma=1.0, gamma_r=1e-8, r_entropy=0.0, monte_carlo_samples=100, cauchy_schwarz=False,
+...     reconstructions_are_fakes=True, fresh_noise=True, gamma_r_terms=False, normalised_entropy=True,
+... )
+>>> x, game = torch.randn(1, 4, 2), (MemberStreams([0], torch.device("cpu")), Betas(0.2, 0.3, 0.9), rules)
+>>> with learning(model.encoder, among=model):
+...     loss, encoder_step, means = encoder_loss(model, x, *game)
+...     loss.mean().backward()
+>>> loss.shape, list(means)
+(torch.Size([1, 4]), ['encoder_loss', 'real_rec', 'real_kl', 'fake_rec', 'fake_kl'])
+>>> {parameter.grad is None for parameter in model.decoder.parameters()}  # it was frozen
+{True}
+>>> with learning(model.decoder, among=model):
+...     loss, means = decoder_prior_loss(model, x, encoder_step, *game, prior_learns=False)
+...     loss.mean().backward()
+>>> loss.shape, list(means)
+(torch.Size([1, 4]), ['decoder_loss', 'decoder_fake_kl'])
+
+and before it, in the warm-up:
+
+>>> loss, means = warmup_loss(model, x, *game)
+>>> torch.equal(means["vae_loss"], loss.detach().mean(-1))
+True
+
+What the encoder pays for fakes is 1 / alpha for one that the prior explains, nothing for one that is repelled; without
+Monte Carlo samples a divergence is in closed form; even responsibilities are rewarded, a single active one is not:
+
+>>> real, fakes = Terms(torch.zeros(2), torch.zeros(2)), Terms(torch.zeros(2), torch.tensor([0.0, 1e3]))
+>>> encoder_objective(real, fakes, Betas(1.0, 1.0, 1.0), rules)
+tensor([0.5000, 0.0000])
+>>> unit = Posterior(torch.ones(1, 4, 2), torch.zeros(1, 4, 2))
+>>> divergence(unit, model.distribution(), game[0], replace(rules, monte_carlo_samples=0))
+tensor([[1., 1., 1., 1.]])
+>>> shares = torch.tensor([[0.25, 0.25, 0.25, 0.25], [1.0, 0.0, 0.0, 0.0]])
+>>> responsibility_penalty(shares, replace(rules, scale=1.0, r_entropy=10.0))
+tensor([-10.,   0.])
 """
 
 from __future__ import annotations

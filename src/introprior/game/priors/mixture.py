@@ -41,6 +41,11 @@ class VampPrior(_Contributions):
         learnable_contributions: LC, the weights are learned too; otherwise they are 1/M.
         bounds: pseudo-inputs are clamped to this range when used, ``(0, 1)`` for images. A value at or beyond a bound
             takes no gradient, in the authors' code as here.
+
+    >>> prior = VampPrior(torch.tensor([[[-4.0], [4.0]]]))  # two pseudo-inputs
+    >>> mixture = prior(lambda x: Posterior(x / 2, torch.zeros_like(x)))  # an encoder that halves
+    >>> mixture.means.tolist(), mixture.log_weights.exp().tolist()
+    ([[[-2.0], [2.0]]], [[0.5, 0.5]])
     """
 
     def __init__(
@@ -96,6 +101,12 @@ class LearnedMixture(_Contributions):
         low, high: ``[E, 1, D]``, bounds of the soft clipping; None: not clipped.
         learnable_contributions: LC.
         steepness: K of the soft clipping.
+
+    >>> prior = LearnedMixture(torch.zeros(1, 2, 1), torch.tensor([[[0.0], [1.0]]]), steepness=10)
+    >>> prior.begin_game(clipped=True)
+    >>> low, high = prior().logvars.flatten().tolist()
+    >>> round(high - low, 3)  # clipping to a range keeps this share of it, Eq. 96
+    0.861
     """
 
     low: Tensor | None
