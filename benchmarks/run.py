@@ -259,7 +259,9 @@ def on_images(cell: Any, device: torch.device) -> tuple[Training, Tensor]:
         size, lc = (1, run.cell.size, numbers.latent_dim), run.cell.learnable_contributions
         means, logvars = (torch.randn(size, generator=generator) for _ in range(2))
         logits = torch.randn(size[:2], generator=generator)
-        prior = LearnedMixture(means, 0.3 * logvars - 1, logits, learnable_contributions=lc).to(device)
+        prior = LearnedMixture(
+            means, 0.3 * logvars - 1, logits, learnable_contributions=lc, steepness=numbers.clip_steepness
+        ).to(device)
         training.model.prior = prior
         training.optimizers["prior"] = Adam(prior.parameters(), numbers.learning_rate)
     training.iteration = training.game_start

@@ -19,7 +19,7 @@ from torch import Tensor
 
 
 class Mixture(NamedTuple):
-    """Means and log-variances ``[..., M, D]``, normalised log-weights ``[..., M]``."""
+    """Terms and log-variances ``[..., M, D]``, normalised log-weights ``[..., M]``."""
 
     means: Tensor
     logvars: Tensor
@@ -248,11 +248,11 @@ def with_moments(draws: int, mean: Tensor, square: Tensor) -> Tensor:
     return torch.stack([mean + deviation] * pairs + [mean - deviation] * pairs + [mean] * (draws % 2))
 
 
-Told = dict[str, Tensor]
+Terms = dict[str, Tensor]
 """Terms of the losses, before any mean."""
 
 
-class Carried(NamedTuple):
+class EncoderStep(NamedTuple):
     """What the decoder's step takes over from the encoder's."""
 
     mean: Tensor
@@ -260,7 +260,7 @@ class Carried(NamedTuple):
     z: Tensor
     real_kl: Tensor
     prior_noise: tuple[Tensor, Tensor]
-    told: Told
+    terms: Terms
 
 
 class Model:
@@ -381,7 +381,7 @@ def _fake_kls(
 
 def warmup_step(
     model: Model, x: Tensor, replay: Replay, betas: Sequence[float], choices: Choices
-) -> tuple[Tensor, Told]:
+) -> tuple[Tensor, Terms]:
     """beta_rec rec + beta_kl KL, everything attached."""
     mean, logvar = model.encode(x)
     output = model.decode(mean + (logvar / 2).exp() * replay.normal())
@@ -391,7 +391,7 @@ def warmup_step(
 
 def encoder_step(
     model: Model, x: Tensor, replay: Replay, betas: Sequence[float], choices: Choices, prior_learns: bool = False
-) -> tuple[Tensor, Carried]:
+) -> tuple[Tensor, EncoderStep]:
     """L_E, mean over the batch; a prior that learns is attached for the real data and nowhere else."""
     of_real = model.mixture()
     mixture = of_real.detach()
@@ -423,32 +423,34 @@ def encoder_step(
     real = squared_error(x, reconstruction), kl
     losses = encoder_loss(real, fakes, betas, choices.scale, choices.alpha)
     names = ("real_rec", "real_kl", "fake_rec", "fake_kl")  # of fakes, those of the decoded prior samples
-    told = dict(zip(names, (*real, *fakes[0]), strict=True))
-    return losses.mean() + penalty, Carried(mean.detach(), logvar.detach(), z.detach(), kl.detach(), prior_noise, told)
+    terms = dict(zip(names, (*real, *fakes[0]), strict=True))
+    return losses.mean() + penalty, EncoderStep(
+        mean.detach(), logvar.detach(), z.detach(), kl.detach(), prior_noise, terms
+    )
 
 
 def decoder_step(
     model: Model,
     x: Tensor,
-    carried: Carried,
+    step: EncoderStep,
     replay: Replay,
     betas: Sequence[float],
     choices: Choices,
     prior_learns: bool,
-) -> tuple[Tensor, Told]:
+) -> tuple[Tensor, Terms]:
     """L_D with the prior's terms, which are those of L_P, mean over the batch; the encoder is the updated one."""
-    real, fakes = decoder_terms(model, x, carried, replay, choices, prior_learns)
+    real, fakes = decoder_terms(model, x, step, replay, choices, prior_learns)
     return decoder_loss(real, fakes, betas, choices).mean(), {"decoder_fake_kl": fakes[0][1]}
 
 
 def decoder_terms(
-    model: Model, x: Tensor, carried: Carried, replay: Replay, choices: Choices, prior_learns: bool
+    model: Model, x: Tensor, step: EncoderStep, replay: Replay, choices: Choices, prior_learns: bool
 ) -> tuple[Kind, list[Kind]]:
     """Errors and divergences of real data and of each kind of fake."""
     mixture = model.mixture()
-    prior_noise = (replay.normal(), replay.uniform()) if choices.fresh_noise else carried.prior_noise
+    prior_noise = (replay.normal(), replay.uniform()) if choices.fresh_noise else step.prior_noise
     fake = model.decode(draw(mixture, *prior_noise))
-    reconstruction = model.decode(carried.z)
+    reconstruction = model.decode(step.z)
     kinds = [fake, reconstruction] if choices.reconstructions else [fake]
     codes = [model.encode(kind) for kind in kinds]
     divergence = _divergence(replay, choices)
@@ -461,7 +463,7 @@ def decoder_terms(
             squared_error(kind.detach(), model.decode(latent.detach()))
             for kind, latent in zip(kinds, latents, strict=True)
         ]
-    real_kl = divergence(carried.mean, carried.logvar, mixture) if prior_learns else carried.real_kl
+    real_kl = divergence(step.mean, step.logvar, mixture) if prior_learns else step.real_kl
     return (squared_error(x, reconstruction), real_kl), list(zip(errors, kls, strict=True))
 
 
@@ -528,8 +530,8 @@ def train(
         if i < schedule.game:
             update(warmup_step(model, x, replay, betas, choices)[0], "encoder", "decoder", "prior")
         else:
-            loss, carried = encoder_step(model, x, replay, betas, choices, schedule.prior_encoder)
+            loss, step = encoder_step(model, x, replay, betas, choices, schedule.prior_encoder)
             update(loss, "encoder", *(["prior"] if schedule.prior_encoder else []))
-            loss, _ = decoder_step(model, x, carried, replay, betas, choices, schedule.intro_prior)
+            loss, _ = decoder_step(model, x, step, replay, betas, choices, schedule.intro_prior)
             update(loss, "decoder", *(["prior"] if schedule.intro_prior else []))
         yield i

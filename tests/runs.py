@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from introprior.experiment.protocol import resolve
 from introprior.experiment.run import DensityRun, DensityTraining, ImageRun, ImageTraining, Member
+from introprior.game.priors import Conversion
 from introprior.metrics.frechet import Gathering, Statistics
 from introprior.operations import provenance
+from introprior.training import loop
+
+ALPHA = DensityTraining().alpha
+"""The paper's alpha."""
+STEEPNESS = DensityTraining().clip_steepness
+"""The paper's K of Eq. 93."""
 
 
 def statistics(batches: Iterable[Tensor]) -> Statistics:
@@ -39,6 +47,11 @@ def a_member(
 def on(dataset: str | None, members: Iterable[Member]) -> tuple[Member, ...]:
     """Members with another dataset, if one is given."""
     return tuple(member.model_copy(update={"dataset": dataset or member.dataset}) for member in members)
+
+
+def conversion(**changes: Any) -> Conversion:
+    """The authors' conversion, but for some changes."""
+    return replace(loop.conversion(density_run("mog5", [a_member(0, 0.2, 0.3, 0.9)])), **changes)
 
 
 def density_run(

@@ -106,7 +106,8 @@ def image_pair(request, float64) -> tuple[Training, Script, Tensor]:
     if cell.family.components:
         means, logvars, logits = torch.randn(1, 5, 3), torch.randn(1, 5, 3) - 1, torch.randn(1, 5)
         lc = cell.learnable_contributions
-        training.model.prior = LearnedMixture(means, logvars, logits, learnable_contributions=lc)
+        k = run.training.clip_steepness
+        training.model.prior = LearnedMixture(means, logvars, logits, learnable_contributions=lc, steepness=k)
         training.optimizers["prior"] = Adam(training.model.prior.parameters(), run.training.learning_rate)
     training.iteration = training.game_start
     training.step()

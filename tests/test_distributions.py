@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
+from introprior.errors import UserError
 from introprior.game.distributions import Distribution, Gaussian, GaussianMixture, Moments, Posterior, Samples
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
@@ -134,6 +135,11 @@ def test_a_mixture_needs_more_of_the_noise_than_its_moments():
     posterior = Posterior(torch.zeros(5, 3), torch.zeros(5, 3))
     with pytest.raises(TypeError, match="needs the samples"):
         random_mixture().cross_entropy(posterior, Moments(torch.zeros(5, 3), torch.ones(5, 3)))
+
+
+def test_a_kl_without_a_closed_form_is_refused_in_one_line():
+    with pytest.raises(UserError, match="GaussianMixture: its KL has no closed form"):
+        random_mixture().kl(Posterior(torch.zeros(5, 3), torch.zeros(5, 3)))
 
 
 def test_detaching_makes_a_constant_of_equal_value():

@@ -17,7 +17,6 @@ from introprior.game import fused
 from introprior.game.distributions import Gaussian, GaussianMixture, Posterior, Samples
 from introprior.game.divergences import (
     cauchy_schwarz,
-    kl_closed_form,
     kl_monte_carlo,
     responsibilities,
     responsibility_entropy,
@@ -210,13 +209,22 @@ def test_nothing_is_kept_for_a_backward_pass_that_will_not_come():
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("lead", [(), (3,)])
 def test_the_closed_form_is_that_of_torch_distributions(lead):
-    mean, logvar = case(*lead)["mean"].requires_grad_(), case(*lead)["logvar"].requires_grad_()
-    kl = kl_closed_form(Posterior(mean, logvar))
-    expected = kl_divergence(Normal(mean, (logvar / 2).exp()), Normal(0.0, 1.0)).sum(-1)
+    """For any Gaussian prior, with gradients to it and to the posterior."""
+    values = case(*lead)
+    leaves = [values["mean"], values["logvar"], values["means"][..., 0, :] + 3, values["logvars"][..., 0, :] - 1]
+    mean, logvar, prior_mean, prior_logvar = (leaf.requires_grad_() for leaf in leaves)
+    kl = Gaussian(prior_mean, prior_logvar).kl(Posterior(mean, logvar))
+    target = Normal(prior_mean.unsqueeze(-2), (prior_logvar / 2).exp().unsqueeze(-2))
+    expected = kl_divergence(Normal(mean, (logvar / 2).exp()), target).sum(-1)
     torch.testing.assert_close(kl, expected, **EXACT)
-    for pair in zip(*(torch.autograd.grad(f.sum(), (mean, logvar)) for f in (kl, expected)), strict=True):
+    for pair in zip(*(torch.autograd.grad(f.sum(), leaves) for f in (kl, expected)), strict=True):
         torch.testing.assert_close(*pair, **EXACT)
-    torch.testing.assert_close(kl_closed_form(Posterior(torch.zeros(1, 3), torch.zeros(1, 3))), torch.zeros(1))
+
+
+def test_under_the_standard_gaussian_the_closed_form_is_the_textbooks_to_the_bit():
+    mean, logvar = case(2)["mean"], case(2)["logvar"]
+    kl = Gaussian(torch.zeros(2, 3), torch.zeros(2, 3)).kl(Posterior(mean, logvar))
+    assert torch.equal(kl, 0.5 * (mean * mean + logvar.exp() - 1 - logvar).sum(-1))
 
 
 @pytest.mark.usefixtures("float64")
@@ -225,13 +233,13 @@ def test_monte_carlo_agrees_with_the_closed_form(as_mixture):
     # As a mixture: two halves of the standard Gaussian that are both the whole of it, so that nothing is simplified.
     runs, draws, batch = 400, 25, 4
     mean, logvar = torch.randn(batch, 2), torch.randn(batch, 2)
-    target = Gaussian(torch.zeros(2), torch.zeros(2))
+    target = standard = Gaussian(torch.zeros(2), torch.zeros(2))
     if as_mixture:
         target = GaussianMixture(torch.zeros(2, 2), torch.zeros(2, 2), torch.tensor([0.3, 0.7]).log())
     noise = torch.randn(runs, draws, batch, 2, generator=torch.Generator().manual_seed(0))
     estimates = torch.stack([kl_monte_carlo(Posterior(mean, logvar), target, Samples(eps)) for eps in noise])
     error = estimates.std(0) / math.sqrt(runs)
-    assert ((estimates.mean(0) - kl_closed_form(Posterior(mean, logvar))).abs() < 5 * error).all()
+    assert ((estimates.mean(0) - standard.kl(Posterior(mean, logvar))).abs() < 5 * error).all()
     assert (error > 0).all()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs import a_member, image_run
+from runs import STEEPNESS, a_member, image_run
 from torch import Tensor
 
 from introprior.data.images import prepare
@@ -181,7 +181,7 @@ def test_a_vamp_prior_is_taken_as_it_stands(data, ten):
     model, run = begun(data, "mog3")
     vamp = studied(model, run, ten, iterations=3)
     assert isinstance(model.prior, VampPrior)
-    model.prior = LearnedMixture(*vars(model.distribution().detach()).values())
+    model.prior = LearnedMixture(*vars(model.distribution().detach()).values(), steepness=STEEPNESS)
     free = studied(model, run, ten, iterations=3)
     np.testing.assert_allclose(vamp["nelbo"], free["nelbo"], rtol=1e-5)
 

@@ -10,10 +10,11 @@ import naive
 import pytest
 import torch
 from naive import PROTOCOLS
-from runs import a_member, density_run
+from runs import STEEPNESS, a_member, density_run
 from torch import Tensor, nn
 
 from introprior.game import losses
+from introprior.game.distributions import Gaussian, Posterior
 from introprior.game.losses import Betas, Rules, Terms
 from introprior.game.model import IntroVAE
 from introprior.game.networks import MLPDecoder, MLPEncoder
@@ -46,7 +47,8 @@ def build(prior: str) -> IntroVAE:
         vamp.logits.data += logits
         return IntroVAE(encoder, decoder, vamp)
     variances = shape if prior == "mog" else (*shape[:2], 1)
-    mixture = LearnedMixture(means, torch.randn(variances, generator=g) - 1, logits, learnable_contributions=True)
+    logvars = torch.randn(variances, generator=g) - 1
+    mixture = LearnedMixture(means, logvars, logits, learnable_contributions=True, steepness=STEEPNESS)
     if prior == "clipped":
         mixture.begin_game(clipped=True)
         mixture.logvars.data *= 1.3  # some are beyond their bounds by now
@@ -89,7 +91,7 @@ class Duel:
         """One of the script's steps for every member, with gradients for everyone."""
         results = []
         for e, member in enumerate(MEMBERS):
-            loss, carried = step(
+            loss, left = step(
                 self.copies[e],
                 self.x[e],
                 *(column[e] for column in per_member),
@@ -100,17 +102,17 @@ class Duel:
             )
             loss.backward()
             assert self.replays[e].used_up()
-            results.append((loss.detach(), carried))
+            results.append((loss.detach(), left))
         return results
 
-    def assert_losses(self, loss: Tensor, told: losses.Told, results: list) -> None:
-        """The loss and what the history is told of it, its name first."""
+    def assert_losses(self, loss: Tensor, means: losses.Means, results: list) -> None:
+        """The loss and what the history takes of it, its name first."""
         assert loss.shape == (len(MEMBERS), BATCH)
         values = torch.stack([value for value, _ in results])
-        terms = [getattr(state, "told", state) for _, state in results]
+        terms = [getattr(state, "terms", state) for _, state in results]
         torch.testing.assert_close(loss.detach().mean(-1), values, **EQUAL)
         expected = {name: torch.stack([own[name].mean() for own in terms]) for name in terms[0]}
-        torch.testing.assert_close(told, {next(iter(told)): loss.mean(-1)} | expected, **EQUAL)
+        torch.testing.assert_close(means, {next(iter(means)): loss.mean(-1)} | expected, **EQUAL)
 
     def pairs(self, *players: str) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Parameters, and what the copies have in their place."""
@@ -136,27 +138,27 @@ class Duel:
             for parameter in (p for player in copy.players().values() for p in player):
                 parameter.grad = None
 
-    def encoder_step(self, **options: Any) -> tuple[losses.Carried, list]:
+    def encoder_step(self, **options: Any) -> tuple[losses.EncoderStep, list]:
         players = (self.model.encoder, self.model.prior) if options.get("prior_learns") else (self.model.encoder,)
         with losses.learning(*players, among=self.model):
-            loss, carried, told = losses.encoder_loss(self.model, self.x, self.streams, betas(), self.rules, **options)
+            loss, step, means = losses.encoder_loss(self.model, self.x, self.streams, betas(), self.rules, **options)
             loss.mean(-1).sum().backward()
         results = self.naively(naive.encoder_step, **options)
-        self.assert_losses(loss, told, results)
-        return carried, [state for _, state in results]
+        self.assert_losses(loss, means, results)
+        return step, [state for _, state in results]
 
     def game(self, prior_learns: bool, with_encoder: bool = False) -> None:
         """An encoder's step, its update, a decoder's step; losses and gradients agree all the way."""
-        carried, states = self.encoder_step(prior_learns=with_encoder)
+        step, states = self.encoder_step(prior_learns=with_encoder)
         self.assert_gradients("encoder", *["prior"] * with_encoder)
         self.update_encoders()
         players = ("decoder", "prior") if prior_learns else ("decoder",)
         with losses.learning(*(getattr(self.model, player) for player in players), among=self.model):
-            loss, told = losses.decoder_prior_loss(
-                self.model, self.x, carried, self.streams, betas(), self.rules, prior_learns=prior_learns
+            loss, means = losses.decoder_prior_loss(
+                self.model, self.x, step, self.streams, betas(), self.rules, prior_learns=prior_learns
             )
             loss.mean(-1).sum().backward()
-        self.assert_losses(loss, told, self.naively(naive.decoder_step, states, prior_learns=prior_learns))
+        self.assert_losses(loss, means, self.naively(naive.decoder_step, states, prior_learns=prior_learns))
         self.assert_gradients(*players)
 
 
@@ -173,9 +175,9 @@ def test_the_warm_up_with_the_cauchy_schwarz_divergence_equals_the_naive_script(
 
 
 def agree_on_the_warm_up(duel: Duel, prior: str) -> None:
-    loss, told = losses.warmup_loss(duel.model, duel.x, duel.streams, betas(), duel.rules)
+    loss, means = losses.warmup_loss(duel.model, duel.x, duel.streams, betas(), duel.rules)
     loss.mean(-1).sum().backward()
-    duel.assert_losses(loss, told, duel.naively(naive.warmup_step))
+    duel.assert_losses(loss, means, duel.naively(naive.warmup_step))
     duel.assert_gradients("encoder", "decoder", *(["prior"] if prior != "sg" else []))
 
 
@@ -216,6 +218,16 @@ def test_the_game_in_closed_form_equals_the_naive_script():
     Duel("sg", rules("authors", "sg-dt-closed"), choices).game(prior_learns=False)
 
 
+def test_the_closed_form_is_that_of_the_prior_at_hand():
+    """A unit Gaussian about 3 is 9 / 2 nats from one about 0, per dimension, and is drawn to it."""
+    centre, origin = torch.full((len(MEMBERS), DIM), 3.0, requires_grad=True), torch.zeros(len(MEMBERS), DIM)
+    posterior = Posterior(torch.zeros(len(MEMBERS), 1, DIM), torch.zeros(len(MEMBERS), 1, DIM))
+    kl = losses.divergence(posterior, Gaussian(centre, origin), streams(), rules("authors", "sg-dt-closed"))
+    torch.testing.assert_close(kl, torch.full((len(MEMBERS), 1), 4.5 * DIM))
+    kl.sum().backward()
+    torch.testing.assert_close(centre.grad, torch.full_like(centre, 3.0))
+
+
 @pytest.mark.parametrize(
     ("overrides", "changed"),
     [
@@ -242,6 +254,12 @@ def test_the_target_of_a_reconstructions_own_error_stays_attached():
 
 # Formulas, sample by sample
 
+
+def paper(**changes: Any) -> Rules:
+    """The authors' rules, but for some changes."""
+    return replace(rules("authors"), **changes)
+
+
 BETAS = Betas(0.2, 0.3, 0.9)
 NINE = 9
 
@@ -267,13 +285,17 @@ def test_the_reconstruction_error_sums_squares_over_a_samples_elements(dims):
 @pytest.mark.parametrize(("scale", "alpha"), [(1.0, 2.0), (0.5, 2.0), (1 / 784, 1.0)])
 def test_the_encoder_loss_is_that_of_equation_98_for_every_sample(kinds, count, scale, alpha):
     real, *fakes = kinds[: 1 + count]
-    loss = losses.encoder_objective(real, Terms(*map(torch.cat, zip(*fakes, strict=True))), BETAS, Rules(scale, alpha))
+    loss = losses.encoder_objective(
+        real, Terms(*map(torch.cat, zip(*fakes, strict=True))), BETAS, paper(scale=scale, alpha=alpha)
+    )
     torch.testing.assert_close(loss, naive.encoder_loss(real, fakes, BETAS, scale, alpha))
 
 
 def test_the_exponential_is_taken_per_sample_before_any_mean():
     kl = torch.tensor([0.0, 100.0])
-    loss = losses.encoder_objective(Terms(torch.zeros(2), torch.zeros(2)), Terms(torch.zeros(2), kl), BETAS, Rules(1.0))
+    loss = losses.encoder_objective(
+        Terms(torch.zeros(2), torch.zeros(2)), Terms(torch.zeros(2), kl), BETAS, paper(scale=1.0)
+    )
     assert loss.mean().item() == pytest.approx(0.25)  # mean of 1/2 and 0; exp of the mean would be 0
     assert loss.tolist() == pytest.approx([0.5, 0.0])
 
@@ -283,14 +305,14 @@ def test_the_exponential_is_taken_per_sample_before_any_mean():
 def test_the_responsibility_penalty_is_divided_by_log_m_only_above_one(components, normalised):
     shares = torch.softmax(torch.randn(3, components), -1)
     scale = 0.5 if normalised else 1.0
-    penalty = losses.responsibility_penalty(shares, Rules(scale, r_entropy=10.0, normalised_entropy=normalised))
+    penalty = losses.responsibility_penalty(shares, paper(scale=scale, r_entropy=10.0, normalised_entropy=normalised))
     assert penalty.shape == (3,)
     for e in range(3):
         torch.testing.assert_close(penalty[e], naive.responsibility_penalty(shares[e], 10.0, scale, normalised))
 
 
 def test_the_penalty_rewards_even_responsibilities():
-    uneven, even, rules = torch.tensor([0.9, 0.05, 0.05]), torch.full((3,), 1 / 3), Rules(1.0, r_entropy=1.0)
+    uneven, even, rules = torch.tensor([0.9, 0.05, 0.05]), torch.full((3,), 1 / 3), paper(scale=1.0, r_entropy=1.0)
     assert losses.responsibility_penalty(even, rules) < losses.responsibility_penalty(uneven, rules) < 0
 
 
@@ -300,10 +322,10 @@ def test_one_loss_serves_decoder_and_prior(protocol):
     numbers = {"alpha": 1.5, "gamma": 0.7, "gamma_r": 0.1}
     choices = PROTOCOLS[protocol]._replace(**numbers, gamma_r_terms=True)
     duel = Duel("clipped", rules(protocol, overrides={"gamma_r_terms": "compute"}, **numbers), choices)
-    carried, states = duel.encoder_step()
+    step, states = duel.encoder_step()
     duel.update_encoders()
     with losses.learning(duel.model.decoder, duel.model.prior, among=duel.model):
-        loss, _ = losses.decoder_prior_loss(duel.model, duel.x, carried, duel.streams, betas(), duel.rules, True)
+        loss, _ = losses.decoder_prior_loss(duel.model, duel.x, step, duel.streams, betas(), duel.rules, True)
         loss.mean(-1).sum().backward()
     for e, copy in enumerate(duel.copies):
         terms = naive.decoder_terms(copy, duel.x[e], states[e], duel.replays[e], choices, prior_learns=True)
@@ -326,10 +348,10 @@ def game_gradients(
     """The decoder step's gradients by name, the real posteriors being those of the present encoder."""
     model.zero_grad()
     stream, x = streams(), data()
-    _, carried, _ = losses.encoder_loss(model, x, stream, betas(), rules)
+    _, step, _ = losses.encoder_loss(model, x, stream, betas(), rules)
     learners = [model.decoder] + [model.prior] * prior_learns if freeze else [model]
     with losses.learning(*learners, among=model):
-        losses.decoder_prior_loss(model, x, carried, stream, betas(), rules, prior_learns)[0].sum().backward()
+        losses.decoder_prior_loss(model, x, step, stream, betas(), rules, prior_learns)[0].sum().backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
@@ -338,12 +360,12 @@ def game_gradients(
 def test_in_the_encoders_step_only_the_encoder_takes_gradients(prior, protocol):
     model = build(prior)
     with losses.learning(model.encoder, among=model):
-        loss, carried, _ = losses.encoder_loss(model, data(), streams(), betas(), rules(protocol, r_entropy=1.0))
+        loss, step, _ = losses.encoder_loss(model, data(), streams(), betas(), rules(protocol, r_entropy=1.0))
         loss.sum().backward()
     assert all(gradient.abs().sum() > 0 for gradient in gradients(model.encoder))
     assert gradients(model.decoder) == [None] * len(list(model.decoder.parameters()))
     assert gradients(model.prior) == [None] * len(list(model.prior.parameters()))
-    constants = (*carried.posterior, carried.z, carried.real_kl, *carried.prior_noise)
+    constants = (*step.posterior, step.z, step.real_kl, *step.prior_noise)
     assert not any(tensor.requires_grad for tensor in constants)
 
 
@@ -362,9 +384,9 @@ def test_with_the_encoder_a_prior_takes_gradients_from_the_real_data_alone(prior
         model = build(prior)
         weights = betas()._replace(neg=neg)
         with losses.learning(model.encoder, model.prior, among=model):
-            loss, carried, _ = losses.encoder_loss(model, data(), streams(), weights, rules("authors"), True)
+            loss, step, _ = losses.encoder_loss(model, data(), streams(), weights, rules("authors"), True)
             loss.sum().backward()
-        assert not any(tensor.requires_grad for tensor in vars(carried.target).values())
+        assert not any(tensor.requires_grad for tensor in vars(step.target).values())
         taken.append(model)
     for one, other in zip(*(gradients(model.prior) for model in taken), strict=True):
         torch.testing.assert_close(one, other)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import naive
 import pytest
 import torch
+from runs import STEEPNESS, conversion
 from torch import Tensor, nn
 
 from introprior.errors import UserError
@@ -16,7 +17,7 @@ from introprior.experiment.families import FAMILIES, Family
 from introprior.game.distributions import Distribution, Gaussian, Posterior, Samples
 from introprior.game.divergences import kl_monte_carlo, largest_entropy
 from introprior.game.networks import MLPEncoder
-from introprior.game.priors import Conversion, Prior, Start
+from introprior.game.priors import Prior, Start
 from introprior.game.priors.mixture import LearnedMixture, VampPrior, soft_clip
 
 MEMBERS, COMPONENTS, DIM = 2, 5, 3
@@ -43,7 +44,8 @@ def vamp() -> Callable[..., VampPrior]:
 def learned(**options: object) -> LearnedMixture:
     g = torch.Generator().manual_seed(3)
     shape = (MEMBERS, COMPONENTS, DIM)
-    return LearnedMixture(torch.randn(shape, generator=g), torch.randn(shape, generator=g), **options)
+    means, logvars = (torch.randn(shape, generator=g) for _ in range(2))
+    return LearnedMixture(means, logvars, **{"steepness": STEEPNESS, **options})
 
 
 def names(module: nn.Module) -> set[str]:
@@ -82,7 +84,7 @@ def stages(request, encode) -> list[Prior]:
     with torch.no_grad():
         for parameter in first.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
-    second = first.convert(encode, Conversion(steepness=4.0))
+    second = first.convert(encode, conversion(steepness=4.0))
     second.begin_game(clipped=FAMILIES[request.param].clipped)
     return [first, second]
 
@@ -289,7 +291,7 @@ def test_pseudo_inputs_without_bounds_go_anywhere(vamp, encoder):
 
 def test_the_free_mixture_starts_as_the_encoders_posteriors(vamp, encoder):
     prior = vamp(True)
-    mixture, (means, logvars) = prior.convert(encoder, Conversion()), encoder(prior.pseudo_inputs)
+    mixture, (means, logvars) = prior.convert(encoder, conversion()), encoder(prior.pseudo_inputs)
     assert torch.equal(mixture.means, means)
     assert torch.equal(mixture.logvars, logvars)
     assert names(mixture) == {"means", "logvars", "logits"}
@@ -303,7 +305,7 @@ def test_the_free_mixture_starts_as_the_encoders_posteriors(vamp, encoder):
 def test_contributions_after_the_conversion(vamp, encoder, logits, contributions):
     prior = vamp(contributions)
     before = torch.softmax(prior.logits.detach(), -1)
-    mixture = prior.convert(encoder, Conversion(logits))
+    mixture = prior.convert(encoder, conversion(logits=logits))
     after = mixture().log_weights.exp()
     torch.testing.assert_close(after, torch.softmax(before, -1) if logits == "probabilities" else before)
     assert ("logits" in names(mixture)) == contributions
@@ -314,7 +316,7 @@ def test_contributions_after_the_conversion(vamp, encoder, logits, contributions
 
 def test_isotropic_components_have_one_log_variance_each(vamp, encoder):
     prior = vamp()
-    mixture, logvars = prior.convert(encoder, Conversion(variance="isotropic")), encoder(prior.pseudo_inputs)[1]
+    mixture, logvars = prior.convert(encoder, conversion(variance="isotropic")), encoder(prior.pseudo_inputs)[1]
     assert mixture.logvars.shape == (MEMBERS, COMPONENTS, 1)
     value = mixture().logvars
     assert value.shape == (MEMBERS, COMPONENTS, DIM)
@@ -327,7 +329,7 @@ def test_the_vamp_prior_is_left_as_it_was(vamp, encoder):
     prior = vamp(True)
     before = {name: value.clone() for name, value in prior.state_dict().items()}
     with torch.no_grad():
-        for parameter in prior.convert(encoder, Conversion()).parameters():
+        for parameter in prior.convert(encoder, conversion()).parameters():
             parameter += 1
     assert all(torch.equal(value, before[name]) for name, value in prior.state_dict().items())
 
@@ -374,7 +376,7 @@ def test_clipping_contracts_the_very_values_that_it_was_taken_from():
 
 
 def test_a_single_component_is_clipped_to_its_value_with_finite_gradients():
-    prior = LearnedMixture(torch.zeros(MEMBERS, 1, DIM), torch.full((MEMBERS, 1, DIM), -2.0))
+    prior = LearnedMixture(torch.zeros(MEMBERS, 1, DIM), torch.full((MEMBERS, 1, DIM), -2.0), steepness=STEEPNESS)
     prior.begin_game(clipped=True)
     loss(prior).backward()
     torch.testing.assert_close(prior().logvars, torch.full((MEMBERS, 1, DIM), -2.0))
@@ -442,12 +444,12 @@ def test_a_steeper_soft_clip_keeps_more():
 def test_soft_clip_is_monotone_and_tends_to_its_bounds(low, high):
     width = high - low
     x = low + width * torch.linspace(-3, 4, 5001)
-    clipped = soft_clip(x, low, high)
+    clipped = soft_clip(x, low, high, STEEPNESS)
     assert (clipped.diff() >= -1e-12 * max(abs(low), abs(high))).all()
-    assert (soft_clip(x[(x > low) & (x < high)], low, high).diff() > 0).all()
+    assert (soft_clip(x[(x > low) & (x < high)], low, high, STEEPNESS).diff() > 0).all()
     assert low - 1e-9 * width <= clipped.min()
     assert clipped.max() <= high + 1e-9 * width
-    far = soft_clip(torch.tensor([low - 50 * width, (low + high) / 2, high + 50 * width]), low, high)
+    far = soft_clip(torch.tensor([low - 50 * width, (low + high) / 2, high + 50 * width]), low, high, STEEPNESS)
     torch.testing.assert_close(far, torch.tensor([low, (low + high) / 2, high]), rtol=0, atol=1e-9 * width + 1e-12)
 
 
@@ -457,7 +459,7 @@ def test_gradients_are_finite_everywhere_in_float32(low, high, offset):
     # The authors' own form gives NaN from 8.87 ranges beyond a bound, and where both bounds are one.
     a, b = (t.requires_grad_() for t in bounds(low, high))
     x = torch.tensor(low + offset * ((high - low) or 1.0)).requires_grad_()
-    clipped = soft_clip(x, a, b)
+    clipped = soft_clip(x, a, b, STEEPNESS)
     gradients = torch.autograd.grad(clipped, (x, a, b))
     assert torch.isfinite(torch.stack((clipped, *gradients))).all()
     assert -1e-6 <= gradients[0] <= 1 + 1e-6
@@ -469,9 +471,10 @@ def test_gradients_are_finite_everywhere_in_float32(low, high, offset):
 def test_soft_clip_takes_bounds_per_dimension():
     x = torch.randn(2, 6, 3)
     low, high = x.amin(-2, keepdim=True), x.amax(-2, keepdim=True)
-    clipped = soft_clip(x, low, high)
+    clipped = soft_clip(x, low, high, STEEPNESS)
     for e in range(2):
         for d in range(3):
-            torch.testing.assert_close(clipped[e, :, d], soft_clip(x[e, :, d], low[e, 0, d], high[e, 0, d]))
+            alone = soft_clip(x[e, :, d], low[e, 0, d], high[e, 0, d], STEEPNESS)
+            torch.testing.assert_close(clipped[e, :, d], alone)
     kept = (clipped.amax(-2) - clipped.amin(-2)) / (high - low).squeeze(-2)
     torch.testing.assert_close(kept, torch.full((2, 3), 0.8614), rtol=0, atol=1e-4)

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from runs import ALPHA
 from torch import Tensor
 
 from introprior import cli
@@ -48,9 +49,13 @@ def close(ours: Tensor, expected: Tensor, atol: float = 1e-12) -> None:
     torch.testing.assert_close(ours, expected, rtol=1e-10, atol=atol)
 
 
+def a_game(data: Tensor, gamma: Tensor) -> Game:
+    return Game(data, gamma, ALPHA)
+
+
 def games(size: int, gamma: float = 1.0, seed: int = 0) -> Game:
     data = distributions(GAMES, size, seed=seed)
-    return Game(data, torch.full((GAMES,), gamma))
+    return a_game(data, torch.full((GAMES,), gamma))
 
 
 def anything(size: int, codes: int, seed: int = 10) -> Triplet:
@@ -91,7 +96,7 @@ def test_equations_12_to_16_and_24_and_30(size: int, codes: int) -> None:
 
 
 def test_what_has_no_probability_adds_nothing() -> None:
-    game = Game(torch.tensor([1.0, 0.0]), torch.tensor(1.0))
+    game = a_game(torch.tensor([1.0, 0.0]), torch.tensor(1.0))
     same = torch.eye(2)
     played = Triplet(torch.tensor([1.0, 0.0]), same, same)
     assert elbo(played).tolist() == [0, -torch.inf]
@@ -109,7 +114,7 @@ def test_lemmas_1_and_6(size: int, codes: int) -> None:
     p = (game.data + 0.2 * distributions(GAMES, size, seed=5)) / 1.2
     held = game.encloses(p)
     assert held.sum() > GAMES / 2
-    half = Game(torch.tensor([0.5, 0.5]), torch.tensor(1.0))
+    half = a_game(torch.tensor([0.5, 0.5]), torch.tensor(1.0))
     assert half.encloses(torch.tensor([0.75, 0.25]))  # 0.75^3 < 0.5 < 0.75^2
     played = triplet(p, distributions(GAMES, size, codes, seed=6))
     assert gain(game.encoder_objective, played, ["encoder"])[held].max() < NOTHING
@@ -119,7 +124,7 @@ def test_lemmas_1_and_6(size: int, codes: int) -> None:
 
 def test_lemma_1_needs_what_the_paper_adds_to_it() -> None:
     """Daniel and Tamar ask for it only where p_data(x) > 0; then what else is generated spoils it."""
-    game = Game(torch.tensor([1.0, 0.0]), torch.tensor(0.0))
+    game = a_game(torch.tensor([1.0, 0.0]), torch.tensor(0.0))
     p = torch.tensor([0.8, 0.2])
     assert (p**3 <= game.data).tolist() == [True, False]
     assert gain(game.encoder_objective, triplet(p, torch.tensor([[0.5, 0.5], [0.9, 0.1]])), ["encoder"]) > 1e-3
@@ -181,7 +186,7 @@ def test_lemma_4(size: int, codes: int) -> None:
 def test_lemma_4_is_not_about_the_posterior_of_another_decoder() -> None:
     """The smallest example: with gamma = 0 Eq. 36 asks for p_d = p_data, and the encoder keeps the decoder from it."""
     half = torch.tensor([0.5, 0.5])
-    game = Game(half, torch.tensor(0.0))
+    game = a_game(half, torch.tensor(0.0))
     played = exact(Triplet(half, half.expand(2, 2), torch.tensor([[0.9, 0.1], [0.5, 0.5]])))
     best = respond(game.decoder_objective, played, ["decoder"])
     codes = half @ played.encoder  # by Bayes, what is best is to decode as the encoder encodes data
@@ -229,7 +234,7 @@ def test_propositions_1_and_2() -> None:
 
 def test_propositions_1_and_2_without_p_data_are_a_limit() -> None:
     """What p_data lacks gets an ELBO as low as the rarest code allows; minus infinity if the code can't make it."""
-    game, p = Game(torch.tensor([1.0, 0.0]), torch.tensor(1.0)), torch.tensor([0.6, 0.4])
+    game, p = a_game(torch.tensor([1.0, 0.0]), torch.tensor(1.0)), torch.tensor([0.6, 0.4])
     assert tabular.optimal_elbo(game, p)[1] == -torch.inf
     for rare in (1e-2, 1e-4, 1e-8, 1e-16):
         played = with_rare_codes(p, rare)
@@ -243,7 +248,7 @@ def test_propositions_1_and_2_without_p_data_are_a_limit() -> None:
 
 def test_propositions_1_and_2_need_codes_to_get_away() -> None:
     """The smallest example: with one code every encoder is the posterior, and W = log p_d whatever Eq. 82 says."""
-    game, p = Game(torch.tensor([0.1, 0.9]), torch.tensor(1.0)), torch.tensor([0.9, 0.1])
+    game, p = a_game(torch.tensor([0.1, 0.9]), torch.tensor(1.0)), torch.tensor([0.9, 0.1])
     best = respond(game.encoder_objective, triplet(p, torch.ones(2, 1)), ["encoder"])
     close(elbo(best), p.log())
     assert tabular.optimal_elbo(game, p)[0] < p.log()[0] - 0.9
@@ -251,7 +256,7 @@ def test_propositions_1_and_2_need_codes_to_get_away() -> None:
 
 def test_the_optimal_elbo_is_continuous_in_p_data() -> None:
     p = torch.tensor([0.5, 0.5])
-    near = [tabular.optimal_elbo(Game(0.125 + torch.tensor([e, -e]), torch.tensor(1.0)), p) for e in (1e-9, -1e-9)]
+    near = [tabular.optimal_elbo(a_game(0.125 + torch.tensor([e, -e]), torch.tensor(1.0)), p) for e in (1e-9, -1e-9)]
     close(near[0], near[1], atol=1e-7)
 
 
@@ -277,7 +282,7 @@ def test_theorems_2_and_4(size: int, codes: int) -> None:
 
 def test_theorems_2_and_4_with_data_that_do_not_occur() -> None:
     data = distributions(GAMES, 4, seed=1) * torch.tensor([1.0, 1, 1, 0])
-    game = Game(data / data.sum(-1, keepdim=True), torch.ones(GAMES))
+    game = a_game(data / data.sum(-1, keepdim=True), torch.ones(GAMES))
     game = game._replace(gamma=tabular.enclosing_gamma(game))
     p = optimum(game)
     assert (p[:, 3] == 0).all()
@@ -323,7 +328,7 @@ def test_the_optimum_is_one(size: int, codes: int, gamma: float) -> None:
 
 def test_at_the_papers_gamma_the_optimum_of_uniform_data_is_a_peak() -> None:
     """Of gamma = 1 the entropy weighs as much as the divergence, and a hundred equal data are worth less than one."""
-    game = Game(torch.full((1, 100), 0.01), torch.ones(1))
+    game = a_game(torch.full((1, 100), 0.01), torch.ones(1))
     p = optimum(game)
     assert p.max() > 0.8
     assert not game.encloses(p).any()
@@ -379,7 +384,7 @@ def test_conjecture_1_does_not_hold_for_more_data(size: int, codes: int) -> None
 
 def counterexample() -> tuple[Game, Triplet]:
     """The smallest: three data, two codes (docs/theory.md)."""
-    game = Game(torch.tensor([0.5, 0.3, 0.2]), torch.tensor(0.25))
+    game = a_game(torch.tensor([0.5, 0.3, 0.2]), torch.tensor(0.25))
     p = optimum(game)
     return game, triplet(p, resting(game, p, torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]])))
 
@@ -397,7 +402,7 @@ def test_the_smallest_counterexample_to_conjecture_1() -> None:
 @pytest.mark.parametrize("size", [2, 4])
 def test_with_uniform_data_any_code_is_an_equilibrium(size: int) -> None:
     """The simplest counterexample: each datum a code of its own."""
-    game = Game(torch.full((size,), 1 / size), torch.tensor(0.25))
+    game = a_game(torch.full((size,), 1 / size), torch.tensor(0.25))
     p = optimum(game)
     close(p, game.data)
     played = triplet(p, torch.eye(size))
@@ -428,7 +433,7 @@ def start() -> Triplet:
 def played_to(steps: int, gammas: Sequence[float], schemes: Sequence[str], **how: Any) -> tuple[Game, Triplet]:
     """Scheme by gamma by start, after so many steps of the game of the figure."""
     shape = (len(schemes), len(gammas), STARTS)
-    game = Game(torch.tensor(theory.DATA).expand(*shape, 4), torch.tensor(gammas)[:, None].expand(shape))
+    game = a_game(torch.tensor(theory.DATA).expand(*shape, 4), torch.tensor(gammas)[:, None].expand(shape))
     sides = torch.tensor([theory.SCHEMES[scheme] for scheme in schemes]).mT[..., None, None].expand(2, *shape)
     first = Triplet(*(table.expand(*shape, *table.shape[1:]) for table in start()))
     return game, next(islice(theory.play(game, first, sides, **how), steps, None))
@@ -438,7 +443,7 @@ def played_to(steps: int, gammas: Sequence[float], schemes: Sequence[str], **how
 @pytest.mark.parametrize("alternating", [True, False])
 def test_a_step_of_play_goes_up_ones_own_objective(prior: str, alternating: bool) -> None:
     _, after = played_to(1, [0.5], [prior], alternating=alternating, rate=(rate := 0.1))
-    game = Game(torch.tensor(theory.DATA), torch.tensor(0.5))
+    game = a_game(torch.tensor(theory.DATA), torch.tensor(0.5))
     logits = {name: table.log().requires_grad_() for name, table in start()._asdict().items()}
     new = dict(logits)
     for objective, side, name in (
@@ -475,7 +480,7 @@ def test_the_course_tells_of_every_play_alone() -> None:
     assert len(rows) == 2 * 2 * len(theory.SCHEMES) * len(theory.GAMMAS) * 4
     starts = [distributions(2, *shape, seed=k) for k, shape in enumerate([(3,), (4, 3), (3, 4)])]
     for row in rows[::7]:
-        game = Game(torch.tensor(theory.DATA), torch.tensor(row["gamma"]))
+        game = a_game(torch.tensor(theory.DATA), torch.tensor(row["gamma"]))
         sides, first = torch.tensor(theory.SCHEMES[row["prior"]]), Triplet(*(table[row["start"]] for table in starts))
         plays = theory.play(game, first, sides, row["order"] == "alternating")
         prior, encoder, decoder = next(islice(plays, row["step"], None))

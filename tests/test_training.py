@@ -565,17 +565,17 @@ def test_a_mixture_tells_of_itself_in_the_game(tiny, cell, cooperation, kind):
     training = tiny(cell, options={"encoder_cooperation": cooperation})
     training.model.encoder.body[-1].weight.data *= 20  # else all components answer alike
     training.advance(END, log_every=END - 1)
-    prior, told, carried = training.model.prior, training.history.rows[-1][2], training._carried
+    prior, means, step = training.model.prior, training.history.rows[-1][2], training._encoder_step
     assert type(prior) is kind
     assert (getattr(prior, "low", None) is not None) is ("ip" in cell)
-    mixture = carried.target if kind is VampPrior else prior(None)
-    assert told["prior_logvar_max"] == [mixture.logvars.max().item()]
-    assert told["prior_logvar_min"] == [mixture.logvars.min().item()]
+    mixture = step.target if kind is VampPrior else prior(None)
+    assert means["prior_logvar_max"] == [mixture.logvars.max().item()]
+    assert means["prior_logvar_min"] == [mixture.logvars.min().item()]
     noise = torch.randn(5, 16, 2, generator=torch.Generator().manual_seed(END))
     parts = naive.Mixture(mixture.means, mixture.logvars, mixture.log_weights)
-    share = naive.mean_responsibilities(*carried.posterior, parts, noise)
+    share = naive.mean_responsibilities(*step.posterior, parts, noise)
     entropy = -(share * (share + 1e-8).log()).sum().item() / math.log(5)
-    assert told["responsibility_entropy"] == pytest.approx([entropy], rel=1e-4)
+    assert means["responsibility_entropy"] == pytest.approx([entropy], rel=1e-4)
     assert entropy < 0.98
 
 

@@ -11,8 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from introprior.experiment.run import DensityTraining
 from introprior.game import tabular
 from introprior.game.tabular import Game, Triplet
+
+ALPHA = DensityTraining().alpha
+"""Of all games here: the paper's."""
 
 SIZES = [(data, codes) for data in (2, 3, 4, 6, 8) for codes in (2, 3, 6)]
 """Data and codes of the random games."""
@@ -45,7 +49,7 @@ def conjecture(games: int, seed: int = 0) -> Iterator[dict[str, Any]]:
     each = -(-games // len(SIZES))
     for k, (size, codes) in enumerate(SIZES):
         data = distributions(each, size, seed=seed + 2 * k)
-        game = Game(data, data.new_ones(each))
+        game = Game(data, data.new_ones(each), ALPHA)
         game = game._replace(gamma=tabular.enclosing_gamma(game))
         p = tabular.optimum(game)
         drawn = distributions(each, size, codes, seed=seed + 2 * k + 1)
@@ -105,7 +109,7 @@ def course(starts: int, steps: int, seed: int = 0, points: int = 60) -> Iterator
     """
     shape = (len(SCHEMES), len(GAMMAS), starts)
     gamma = torch.tensor(GAMMAS, dtype=torch.float64)[:, None].expand(shape)
-    game = Game(torch.tensor(DATA, dtype=torch.float64), gamma)
+    game = Game(torch.tensor(DATA, dtype=torch.float64), gamma, ALPHA)
     optimal = tabular.divergence(game.data, tabular.optimum(game._replace(data=game.data.expand(*shape, -1))))
     sides = torch.tensor(list(SCHEMES.values()), dtype=torch.float64).mT[..., None, None].expand(2, *shape)
     tables = [(CODES,), (len(DATA), CODES), (CODES, len(DATA))]

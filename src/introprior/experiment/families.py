@@ -35,7 +35,8 @@ class Family:
         components: it is a mixture of Gaussians, hence has responsibilities: r_entropy may be above 0, and cells may
             have ``-cs``.
         clipped: in the game, with ``-ip``, something of it is soft-clipped: cells may have ``-unclipped``.
-        closed_form: the KL to it has a closed form: cells may have ``-closed``.
+        closed_form: the KL to it has a closed form, which its distribution defines as ``kl``: cells may have
+            ``-closed``.
     """
 
     name: str

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from introprior.errors import UserError
 from introprior.game.fused import LOG_2PI, mixture_cross_entropy, quadratic
 from introprior.game.randomness import Streams
 
@@ -23,7 +24,11 @@ from introprior.game.randomness import Streams
 
 
 class Samples(NamedTuple):
-    """T standard normal numbers for each latent dimension of each posterior: ``[..., T, B, D]``."""
+    """T standard normal numbers for each latent dimension of each posterior: ``[..., T, B, D]``.
+
+    >>> Samples(torch.tensor([[[1.0]], [[-3.0]]])).second  # of T = 2 numbers
+    tensor([[5.]])
+    """
 
     noise: Tensor
 
@@ -39,7 +44,14 @@ class Samples(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """The same numbers where nobody needs more of them than their means and mean squares, ``[..., B, D]`` each."""
+    """The same numbers where nobody needs more of them than their means and mean squares, ``[..., B, D]`` each.
+
+    >>> noise = Samples(torch.randn(100, 1, 2))
+    >>> q, p = Posterior(torch.ones(1, 2), torch.zeros(1, 2)), Gaussian(torch.zeros(2), torch.zeros(2))
+    >>> moments = Moments(noise.first, noise.second)  # a Gaussian prior needs no more
+    >>> torch.allclose(p.cross_entropy(q, moments), p.cross_entropy(q, noise))
+    True
+    """
 
     first: Tensor
     second: Tensor
@@ -49,7 +61,12 @@ Noise = Samples | Moments
 
 
 class Posterior(NamedTuple):
-    """q(z|x) = N(mean, diag(exp(logvar))) of each x in a batch, ``[..., B, D]`` each."""
+    """q(z|x) = N(mean, diag(exp(logvar))) of each x in a batch, ``[..., B, D]`` each.
+
+    >>> q = Posterior(torch.tensor([[3.0]]), torch.tensor([[4.0]]).log())  # N(3, 4)
+    >>> q.sample(torch.tensor([[-1.0]]))  # a standard deviation below its mean
+    tensor([[1.]])
+    """
 
     mean: Tensor
     logvar: Tensor
@@ -120,6 +137,16 @@ class Distribution(ABC):
         log_prob: Tensor = self.log_prob(z.flatten(-3, -2)).unflatten(-1, z.shape[-3:-1])
         return -log_prob.mean(-2)
 
+    def kl(self, posterior: Posterior) -> Tensor:
+        """KL[q(z|x) || p(z)] of each posterior in closed form, in nats: ``[..., B, D]`` to ``[..., B]``.
+
+        Gradients flow to the posterior and to the prior.
+
+        Raises:
+            UserError: there is none here, but a cell with ``-closed`` asks for it.
+        """
+        raise UserError(f"{type(self).__name__}: its KL has no closed form; define its method kl, or drop -closed")
+
     def sample(self, count: int, dim: int, generator: torch.Generator) -> Tensor:
         """``count`` samples of a distribution without member axis, ``[count, dim]``, on the generator's device."""
         noise = torch.empty(count, dim, device=generator.device).normal_(generator=generator)
@@ -137,8 +164,11 @@ class Distribution(ABC):
 class Gaussian(Distribution):
     """N(mean, diag(exp(logvar))), ``[..., D]`` each: the prior SG, with both zero.
 
-    >>> Gaussian(torch.zeros(2), torch.zeros(2)).log_prob(torch.zeros(1, 2))
+    >>> standard = Gaussian(torch.zeros(2), torch.zeros(2))
+    >>> standard.log_prob(torch.zeros(1, 2))  # -log 2 pi
     tensor([-1.8379])
+    >>> standard.kl(Posterior(torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2)))  # half the squared distance of the means
+    tensor([12.5000])
     """
 
     mean: Tensor
@@ -167,6 +197,11 @@ class Gaussian(Distribution):
         square = offset * (offset + 2 * sigma * noise.first) + sigma * sigma * noise.second  # mean_t (z_t - mean)^2
         return 0.5 * (square * torch.exp(-logvar) + logvar + LOG_2PI).sum(-1)
 
+    def kl(self, posterior: Posterior) -> Tensor:
+        logvar, offset = self.logvar.unsqueeze(-2), posterior.mean - self.mean.unsqueeze(-2)
+        square = offset * offset + posterior.logvar.exp()  # the expectation of (z - mean)^2
+        return 0.5 * (square * torch.exp(-logvar) - 1 - (posterior.logvar - logvar)).sum(-1)
+
 
 # ---- The mixture ----
 
@@ -181,7 +216,7 @@ class GaussianMixture(Distribution):
         log_weights: ``[..., M]``, normalised: their exponentials sum to one.
 
     >>> two = GaussianMixture(torch.tensor([[-1.0], [1.0]]), torch.zeros(2, 1), torch.full((2,), 0.5).log())
-    >>> two.responsibilities(torch.zeros(1, 1))
+    >>> two.responsibilities(torch.zeros(1, 1))  # in the middle between them
     tensor([[0.5000, 0.5000]])
     """
 

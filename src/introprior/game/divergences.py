@@ -22,22 +22,12 @@ def kl_monte_carlo(posterior: Posterior, prior: Distribution, noise: Noise) -> T
         prior: with the same member axes, or none.
         noise: what :meth:`Distribution.draw` of the prior gives, or samples ``[..., T, B, D]``.
 
-    >>> from introprior.game.distributions import Gaussian
+    >>> from introprior.game.distributions import Gaussian, Samples
     >>> q, p = Posterior(torch.ones(1, 2), torch.zeros(1, 2)), Gaussian(torch.zeros(2), torch.zeros(2))
     >>> kl_monte_carlo(q, p, Samples(torch.tensor([[[1.0, 1.0]], [[-1.0, -1.0]]])))  # a pair of opposite samples
     tensor([1.])
     """
     return posterior.mean_log_prob(noise) + prior.cross_entropy(posterior, noise)
-
-
-def kl_closed_form(posterior: Posterior) -> Tensor:
-    """KL[q(z|x) || N(0, I)] in nats: ``[..., B, D]`` to ``[..., B]``.
-
-    >>> kl_closed_form(Posterior(torch.ones(1, 2), torch.zeros(1, 2)))
-    tensor([1.])
-    """
-    mean, logvar = posterior
-    return 0.5 * (mean * mean + logvar.exp() - 1 - logvar).sum(-1)
 
 
 def cauchy_schwarz(posterior: Posterior, mixture: GaussianMixture) -> Tensor:
@@ -49,7 +39,8 @@ def cauchy_schwarz(posterior: Posterior, mixture: GaussianMixture) -> Tensor:
     attached. Holds posteriors x components x dimensions.
 
     >>> p = GaussianMixture(torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1))
-    >>> cauchy_schwarz(Posterior(torch.tensor([[0.0, 0.0], [2.0, 0.0]]), torch.zeros(2, 2)), p)
+    >>> q = Posterior(torch.tensor([[0.0, 0.0], [2.0, 0.0]]), torch.zeros(2, 2))
+    >>> cauchy_schwarz(q, p).abs().round(decimals=4)  # of unit Gaussians: a quarter of the squared distance
     tensor([0., 1.])
     """
     alone = -0.5 * (posterior.logvar + math.log(2) + LOG_2PI).sum(-1)
@@ -67,15 +58,21 @@ def _log_overlap(gaussians: Posterior, mixture: GaussianMixture) -> Tensor:
 
 
 def responsibilities(posterior: Posterior, mixture: GaussianMixture, noise: Tensor) -> Tensor:
-    """The batch's mean responsibilities c of Eq. 11: ``[..., B, D]`` and noise ``[..., T, B, D]`` to ``[..., M]``."""
+    """The batch's mean responsibilities c of Eq. 11: ``[..., B, D]`` and noise ``[..., T, B, D]`` to ``[..., M]``.
+
+    >>> far = GaussianMixture(torch.tensor([[-9.0], [9.0]]), torch.zeros(2, 1), torch.tensor([0.5, 0.5]).log())
+    >>> q = Posterior(torch.tensor([[-9.0], [-9.0], [-9.0], [9.0]]), torch.zeros(4, 1))
+    >>> responsibilities(q, far, torch.zeros(1, 4, 1))  # the first component answers for three of four codes
+    tensor([0.7500, 0.2500])
+    """
     return mixture.responsibilities(posterior.samples(noise).flatten(-3, -2)).mean(-2)
 
 
 def responsibility_entropy(share: Tensor) -> Tensor:
     """H(C) of mean responsibilities in nats: ``[..., M]`` to ``[...]``; 1e-8 in the logarithm as in the authors' code.
 
-    >>> round(float(responsibility_entropy(torch.full((4,), 0.25))), 3) == round(math.log(4), 3)
-    True
+    >>> responsibility_entropy(torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0.0, 0.0]])) / math.log(2)
+    tensor([2., 1.])
     """
     return -(share * torch.log(share + 1e-8)).sum(-1)
 
@@ -84,5 +81,8 @@ def largest_entropy(components: int) -> float:
     """log M in nats, the largest entropy that M responsibilities can have; 1 where that is not above 1 (M < 3).
 
     The authors' code divides by log M only where it exceeds 1.
+
+    >>> largest_entropy(2), round(largest_entropy(64), 3)
+    (1.0, 4.159)
     """
     return max(math.log(components), 1.0)

@@ -38,6 +38,12 @@ def quadratic(means: Tensor, logvars: Tensor, log_weights: Tensor) -> tuple[Tens
     Returns:
         centre ``[..., 1, D]``; coefficients ``[..., 2D, M]`` of ``[(z - centre)^2, z - centre]``; constants
         ``[..., 1, M]``, the log-weights included.
+
+    >>> z, means = torch.tensor([[2.0]]), torch.tensor([[-1.0], [3.0]])
+    >>> centre, coefficients, constants = quadratic(means, torch.zeros(2, 1), torch.zeros(2))
+    >>> log_density = torch.cat(((z - centre) ** 2, z - centre), -1) @ coefficients + constants
+    >>> log_density + LOG_2PI / 2  # of unit Gaussians at distances 3 and 1
+    tensor([[-4.5000, -0.5000]])
     """
     centre = means.detach().mean(-2, keepdim=True)
     means, precisions = means - centre, torch.exp(-logvars)
@@ -62,6 +68,11 @@ def mixture_cross_entropy(
         means, logvars: of the components, ``[E, M, D]``.
         log_weights: ``[E, M]``.
         noise: ``[E, T, B, D]``.
+
+    >>> zero, noise = torch.zeros(1, 1, 1), torch.tensor([1.0, -1.0]).view(1, 2, 1, 1)
+    >>> value = mixture_cross_entropy(zero, zero, zero, zero, zero.squeeze(-1), noise)  # a mixture of one: N(0, 1)
+    >>> value - LOG_2PI / 2  # the mean of z^2 / 2
+    tensor([[0.5000]])
     """
     parts = (mean, logvar, means, logvars, log_weights, noise)
     fits = mean.shape[-1] <= 4 and means.shape[-2] <= 128 and noise[0].numel() < 1 << 31  # addresses of 32 bits

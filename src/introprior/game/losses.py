@@ -8,6 +8,50 @@ Gaussian log-density), ``kl`` the divergence of its posterior from the prior (an
 so). Fakes are what the decoder makes: decoded prior samples and, in the authors' protocol, reconstructions too; a fake
 term is the mean over these kinds. Losses are unreduced, ``[E, B]`` for E members and batches of B; betas are
 ``[E, 1]``. K kinds of fakes are one batch of K B, kind after kind.
+
+By example, an iteration of the game of one run, on a batch of four points:
+
+>>> from dataclasses import replace
+>>> from introprior.game.networks import MLPDecoder, MLPEncoder
+>>> from introprior.game.priors.gaussian import StandardGaussian
+>>> sizes = (2, 2, 8, 1, [torch.Generator()])  # dimensions of data and latents, width, hidden layers
+>>> model = IntroVAE(MLPEncoder(*sizes), MLPDecoder(*sizes), StandardGaussian(torch.zeros(1, 2)))
+>>> rules = Rules(
+...     scale=0.5, alpha=2.0, gamma=1.0, gamma_r=1e-8, r_entropy=0.0, monte_carlo_samples=100, cauchy_schwarz=False,
+...     reconstructions_are_fakes=True, fresh_noise=True, gamma_r_terms=False, normalised_entropy=True,
+... )
+>>> x, game = torch.randn(1, 4, 2), (MemberStreams([0], torch.device("cpu")), Betas(0.2, 0.3, 0.9), rules)
+>>> with learning(model.encoder, among=model):
+...     loss, encoder_step, means = encoder_loss(model, x, *game)
+...     loss.mean().backward()
+>>> loss.shape, list(means)
+(torch.Size([1, 4]), ['encoder_loss', 'real_rec', 'real_kl', 'fake_rec', 'fake_kl'])
+>>> {parameter.grad is None for parameter in model.decoder.parameters()}  # it was frozen
+{True}
+>>> with learning(model.decoder, among=model):
+...     loss, means = decoder_prior_loss(model, x, encoder_step, *game, prior_learns=False)
+...     loss.mean().backward()
+>>> loss.shape, list(means)
+(torch.Size([1, 4]), ['decoder_loss', 'decoder_fake_kl'])
+
+and before it, in the warm-up:
+
+>>> loss, means = warmup_loss(model, x, *game)
+>>> torch.equal(means["vae_loss"], loss.detach().mean(-1))
+True
+
+What the encoder pays for fakes is 1 / alpha for one that the prior explains, nothing for one that is repelled; without
+Monte Carlo samples a divergence is in closed form; even responsibilities are rewarded, a single active one is not:
+
+>>> real, fakes = Terms(torch.zeros(2), torch.zeros(2)), Terms(torch.zeros(2), torch.tensor([0.0, 1e3]))
+>>> encoder_objective(real, fakes, Betas(1.0, 1.0, 1.0), rules)
+tensor([0.5000, 0.0000])
+>>> unit = Posterior(torch.ones(1, 4, 2), torch.zeros(1, 4, 2))
+>>> divergence(unit, model.distribution(), game[0], replace(rules, monte_carlo_samples=0))
+tensor([[1., 1., 1., 1.]])
+>>> shares = torch.tensor([[0.25, 0.25, 0.25, 0.25], [1.0, 0.0, 0.0, 0.0]])
+>>> responsibility_penalty(shares, replace(rules, scale=1.0, r_entropy=10.0))
+tensor([-10.,   0.])
 """
 
 from __future__ import annotations
@@ -24,7 +68,6 @@ from torch import Tensor, nn
 from introprior.game.distributions import Distribution, Noise, Posterior, Samples
 from introprior.game.divergences import (
     cauchy_schwarz,
-    kl_closed_form,
     kl_monte_carlo,
     largest_entropy,
     responsibilities,
@@ -43,7 +86,7 @@ class Rules:
             in the authors' code.
         alpha, gamma, gamma_r: of Eq. 6 and 98.
         r_entropy: weight of the responsibilities' entropy.
-        monte_carlo_samples: T of Eq. 99; 0 for the closed form (standard Gaussian only).
+        monte_carlo_samples: T of Eq. 99; 0 for the closed form (of priors that have one).
         cauchy_schwarz: the divergence is that of Cauchy and Schwarz, exact, instead of the KL (mixtures only).
         reconstructions_are_fakes: reconstructions are repelled and pulled like decoded prior samples.
         fresh_noise: the decoder's step draws new prior samples instead of decoding those of the encoder's.
@@ -52,16 +95,16 @@ class Rules:
     """
 
     scale: float
-    alpha: float = 2.0
-    gamma: float = 1.0
-    gamma_r: float = 1e-8
-    r_entropy: float = 0.0
-    monte_carlo_samples: int = 100
-    cauchy_schwarz: bool = False
-    reconstructions_are_fakes: bool = True
-    fresh_noise: bool = True
-    gamma_r_terms: bool = False
-    normalised_entropy: bool = True
+    alpha: float
+    gamma: float
+    gamma_r: float
+    r_entropy: float
+    monte_carlo_samples: int
+    cauchy_schwarz: bool
+    reconstructions_are_fakes: bool
+    fresh_noise: bool
+    gamma_r_terms: bool
+    normalised_entropy: bool
 
 
 class Betas(NamedTuple):
@@ -80,7 +123,7 @@ class Terms(NamedTuple):
 
 
 @dataclass
-class Carried:
+class EncoderStep:
     """What the decoder's step and the history take over from the encoder's step, all of it constant by then."""
 
     target: Distribution
@@ -90,7 +133,7 @@ class Carried:
     prior_noise: tuple[Tensor, Tensor]
 
 
-Told = dict[str, Tensor]
+Means = dict[str, Tensor]
 """Means over the batch for the history, ``[E]`` each."""
 
 
@@ -109,7 +152,7 @@ def learning(*players: nn.Module, among: nn.Module) -> Iterator[None]:
 # ---- The warm-up ----
 
 
-def warmup_loss(model: IntroVAE, x: Tensor, streams: MemberStreams, betas: Betas, rules: Rules) -> tuple[Tensor, Told]:
+def warmup_loss(model: IntroVAE, x: Tensor, streams: MemberStreams, betas: Betas, rules: Rules) -> tuple[Tensor, Means]:
     """The VAE's loss, Eq. 2 with both weights; every player learns, everything is attached.
 
         beta_rec rec(x) + beta_kl kl(x)
@@ -132,7 +175,7 @@ def warmup_loss(model: IntroVAE, x: Tensor, streams: MemberStreams, betas: Betas
 
 def encoder_loss(
     model: IntroVAE, x: Tensor, streams: MemberStreams, betas: Betas, rules: Rules, prior_learns: bool = False
-) -> tuple[Tensor, Carried, Told]:
+) -> tuple[Tensor, EncoderStep, Means]:
     """L_E of Eq. 98; the encoder learns, and with EP the prior; the decoder is to be frozen, the prior without EP.
 
         scale (beta_rec rec(x) + beta_kl kl(x))
@@ -172,8 +215,8 @@ def encoder_loss(
     if rules.r_entropy and isinstance(noise, Samples) and (mixture := prior.components()):
         loss = loss + responsibility_penalty(responsibilities(posterior, mixture, noise.noise), rules).unsqueeze(-1)
     fake_rec, fake_kl = (term[..., : size[0]] for term in fakes)
-    told = _means(encoder_loss=loss, real_rec=real.rec, real_kl=real.kl, fake_rec=fake_rec, fake_kl=fake_kl)
-    return loss, Carried(target, posterior.detach(), z.detach(), real.kl.detach(), prior_noise), told
+    means = _means(encoder_loss=loss, real_rec=real.rec, real_kl=real.kl, fake_rec=fake_rec, fake_kl=fake_kl)
+    return loss, EncoderStep(target, posterior.detach(), z.detach(), real.kl.detach(), prior_noise), means
 
 
 def encoder_objective(real: Terms, fakes: Terms, betas: Betas, rules: Rules) -> Tensor:
@@ -196,8 +239,14 @@ def responsibility_penalty(share: Tensor, rules: Rules) -> Tensor:
 
 
 def decoder_prior_loss(
-    model: IntroVAE, x: Tensor, carried: Carried, streams: MemberStreams, betas: Betas, rules: Rules, prior_learns: bool
-) -> tuple[Tensor, Told]:
+    model: IntroVAE,
+    x: Tensor,
+    encoder_step: EncoderStep,
+    streams: MemberStreams,
+    betas: Betas,
+    rules: Rules,
+    prior_learns: bool,
+) -> tuple[Tensor, Means]:
     """L_D + L_P of Eq. 98 in one: its gradient in the decoder is that of L_D, in the prior that of L_P (Eq. 6 and 9).
 
         scale (beta_rec (rec(x) + gamma gamma_r rec(sg(fake))) + beta_kl (kl(x) + gamma kl(fake)))
@@ -215,9 +264,9 @@ def decoder_prior_loss(
     if not prior_learns:
         source = source.detach()
     target = source.detach()
-    size = carried.z.shape[-2:]
-    prior_noise = (streams.normal(*size), streams.uniform(size[0])) if rules.fresh_noise else carried.prior_noise
-    decoded = model.decode(torch.cat((source.sample_with(*prior_noise), carried.z), -2), 2)
+    size = encoder_step.z.shape[-2:]
+    prior_noise = (streams.normal(*size), streams.uniform(size[0])) if rules.fresh_noise else encoder_step.prior_noise
+    decoded = model.decode(torch.cat((source.sample_with(*prior_noise), encoder_step.z), -2), 2)
     generated, reconstruction = decoded.chunk(2, -1 - model.event_dims)
     kinds = 1 + rules.reconstructions_are_fakes
     made = decoded if rules.reconstructions_are_fakes else generated
@@ -228,7 +277,7 @@ def decoder_prior_loss(
         z = q.sample(streams.normal(*q.mean.shape[-2:])).detach()
         fake_rec = reconstruction_error(made.detach(), model.decode(z, kinds), model.event_dims)
         rec = torch.add(rec, _over_kinds(fake_rec, rec), alpha=rules.gamma * rules.gamma_r)
-    real_kl = divergence(carried.posterior, source, streams, rules) if prior_learns else carried.real_kl
+    real_kl = divergence(encoder_step.posterior, source, streams, rules) if prior_learns else encoder_step.real_kl
     kl = torch.add(real_kl, _over_kinds(fake_kl, real_kl), alpha=rules.gamma)
     loss = rules.scale * (betas.rec * rec + betas.kl * kl)
     return loss, _means(decoder_loss=loss, decoder_fake_kl=fake_kl[..., : size[0]])
@@ -256,7 +305,7 @@ def divergence(
     if rules.cauchy_schwarz and (mixture := prior.components()):
         return cauchy_schwarz(posterior, mixture)
     if rules.monte_carlo_samples == 0:
-        return kl_closed_form(posterior)
+        return prior.kl(posterior)
     if noise is None:
         noise = prior.draw(streams, rules.monte_carlo_samples, *posterior.mean.shape[-2:])
     return kl_monte_carlo(posterior, prior, noise)
@@ -268,6 +317,6 @@ def _over_kinds(fake: Tensor, real: Tensor) -> Tensor:
     return each.mean(-2)
 
 
-def _means(**values: Tensor) -> Told:
+def _means(**values: Tensor) -> Means:
     means = torch.stack([value.detach() for value in values.values()]).mean(-1)
     return dict(zip(values, means.unbind(), strict=True))

@@ -19,6 +19,14 @@ class IntroVAE(nn.Module):
 
     Attributes:
         bf16: encoder and decoder run under autocast to bfloat16; what they return is float32 all the same.
+
+    >>> from introprior.game.networks import MLPDecoder, MLPEncoder
+    >>> from introprior.game.priors.gaussian import StandardGaussian
+    >>> sizes = (2, 3, 8, 1, torch.Generator())  # points in the plane, three latent dimensions
+    >>> model = IntroVAE(MLPEncoder(*sizes), MLPDecoder(*sizes), StandardGaussian(torch.zeros(3)))
+    >>> fakes = model.decode(model.distribution().sample(5, 3, torch.Generator()))
+    >>> fakes.shape, model.encode(fakes).mean.shape
+    (torch.Size([5, 2]), torch.Size([5, 3]))
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, prior: Prior):

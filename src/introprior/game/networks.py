@@ -24,6 +24,9 @@ class Linear(nn.Module):
     """An affine map per member: ``[E, B, in]`` to ``[E, B, out]``, or without members ``[B, in]`` to ``[B, out]``.
 
     Each member starts as ``torch.nn.Linear`` would: weights and biases uniform within 1/sqrt(in).
+
+    >>> Linear(2, 3, [torch.Generator(), torch.Generator()])(torch.zeros(2, 5, 2)).shape  # two members
+    torch.Size([2, 5, 3])
     """
 
     def __init__(self, inputs: int, outputs: int, generators: Generators):
@@ -52,6 +55,12 @@ class MLP(nn.Sequential):
     Attributes:
         precision: of an ensemble's matrix products, and of nothing else: ``float32``, ``tf32`` (on GPUs that have it)
             or ``bf16``. What goes in and comes out is float32 all the same, parameters and their gradients, too.
+
+    >>> both = MLP([1, 8, 1], [torch.Generator().manual_seed(seed) for seed in (0, 1)])
+    >>> alone = MLP([1, 8, 1], torch.Generator().manual_seed(1))
+    >>> x = torch.linspace(-1, 1, 4).unsqueeze(-1)
+    >>> torch.allclose(both(torch.stack((x, x)))[1], alone(x))  # a member of an ensemble is what it is alone
+    True
     """
 
     def __init__(self, sizes: Sequence[int], generators: Generators):
@@ -144,6 +153,10 @@ class MLPEncoder(nn.Module):
     """The 2D encoder: ``[..., B, data_dim]`` to mean and log-variance ``[..., B, latent_dim]``.
 
     With the paper's sizes (2, four hidden layers of 256, 2) it has 199,172 parameters.
+
+    >>> encoder = MLPEncoder(2, 2, width=256, layers=4, generators=torch.Generator())
+    >>> sum(parameter.numel() for parameter in encoder.parameters())
+    199172
     """
 
     couples_samples = False
@@ -162,7 +175,12 @@ class MLPEncoder(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """The 2D decoder: ``[..., B, latent_dim]`` to ``[..., B, data_dim]``; 198,658 parameters at the paper's sizes."""
+    """The 2D decoder: ``[..., B, latent_dim]`` to ``[..., B, data_dim]``; 198,658 parameters at the paper's sizes.
+
+    >>> decoder = MLPDecoder(2, 2, width=256, layers=4, generators=torch.Generator())
+    >>> sum(parameter.numel() for parameter in decoder.parameters())
+    198658
+    """
 
     couples_samples, event_dims = False, 1
 
@@ -176,7 +194,11 @@ class MLPDecoder(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with BatchNorm around an identity, a 1x1 convolution where the widths differ."""
+    """Two 3x3 convolutions with BatchNorm around an identity, a 1x1 convolution where the widths differ.
+
+    >>> ResidualBlock(3, 8)(torch.zeros(2, 3, 5, 5)).shape  # the width changes, the size does not
+    torch.Size([2, 8, 5, 5])
+    """
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -203,6 +225,10 @@ class ConvEncoder(nn.Module):
         shape: channels, height, width; height and width are halved once per width.
         latent_dim: D.
         widths: channels after each halving, ``(64, 128)`` for 28x28 images, ``(64, 128, 256)`` for 32x32.
+
+    >>> mean, logvar = ConvEncoder((1, 28, 28), 32, (4, 8))(torch.zeros(1, 2, 1, 28, 28))
+    >>> mean.shape  # D numbers for each of two images
+    torch.Size([1, 2, 32])
     """
 
     couples_samples, event_dims = True, 3
@@ -230,6 +256,9 @@ class ConvDecoder(nn.Module):
     """The image decoder of Soft-IntroVAE: ``[1, B, latent_dim]`` to images ``[1, B, C, H, W]``, unbounded.
 
     Arguments as for :class:`ConvEncoder`.
+
+    >>> ConvDecoder((1, 28, 28), 32, (4, 8))(torch.zeros(1, 2, 32)).shape
+    torch.Size([1, 2, 1, 28, 28])
     """
 
     couples_samples, event_dims = True, 3

@@ -18,6 +18,11 @@ class Streams:
     """S independent random streams drawn from side by side; row s of every result comes from generator s alone.
 
     One kernel per stream and draw; whatever is computed from the draws is then one kernel for all streams.
+
+    >>> pair = Streams([torch.Generator().manual_seed(seed) for seed in (0, 1)])
+    >>> alone = Streams([torch.Generator().manual_seed(1)])
+    >>> torch.equal(pair.normal(3)[1], alone.normal(3)[0])
+    True
     """
 
     def __init__(self, generators: Sequence[torch.Generator], device: torch.device | None = None) -> None:
@@ -75,6 +80,10 @@ class MemberStreams(Streams):
         kind: what makes them: a type of device, whose generators they come from, or ``counters``.
         rows: the streams before they are spread over the members; ``seeds`` are theirs.
         parts: those that data is drawn from, by dataset.
+
+    >>> one, twin, other = MemberStreams([7, 7, 8], torch.device("cpu")).normal(3)
+    >>> torch.equal(one, twin), torch.equal(one, other)
+    (True, False)
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device, datasets: Sequence[str] = ()):
@@ -136,7 +145,11 @@ class MemberStreams(Streams):
 
 
 class Spread:
-    """From one row per key, as ``of_rows``, to one per member, as ``of_members``."""
+    """From one row per key, as ``of_rows``, to one per member, as ``of_members``.
+
+    >>> Spread(["a", "b"], ["b", "a", "b"], torch.device("cpu"))(torch.tensor([1, 2]))
+    tensor([2, 1, 2])
+    """
 
     def __init__(self, of_rows: Sequence[Hashable], of_members: Sequence[Hashable], device: torch.device):
         self.members, places = len(of_members), [of_rows.index(key) for key in of_members]
@@ -150,12 +163,20 @@ class Spread:
 
 
 def keys_of(seeds: Sequence[int], datasets: Sequence[str]) -> list[tuple[str, int]]:
-    """What the members' data depends on: dataset and seed."""
+    """What the members' data depends on: dataset and seed.
+
+    >>> keys_of([0, 1], ["Rings", "8Gaussian"])
+    [('Rings', 0), ('8Gaussian', 1)]
+    """
     return list(zip(datasets or [""] * len(seeds), seeds, strict=True))
 
 
 def grouped(keys: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
-    """The different ones, dataset by dataset."""
+    """The different ones, dataset by dataset.
+
+    >>> grouped([("Rings", 0), ("8Gaussian", 0), ("Rings", 1), ("Rings", 0)])
+    [('Rings', 0), ('Rings', 1), ('8Gaussian', 0)]
+    """
     datasets = list(dict.fromkeys(dataset for dataset, _ in keys))
     return sorted(dict.fromkeys(keys), key=lambda key: datasets.index(key[0]))
 
@@ -170,6 +191,9 @@ def streams_of(
     Args:
         clock: the iteration, int64 on the device, for what is to be captured in a graph; 0 where not given.
         datasets: of the members, where they have data to draw.
+
+    >>> streams_of([0, 1], torch.device("cpu")).kind
+    'cpu'
     """
     if device.type == "cuda" and _counters_work(device):
         from introprior.game.counters import CounterStreams

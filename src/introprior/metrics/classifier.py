@@ -33,6 +33,9 @@ class Classifier(nn.Module):
     Attributes:
         dataset: whose labels these are, None until that is known.
         test_accuracy: share of the test split that it labels rightly, NaN until that is known.
+
+    >>> Classifier(channels=1, classes=10).embed(torch.zeros(5, 1, 8, 8)).shape  # whatever the images' size
+    torch.Size([5, 64])
     """
 
     def __init__(self, channels: int, classes: int):
@@ -78,6 +81,11 @@ def train_classifier(
 
     Returns:
         the classifier, frozen, in evaluation mode, on ``device``.
+
+    >>> images = torch.tensor([0, 255], dtype=torch.uint8).repeat(128).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+    >>> split = images, torch.tensor([0, 1]).repeat(128)  # black and white
+    >>> train_classifier(*split, test=split, epochs=5, seed=0, device="cpu").test_accuracy
+    1.0
     """
     if int(labels.max()) == 0:
         (images, labels), test = _turned(images), _turned(test[0])
@@ -112,13 +120,23 @@ def features(classifier: Classifier, images: Tensor) -> Tensor:
     """Features ``[N, 64]``, float32, of images ``[N, C, H, W]``: uint8, or decoded ones, which are rounded to 8 bits.
 
     Unlike Inception's under ``fid_authors``, they do not depend on how the images are split into batches.
+
+    >>> classifier, images = Classifier(1, 10).eval(), torch.randint(256, (3, 1, 8, 8), dtype=torch.uint8)
+    >>> torch.equal(features(classifier, images), features(classifier, images / 255))
+    True
     """
     device = classifier.head.weight.device
     return torch.cat([classifier.embed(shown(part.to(device))) for part in images.split(_CHUNK)])
 
 
 def accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> float:
-    """Share of images ``[N, C, H, W]`` whose label ``[N]`` is the likeliest, from 0 to 1."""
+    """Share of images ``[N, C, H, W]`` whose label ``[N]`` is the likeliest, from 0 to 1.
+
+    >>> classifier, images = Classifier(1, 2).eval(), torch.rand(8, 1, 8, 8)
+    >>> said = classifier(shown(images)).argmax(1)
+    >>> accuracy(classifier, images, said), accuracy(classifier, images, 1 - said)
+    (1.0, 0.0)
+    """
     with torch.no_grad():
         found = classifier.head(features(classifier, images)).argmax(1)
     return float((found == labels.to(found.device)).double().mean())

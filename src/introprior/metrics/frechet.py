@@ -65,7 +65,15 @@ class Statistics:
 
 
 class Gathering:
-    """Statistics of features that come in batches, in one pass that keeps none of them; sums stay on their device."""
+    """Statistics of features that come in batches, in one pass that keeps none of them; sums stay on their device.
+
+    >>> gathering = Gathering()
+    >>> for batch in torch.tensor([[0.0], [2.0], [4.0]]).split(2):
+    ...     gathering.add(batch)
+    >>> statistics = gathering.statistics()
+    >>> statistics.mean, statistics.covariance
+    (array([2.]), array([[4.]]))
+    """
 
     def __init__(self) -> None:
         self.count = 0
@@ -115,6 +123,11 @@ def frechet_distance(a: Statistics, b: Statistics, *, allow_few: bool = False) -
 
     Raises:
         UserError: statistics of different kinds of features, or of too few samples.
+
+    >>> a = Statistics(np.zeros(2), np.eye(2), count=100)
+    >>> b = Statistics(np.array([3.0, 4.0]), np.eye(2), count=100)
+    >>> round(frechet_distance(a, b), 6)  # of equal covariances: the squared distance of the means
+    25.0
     """
     dimensions = len(a.mean)
     if len(b.mean) != dimensions:
@@ -133,6 +146,11 @@ def check_count(samples: int, dimensions: int) -> None:
 
     Raises:
         UserError: too few.
+
+    >>> check_count(64, dimensions=64)
+    >>> check_count(63, dimensions=64)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    introprior.errors.UserError: Fréchet distance: 63 samples are too few for features of 64 dimensions; ...
     """
     if samples < dimensions:
         raise UserError(

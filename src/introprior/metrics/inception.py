@@ -35,12 +35,20 @@ SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 
 def truncated(images: Tensor) -> Tensor:
-    """``uint8(clip(255 x)) / 255``, without rounding, as the authors' code has it; NaN stays NaN."""
+    """``uint8(clip(255 x)) / 255``, without rounding, as the authors' code has it; NaN stays NaN.
+
+    >>> truncated(torch.tensor([0.999, 1.5])) * 255
+    tensor([254., 255.])
+    """
     return (255 * images).clamp(0, 255).floor() / 255
 
 
 def rounded(images: Tensor) -> Tensor:
-    """The nearest of the values k / 255, halves upwards, as torchvision saves images; NaN stays NaN."""
+    """The nearest of the values k / 255, halves upwards, as torchvision saves images; NaN stays NaN.
+
+    >>> rounded(torch.tensor([0.999, 1.5])) * 255
+    tensor([255., 255.])
+    """
     return (255 * images + 0.5).clamp(0, 255).floor() / 255
 
 
@@ -50,6 +58,9 @@ def shown(images: Tensor, quantise: Callable[[Tensor], Tensor] = rounded) -> Ten
     Args:
         images: uint8, a dataset's, which are only divided by 255; or floating-point, a decoder's, nominally in [0, 1].
         quantise: what brings the latter to 8 bits.
+
+    >>> shown(torch.tensor([0, 255], dtype=torch.uint8)), shown(torch.tensor([-0.2, 1.3]))
+    (tensor([0., 1.]), tensor([0., 1.]))
     """
     return images.float() / 255 if images.dtype == torch.uint8 else quantise(images.float())
 

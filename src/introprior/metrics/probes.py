@@ -37,6 +37,10 @@ def svm_accuracy(train: Array, train_labels: Array, test: Array, test_labels: Ar
 
     Returns:
         share of the test codes with the right label, from 0 to 1.
+
+    >>> codes, labels = np.linspace(0, 1, 20).reshape(-1, 1), np.repeat([0, 1], 10)  # two halves of a line
+    >>> svm_accuracy(codes, labels, codes, labels, max_iter=2_000)
+    1.0
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # to stop early is the protocol
@@ -50,6 +54,12 @@ def knn_accuracy(train: Array, train_labels: Array, test: Array, test_labels: Ar
 
     Raises:
         UserError: k above N.
+
+    >>> codes, labels = np.linspace(0, 1, 21).reshape(-1, 1), np.repeat([0, 1], [7, 14])
+    >>> knn_accuracy(codes, labels, codes, labels, k=1)
+    1.0
+    >>> round(knn_accuracy(codes, labels, codes, labels, k=21), 3)  # the majority of all
+    0.667
     """
     if k > len(train):
         raise UserError(f"k-NN: k must be from 1 to {len(train)}, the number of training codes, got {k}")
@@ -73,6 +83,11 @@ def probe(codes: Mapping[str, Any], svm_iterations: Sequence[int], neighbours: S
     Returns:
         rows ``svm_few``, ``svm_many``, ``knn_few``, ``knn_many`` with the columns ``COLUMNS``; of a run that diverged,
         or of data without labels (status ``unlabelled``), they have no value.
+
+    >>> codes, labels = np.linspace(0, 1, 20).reshape(-1, 1), np.repeat([0, 1], 10)
+    >>> known = dict(zip(CODES, (codes, labels, codes, labels, "ok", ""), strict=True))
+    >>> {row["metric"]: row["value"] for row in probe(known, (2_000, 10_000), (1, 3))}
+    {'svm_few': 1.0, 'svm_many': 1.0, 'knn_few': 1.0, 'knn_many': 1.0}
     """
     train, train_labels, test, test_labels, status, detail = (codes[name] for name in CODES)
     if status == "ok" and not all(np.isfinite(part).all() for part in (train, test)):

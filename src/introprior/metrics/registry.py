@@ -26,6 +26,9 @@ class Metric:
         paper: name of the same thing in the published tables.
         decimals: in tables; None for a setting, which has no spread.
         definition: how it is taken, for captions.
+
+    >>> Metric("fid_gen", "↓", "FID (GEN)").label()
+    'FID (GEN) ↓'
     """
 
     name: str
@@ -95,6 +98,9 @@ def metric(name: str, where: str = "") -> Metric:
 
     Raises:
         UserError: there is none.
+
+    >>> metric("KL").direction  # lower is better
+    '↓'
     """
     if name not in METRICS:
         raise unknown("metric", name, METRICS, where)

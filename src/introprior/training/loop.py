@@ -18,7 +18,7 @@ from tqdm import tqdm
 from introprior.errors import UserError
 from introprior.experiment.run import Member, Run
 from introprior.game import losses
-from introprior.game.losses import Betas, Carried, Rules
+from introprior.game.losses import Betas, EncoderStep, Rules
 from introprior.game.model import IntroVAE
 from introprior.game.priors import Conversion
 from introprior.game.randomness import MemberStreams, streams_of
@@ -107,7 +107,7 @@ class Training:
         self.batch_by_host = batch_by_host
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.replay = Replay(self.stream) if self.stream is not None and not model.prior.waits else None
-        self._carried: Carried | None = None
+        self._encoder_step: EncoderStep | None = None
         self._rate = math.nan
         self.streams = streams_of(self._seeds(), device, self.clock, self._datasets())
         self.handovers: list[dict[str, Any]] = []
@@ -140,9 +140,9 @@ class Training:
             self.prepare()
             x = self.batch(self.iteration, self.streams) if self.batch_by_host else None
             if self.replay is None:
-                values, self._carried = self.play(x)
+                values, self._encoder_step = self.play(x)
             else:
-                values, self._carried = self.replay(self.play, x, self.streams.generators)
+                values, self._encoder_step = self.replay(self.play, x, self.streams.generators)
         self.iteration += 1
         return values
 
@@ -164,7 +164,7 @@ class Training:
             self._rate = rate
         self.streams.begin()
 
-    def play(self, x: Tensor | None) -> tuple[losses.Told, Carried | None]:
+    def play(self, x: Tensor | None) -> tuple[losses.Means, EncoderStep | None]:
         """The device's part: the same operations on the same memory in every iteration of a phase.
 
         Args:
@@ -178,20 +178,20 @@ class Training:
         self.clock += 1
         return played
 
-    def _warmup_step(self, x: Tensor) -> tuple[losses.Told, None]:
+    def _warmup_step(self, x: Tensor) -> tuple[losses.Means, None]:
         loss, history = losses.warmup_loss(self.model, x, self.streams, self.betas, self.rules)
         self._update(loss, history, "vae_loss", PLAYERS)
         return history, None
 
-    def _game_step(self, x: Tensor) -> tuple[losses.Told, Carried]:
+    def _game_step(self, x: Tensor) -> tuple[losses.Means, EncoderStep]:
         model, cell, game = self.model, self.run.cell, (self.streams, self.betas, self.rules)
         with self._learning("encoder", cell.prior_encoder) as players:
-            loss, carried, history = losses.encoder_loss(model, x, *game, cell.prior_encoder)
+            loss, encoder_step, history = losses.encoder_loss(model, x, *game, cell.prior_encoder)
             self._update(loss, history, "encoder_loss", players)
         with self._learning("decoder", cell.intro_prior) as players:
-            loss, more = losses.decoder_prior_loss(model, x, carried, *game, cell.intro_prior)
+            loss, more = losses.decoder_prior_loss(model, x, encoder_step, *game, cell.intro_prior)
             self._update(loss, more, "decoder_loss", players)
-        return history | more, carried
+        return history | more, encoder_step
 
     @contextmanager
     def _learning(self, player: str, and_prior: bool) -> Iterator[Sequence[str]]:
@@ -200,7 +200,7 @@ class Training:
         with losses.learning(*(getattr(self.model, name) for name in players), among=self.model):
             yield players
 
-    def _update(self, loss: Tensor, means: losses.Told, stage: str, players: Sequence[str]) -> None:
+    def _update(self, loss: Tensor, means: losses.Means, stage: str, players: Sequence[str]) -> None:
         self.watch.see(self.clock, stage, means[stage])
         first, *others = (self.optimizers[player] for player in players)
         for optimizer in (first, *others):
@@ -268,8 +268,8 @@ class Training:
         until: int,
         *,
         state: Path | None = None,
-        checkpoint_seconds: float = 300.0,
-        log_every: int = 100,
+        checkpoint_seconds: float = math.inf,
+        log_every: float = math.inf,
         label: str = "",
         progress: Progress | None = None,
     ) -> None:
@@ -278,7 +278,8 @@ class Training:
         Args:
             until: where to stop; the run's end at most.
             state: file for the resume state, written every ``checkpoint_seconds`` and on a signal to stop.
-            log_every: iterations between two rows of the history and two looks at who has diverged.
+            log_every: iterations between two rows of the history and two looks at who has diverged; there is always one
+                at the end.
             label: what the progress bar is called.
             progress: is told how far it is.
 
@@ -337,8 +338,8 @@ class Training:
         """What the history tells of the prior, from no stream of the training's: looking changes nothing."""
         target = posterior = noise = None
         with torch.no_grad():
-            if self._carried is not None:
-                target, posterior = self._carried.target, self._carried.posterior
+            if self._encoder_step is not None:
+                target, posterior = self._encoder_step.target, self._encoder_step.posterior
                 size = (self.run.training.monte_carlo_samples, *posterior.mean.shape[-2:])
                 generator = torch.Generator(self.device).manual_seed(self.iteration)
                 noise = torch.randn(size, generator=generator, device=self.device)

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from introprior.game.losses import Carried
+from introprior.game.losses import EncoderStep
 
-Played = tuple[dict[str, Tensor], Carried | None]
+Played = tuple[dict[str, Tensor], EncoderStep | None]
 """The history's values of an iteration, and in the game what the encoder's step left."""
 Play = Callable[[Tensor | None], Played]
 
@@ -53,7 +53,7 @@ class Replay:
         if x is not None:
             self.x.copy_(x)
         self.graph.replay()
-        return dict(self.values), self.carried  # a copy: the loop adds to it
+        return dict(self.values), self.encoder_step  # a copy: the loop adds to it
 
     def _capture(self, play: Play, x: Tensor | None, generators: Sequence[torch.Generator]) -> None:
         graph = torch.cuda.CUDAGraph()
@@ -62,7 +62,7 @@ class Replay:
             for generator in generators:
                 graph.register_generator_state(generator)
             with torch.cuda.graph(graph, stream=self.stream):
-                self.values, self.carried = play(None if x is None else self.x)
+                self.values, self.encoder_step = play(None if x is None else self.x)
         except (RuntimeError, AttributeError) as error:
             self.possible = False
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -52,9 +52,9 @@ class Conversion:
         steepness: K of the soft clipping to come.
     """
 
-    logits: str = "probabilities"
-    variance: str = "diagonal"
-    steepness: float = 10.0
+    logits: str
+    variance: str
+    steepness: float
 
 
 class Prior(nn.Module):

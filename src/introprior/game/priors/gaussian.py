@@ -12,8 +12,8 @@ from introprior.game.priors import Encode, Prior, Start
 class StandardGaussian(Prior):
     """N(0, I) in D dimensions.
 
-    >>> StandardGaussian(torch.zeros(1, 2))(None).log_prob(torch.zeros(1, 3, 2)).shape
-    torch.Size([1, 3])
+    >>> StandardGaussian(torch.zeros(1, 2))(None).log_prob(torch.zeros(1, 1, 2))  # -log 2 pi
+    tensor([[-1.8379]])
     """
 
     family = "sg"

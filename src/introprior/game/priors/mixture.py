@@ -41,6 +41,11 @@ class VampPrior(_Contributions):
         learnable_contributions: LC, the weights are learned too; otherwise they are 1/M.
         bounds: pseudo-inputs are clamped to this range when used, ``(0, 1)`` for images. A value at or beyond a bound
             takes no gradient, in the authors' code as here.
+
+    >>> prior = VampPrior(torch.tensor([[[-4.0], [4.0]]]))  # two pseudo-inputs
+    >>> mixture = prior(lambda x: Posterior(x / 2, torch.zeros_like(x)))  # an encoder that halves
+    >>> mixture.means.tolist(), mixture.log_weights.exp().tolist()
+    ([[[-2.0], [2.0]]], [[0.5, 0.5]])
     """
 
     def __init__(
@@ -96,6 +101,12 @@ class LearnedMixture(_Contributions):
         low, high: ``[E, 1, D]``, bounds of the soft clipping; None: not clipped.
         learnable_contributions: LC.
         steepness: K of the soft clipping.
+
+    >>> prior = LearnedMixture(torch.zeros(1, 2, 1), torch.tensor([[[0.0], [1.0]]]), steepness=10)
+    >>> prior.begin_game(clipped=True)
+    >>> low, high = prior().logvars.flatten().tolist()
+    >>> round(high - low, 3)  # clipping to a range keeps this share of it, Eq. 96
+    0.861
     """
 
     low: Tensor | None
@@ -103,7 +114,7 @@ class LearnedMixture(_Contributions):
 
     def __init__(
         self, means: Tensor, logvars: Tensor, logits: Tensor | None = None, low: Tensor | None = None,
-        high: Tensor | None = None, learnable_contributions: bool = False, steepness: float = 10.0,
+        high: Tensor | None = None, learnable_contributions: bool = False, *, steepness: float,
     ):  # fmt: skip
         super().__init__(means.new_zeros(means.shape[:-1]) if logits is None else logits, learnable_contributions)
         self.means = nn.Parameter(means.clone())
@@ -151,7 +162,7 @@ def _diagnostics(
     return values
 
 
-def soft_clip(x: Tensor, low: Tensor | float, high: Tensor | float, steepness: float = 10.0) -> Tensor:
+def soft_clip(x: Tensor, low: Tensor | float, high: Tensor | float, steepness: float) -> Tensor:
     """Adaptive soft clipping of log-variances, f_c of Eq. 10 and 97, with beta = steepness / (high - low), Eq. 93.
 
     Inside (low, high) it is nearly the identity, far outside it is nearly constant; ``steepness`` is the paper's K.
@@ -166,7 +177,7 @@ def soft_clip(x: Tensor, low: Tensor | float, high: Tensor | float, steepness: f
     Returns:
         the shape of ``x``, within [low, high] up to rounding.
 
-    >>> soft_clip(torch.tensor([-9.0, 0.0, 9.0]), -1.0, 1.0).round(decimals=3)
+    >>> soft_clip(torch.tensor([-9.0, 0.0, 9.0]), -1.0, 1.0, steepness=10).round(decimals=3)
     tensor([-1.,  0.,  1.])
     """
     low, high = (torch.as_tensor(bound, dtype=x.dtype, device=x.device) for bound in (low, high))
