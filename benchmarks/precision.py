@@ -61,7 +61,7 @@ def metrics(
     training = begin(DensityRun.read(run, "run"), device)
     without = precision == "bf16" and device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported()
     with Units() if without else nullcontext():
-        training.advance(training.run.training.iterations, label=f"{dataset} {cell} {precision}")
+        training.advance(training.run.training.iterations, log_every=100, label=f"{dataset} {cell} {precision}")
     ensemble = Ensemble(training.model.requires_grad_(False), training.run, training.watch.records())
     values: dict[str, list[float]] = {}
     for row in measure(ensemble, jobs.Evaluate.read(jobs.evaluate(config, cell, dataset), "options"), device):

@@ -79,7 +79,7 @@ def expected(kind: str, seed: int, n: int, high: int = 0, draws: int = 0) -> np.
 
 
 def streams(device: str, seeds: tuple[int, ...] = SEEDS, now: int = NOW, datasets: tuple[str, ...] = ()) -> Any:
-    from introprior.game.counters import CounterStreams
+    from introprior.game.gpu.counters import CounterStreams
 
     return CounterStreams(seeds, torch.tensor(now, device=device), datasets)
 
@@ -117,7 +117,7 @@ def wrong(device: str) -> tuple[type, str]:
     """The streams taken, and why, where the kernels draw something else."""
     from triton import language as tl
 
-    from introprior.game import counters
+    from introprior.game.gpu import counters
 
     with pytest.MonkeyPatch.context() as patch, redirect_stderr(StringIO()) as said:
         patch.setattr(counters, "EIGHTH", tl.constexpr(math.pi / 4.1 * 2.0**-29))
@@ -127,7 +127,7 @@ def wrong(device: str) -> tuple[type, str]:
 
 def begin(device: str, cell: str = "mog5-lc-ip", counted: bool = True) -> Training:
     """A small training, whose numbers are counted even where it is on a CPU; the KL is computed as there."""
-    from introprior.game.counters import CounterStreams
+    from introprior.game.gpu.counters import CounterStreams
 
     fused._kernels = lambda *_: fused._CrossEntropy
     training = density.begin(density_run(cell, MEMBERS, **SIZES), torch.device(device))
@@ -152,7 +152,7 @@ def replayed(device: str, cell: str) -> tuple[list[str], bool, int]:
 
     A launch is made an operation, which the tape sees.
     """
-    from introprior.game import counters
+    from introprior.game.gpu import counters
 
     launch = counters.Counters._launch
     library = torch.library.Library("counted", "DEF")
@@ -385,7 +385,7 @@ def test_kernels_that_draw_something_else_are_not_used(interpreted):
 
 def test_without_triton_generators_draw_and_one_line_says_so(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "introprior.game.counters", raising=False)
+    monkeypatch.delitem(sys.modules, "introprior.game.gpu.counters", raising=False)
     randomness._counters_work.cache_clear()
     assert [randomness._counters_work(CPU) for _ in range(3)] == [False] * 3
     randomness._counters_work.cache_clear()

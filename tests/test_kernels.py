@@ -116,7 +116,7 @@ def wrong(device: str) -> tuple[str, str]:
     """The way taken, and why, by kernels that compute something else."""
     from triton import language as tl
 
-    from introprior.game import kernels
+    from introprior.game.gpu import kernels
 
     with pytest.MonkeyPatch.context() as patch, redirect_stderr(StringIO()) as said:
         patch.setattr(kernels, "LN_2", tl.constexpr(0.6932))
@@ -218,7 +218,7 @@ def test_what_cannot_be_had_is_told_in_one_line_once(missing, monkeypatch, capsy
     """Without Triton, or without a GPU that it knows: kernels cannot run on a CPU's memory."""
     if missing:
         monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "introprior.game.kernels", raising=False)
+    monkeypatch.delitem(sys.modules, "introprior.game.gpu.kernels", raising=False)
     fused._kernels.cache_clear()
     ways = [fused._kernels(torch.device("cpu"), 2).__name__ for _ in range(3)]
     fused._kernels.cache_clear()
@@ -244,7 +244,7 @@ def test_kernels_that_compute_something_else_are_not_used(interpreted):
 )
 def test_every_launch_compiles_for_an_h100_and_spills_nothing(learning, shape, compiled, tmp_path):
     """Triton takes numbers that are one for constants: a lonely member's, too."""
-    from introprior.game.kernels import KernelCrossEntropy
+    from introprior.game.gpu.kernels import KernelCrossEntropy
 
     arguments = parts("cpu", 1, **shape)
     learns = [part.requires_grad_(name in learning) for part, name in zip(arguments, INPUTS, strict=False)]

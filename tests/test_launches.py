@@ -47,8 +47,8 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Launches]:
     """The operations of an iteration of the game as a GPU would make it, and which kernels of ours how often."""
     from triton.runtime.jit import JITFunction
 
-    from introprior.game.counters import CounterStreams
-    from introprior.game.kernels import KernelCrossEntropy
+    from introprior.game.gpu.counters import CounterStreams
+    from introprior.game.gpu.kernels import KernelCrossEntropy
 
     ours: Counter[str] = Counter()
 

@@ -15,10 +15,8 @@ from runs import ALPHA
 from torch import Tensor
 
 from introprior import cli
-from introprior.evaluation import theory
-from introprior.evaluation.theory import distributions
-from introprior.game import tabular
-from introprior.game.tabular import (
+from introprior.evaluation import tabular, theory
+from introprior.evaluation.tabular import (
     Game,
     Triplet,
     alpha_order,
@@ -35,6 +33,7 @@ from introprior.game.tabular import (
     resting,
     triplet,
 )
+from introprior.evaluation.theory import distributions
 from introprior.reporting.figures import draw
 
 pytestmark = pytest.mark.usefixtures("float64")

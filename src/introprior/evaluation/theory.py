@@ -1,6 +1,6 @@
 """The theory, tried out: random games at their optimum, of which Conjecture 1 speaks, and how play goes in a small one.
 
-See docs/theory.md for what comes out, :mod:`introprior.game.tabular` for the games.
+See docs/theory.md for what comes out, :mod:`introprior.evaluation.tabular` for the games.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from introprior.evaluation import tabular
+from introprior.evaluation.tabular import Game, Triplet
 from introprior.experiment.run import DensityTraining
-from introprior.game import tabular
-from introprior.game.tabular import Game, Triplet
 
 ALPHA = DensityTraining().alpha
 """Of all games here: the paper's."""

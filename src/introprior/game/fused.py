@@ -59,9 +59,9 @@ def mixture_cross_entropy(
     """``-mean_t log p(z_t)`` in nats for every posterior, ``[E, B]``; to be differentiated once, but not in the noise.
 
     There are two ways to it. On a GPU, up to four dimensions and 128 components in float32 are the Triton kernels'
-    (:mod:`introprior.game.kernels`). The first call of a process compiles and checks them, which waits for the GPU and
-    is not to be captured in a graph. All else is the blocks', and so is everything where the kernels cannot be had; one
-    line says why. Under ``TRITON_INTERPRET=1`` the kernels run on a CPU too, interpreted, for tests.
+    (:mod:`introprior.game.gpu.kernels`). The first call of a process compiles and checks them, which waits for the GPU
+    and is not to be captured in a graph. All else is the blocks', and so is everything where the kernels cannot be had;
+    one line says why. Under ``TRITON_INTERPRET=1`` the kernels run on a CPU too, interpreted, for tests.
 
     Args:
         mean, logvar: of the posteriors, ``[E, B, D]``.
@@ -87,7 +87,7 @@ def mixture_cross_entropy(
 def _kernels(device: torch.device, dim: int) -> type[torch.autograd.Function]:
     """The kernels if they compile for a device and agree with the blocks in float64 there; else the blocks."""
     try:
-        from introprior.game.kernels import KernelCrossEntropy  # late: imports Triton, which not all have
+        from introprior.game.gpu.kernels import KernelCrossEntropy  # late: imports Triton, which not all have
 
         shapes = ((2, 5, dim), (2, 5, dim), (2, 3, dim), (2, 3, dim), (2, 3), (2, 4, 5, dim))
         parts = [torch.linspace(-1, 2, math.prod(shape), device=device).float().view(shape) for shape in shapes]

@@ -196,7 +196,7 @@ def streams_of(
     'cpu'
     """
     if device.type == "cuda" and _counters_work(device):
-        from introprior.game.counters import CounterStreams
+        from introprior.game.gpu.counters import CounterStreams
 
         clock = torch.zeros((), dtype=torch.long, device=device) if clock is None else clock
         return CounterStreams(seeds, clock, datasets)
@@ -207,7 +207,7 @@ def streams_of(
 def _counters_work(device: torch.device) -> bool:
     """Whether the kernels compile for a device and give there the published words of Philox-4x32-10."""
     try:
-        from introprior.game import counters  # late: imports Triton, which not all have
+        from introprior.game.gpu import counters  # late: imports Triton, which not all have
 
         counters.check(device)
     except Exception as error:  # of Triton, its compiler, the driver

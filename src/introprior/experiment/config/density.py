@@ -118,7 +118,8 @@ class Density(Model):
         {}, "Points of your own by a name for them: {file: points.csv, half_width: 4}; see docs/your-own-data.md."
     )
     datasets: fields.Some[str] = option(
-        ("8Gaussian", "2Spirals", "Checkerboard", "Rings"), "The datasets, those of points among them, in the order of the tables."
+        ("8Gaussian", "2Spirals", "Checkerboard", "Rings"),
+        "The datasets, those of points among them, in the order of the tables.",
     )
     seeds: fields.Some[fields.Seed] = option(
         (0, 1, 2, 3, 4), "Seeds of the runs behind every mean; trained together as one ensemble."
