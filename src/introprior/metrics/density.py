@@ -15,6 +15,7 @@ Everything is computed in float64.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -91,20 +92,25 @@ def gnelbo(grid_nelbo: ArrayLike, data_nelbo: ArrayLike) -> float:
     return float(1e7 * data.mean() / total) if np.isfinite(total) and total != 0 else math.nan
 
 
-def floors(name: str, n: int, limit: float, repeats: int, seed: int) -> dict[str, float]:
+def floors(
+    metrics: Mapping[str, Callable[..., float]], name: str, n: int, limit: float, repeats: int, seed: int
+) -> dict[str, float]:
     """What the data itself scores: the metrics between two fresh samples of it, which a perfect model would reach.
 
+    Args:
+        metrics: functions of two samples and ``limit``, by name.
+        name: of the data.
+
     Returns:
-        ``KL_floor``, ``JSD_floor``, ``JSD_nats_floor``: means over ``repeats`` pairs of ``n`` points each.
+        ``<metric>_floor``: means over ``repeats`` pairs of ``n`` points each.
     """
     generator = torch.Generator().manual_seed(seed)
-    metrics = {"KL_floor": histogram_kl, "JSD_floor": histogram_jsd, "JSD_nats_floor": jsd_nats}
     values = {metric: np.empty(repeats) for metric in metrics}
     for repeat in range(repeats):
         first, second = (sample(name, n, generator).numpy() for _ in range(2))
         for metric, function in metrics.items():
             values[metric][repeat] = function(first, second, limit)
-    return {metric: float(of_pairs.mean()) for metric, of_pairs in values.items()}
+    return {f"{metric}_floor": float(of_pairs.mean()) for metric, of_pairs in values.items()}
 
 
 def _densities(real: ArrayLike, generated: ArrayLike, limit: float, bins: int) -> tuple[Array, Array] | None:
