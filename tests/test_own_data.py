@@ -25,7 +25,6 @@ from introprior.experiment.config import Configuration, load
 from introprior.game.randomness import Streams
 from introprior.metrics import classifier as classifiers
 from introprior.operations import provenance
-from introprior.operations import provenance
 from introprior.reporting import read
 from introprior.reporting.tables.sheets import Request, measured, summarise
 from tests.commands import EVALUATION, TRAINING, do, refused, rows, stopping

@@ -34,7 +34,6 @@ from introprior.metrics.responsibilities import normalised_entropy
 from introprior.training import checkpoints
 from introprior.training.images import networks
 
-FD_CLASSIFIER = "fd_classifier"
 DISTANCE_COLUMNS = ("dataset", "cell", "r_entropy", "seed", "epoch", "metric", "value", "status", "detail")
 METRIC_COLUMNS = ("dataset", "cell", "r_entropy", "seed", "metric", "value", "status", "detail")
 _FORGOTTEN = math.ceil(math.log(0.01) / math.log(0.9))
@@ -103,7 +102,8 @@ class Snapshots:
 class Extractor:
     """Features of images of one or more kinds (``names``), whose distances are called like them, ``_gen`` or ``_rec``.
 
-    Inception has to be given where FID is among them, the dataset's classifier where ``fd_classifier`` is.
+    Inception has to be given where one of its :data:`~introprior.metrics.inception.PROTOCOLS` is among them, the
+    dataset's classifier where ``fd_classifier`` is.
     """
 
     def __init__(
@@ -112,12 +112,13 @@ class Extractor:
         self.names = tuple(names)
         self._of: dict[str, Callable[[Tensor], Tensor]] = {}
         for name in names:
-            if name == FD_CLASSIFIER and classifier is not None:
+            protocol = inception.PROTOCOLS.get(name)
+            if protocol is None and classifier is not None:
                 self._of[name] = partial(classifiers.features, classifier)
-            elif name != FD_CLASSIFIER and network is not None:
-                self._of[name] = partial(inception.features, network, protocol=inception.PROTOCOLS[name])
+            elif protocol is not None and network is not None:
+                self._of[name] = partial(inception.features, network, protocol=protocol)
             else:
-                flag = "--classifier, the dataset's" if name == FD_CLASSIFIER else "--weights, Inception's"
+                flag = "--weights, Inception's" if protocol else "--classifier, the dataset's"
                 raise UserError(f"features: {name} needs {flag}")
 
     def gather(self, batches: Iterable[Tensor]) -> dict[str, Statistics]:

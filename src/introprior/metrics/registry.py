@@ -1,10 +1,10 @@
 """Every metric of results, tables and figures, once.
 
 A new metric of points in 2D, or of codes of images, is a function, an entry and a test. The function goes into
-``metrics/density.py`` or ``metrics/probes.py``; the entry below names it, and its kind says what the function is given
-(:data:`KINDS`). The entry does the rest: the metric is computed, results with it can be read, the tables of ``tables``
-have it as a row, beside the published value where ``paper`` names the same thing, and the CSV files of tables have it in
-any case. Of a metric of samples the value of the data itself, its floor, is measured, too.
+``metrics/density.py`` or ``metrics/probes.py``; the entry below names it, and its kind (:data:`KINDS`) says what it is
+given. The entry does the rest: the metric is computed, results with it can be read, the tables of ``tables`` have it as
+a row, beside the published value where ``paper`` names the same thing, and the CSV files of tables have it in any case.
+Of a metric of samples the value of the data itself, its floor, is measured, too.
 
 Entries without a function are computed where what they are of is made, see CONTRIBUTING.md.
 """
@@ -21,15 +21,15 @@ from introprior.errors import unknown
 Function = Callable[..., float]
 
 KINDS = {
-    "samples": "2D: (real, generated, limit), points [N, 2] each, half the width of the window",
-    "energies": "2D: (grid, data), negative ELBOs of the points of a grid and of data",
-    "probe": "images: (train, train_labels, test, test_labels), codes [N, D], labels [N]; and its setting, if it has one",
-    "distance": "images, by `introprior distances` and `evaluate`: one of DISTANCES, of which tables show the chosen one",
-    "entropy": "images, by `introprior evaluate`: of the responsibilities, of which tables show the chosen one",
-    "floor": "2D: the metric of samples, of two samples of data; entered with that",
+    "samples": "2D, of (real, generated, limit): points [N, 2] each, half the width of the window",
+    "energies": "2D, of (grid, data): negative ELBOs of the points of a grid and of data",
+    "floor": "2D, a metric of samples, of two samples of the data; entered with that metric",
+    "distance": "images: one of DISTANCES, of which tables show the chosen one",
+    "entropy": "images: of the responsibilities, of which tables show the chosen one",
+    "probe": "images, of (train, train_labels, test, test_labels): codes [N, D], labels [N]; last its setting, if any",
     "": "anything else",
 }
-"""What a metric may be of: what its function is given, or who computes it."""
+"""What a metric may be of, and what its function is given."""
 
 
 @dataclass(frozen=True)

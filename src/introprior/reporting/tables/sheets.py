@@ -36,7 +36,7 @@ class Request:
         scale: a sentence for the caption, see :func:`introprior.reporting.tables.captions.scale_sentence`.
         primary: of images, the distance that chose epochs and r_entropy and fills the rows GEN and REC.
         entropy: of images, the row "Entr.".
-        svm_iterations, neighbours: of images, those of the probes "few" and "many".
+        svm_iterations, neighbours: of images, those of the probes "few" and "many"; by default the paper's.
     """
 
     datasets: Sequence[str]
@@ -44,7 +44,7 @@ class Request:
     seeds: Sequence[int] = ()
     spread: str = "std"
     scale: str = ""
-    primary: str = DISTANCES[0]
+    primary: str = next(iter(DISTANCES))
     entropy: str = ENTROPIES[0]
     svm_iterations: Sequence[int] = (2000, 10000)
     neighbours: Sequence[int] = (5, 100)
