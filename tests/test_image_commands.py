@@ -399,6 +399,19 @@ def test_the_standard_gaussian_and_both_ways_of_sampling(world, tmp_path):
             assert len(codes["train"]) == 20
 
 
+def test_a_prior_without_components_has_no_entropy_of_responsibilities(world, tmp_path):
+    """Unlike the standard Gaussian, the one component of which answers for everything: no 0, and no divergence."""
+    do(*playing(tmp_path, world / "data", "flow"))
+    do(*looking("distances", world, tmp_path / "snapshots.pt"), "--output", tmp_path / "distances.csv")
+    do(*evaluating(tmp_path, world, tmp_path / "snapshots.pt"))
+    found = {row["metric"]: row for row in rows(tmp_path / "metrics.csv")}
+    for name, row in found.items():
+        fate = ("", "inapplicable", "the prior has no components") if "entropy" in name else (row["value"], "ok", "")
+        assert (row["value"], row["status"], row["detail"]) == fate
+    assert {"entropy_per_batch", "entropy_pooled", "fd_classifier_rec"} <= found.keys()
+    assert len(read.metrics([tmp_path / "metrics.csv"])) == len(found)
+
+
 def test_probes_are_those_of_the_codes(world):
     found = {row["metric"]: row for row in rows(world / "probes.csv")}
     with np.load(world / "codes.npz") as codes:

@@ -47,14 +47,17 @@ class Results:
         self.folder, self.metric = folder, metric
         self.paths: list[Path] = []
 
-    def run(self, dataset: str, cell: str, r_entropy: float, seed: int, values: Values) -> None:
-        """A run; a metric without a value diverged."""
+    def run(
+        self, dataset: str, cell: str, r_entropy: float, seed: int, values: Values, absent: Sequence[str] = ()
+    ) -> None:
+        """A run; a metric without a value diverged, unless it is ``absent``: there was nothing to measure."""
         place = self.folder / dataset / cell / f"r{r_entropy:g}" / f"seed{seed}"
         for name, probed in (("metrics", False), ("probes", True)):
             rows = []
             for metric, value in values.items():
                 if (metric in PROBES) is probed:
                     fate = ("diverged", "encoder loss not finite") if value is None else ("ok", "")
+                    fate = ("inapplicable", "no components") if value is None and metric in absent else fate
                     record = (dataset, cell, f"{r_entropy:g}", seed, metric, value, *fate)
                     rows.append(dict(zip(COLUMNS, record, strict=True)))
             if rows:
@@ -206,6 +209,22 @@ def test_what_a_metric_is_its_entry_says_and_not_its_name(tmp_path: Path) -> Non
     assert rows["2"]["svm_mid ↑"] == ["0.50", "0.50"]
     assert rows["2"]["10K-SVM ↑"] == rows["2"]["100-NN ↑"] == ["0.900", "0.900"]
     assert "svm_mid ↑" not in rows["5"]
+
+
+@pytest.mark.parametrize("number", ["2", "5"])
+def test_of_a_prior_without_components_the_entropy_is_a_dash(tmp_path: Path, number: str) -> None:
+    made = Results(tmp_path)
+    entropies = dict.fromkeys(("entropy_per_batch", "entropy_pooled"))
+    for seed in (0, 1):
+        made.run("MNIST", "sg", 0, seed, measured(2.0) | dict.fromkeys(entropies, 0.0))
+        made.run("MNIST", "flow", 0, seed, measured(1.0) | entropies, absent=tuple(entropies))
+    shown = made.shown(number, request(("sg", "flow")))
+    assert body(shown.table)["Entr."] == ["0.000 ± 0.000", "–"]
+    assert shown.tidy.query("cell == 'flow' and metric == 'entropy_per_batch'")["diverged"].tolist() == [0]
+    assert "Entr. –: a prior without components." in shown.table.caption
+    assert "diverged" not in shown.table.caption
+    alone = made.shown(number, request(("sg",)))
+    assert "without components" not in alone.table.caption
 
 
 def test_means_spreads_and_best(tmp_path: Path) -> None:

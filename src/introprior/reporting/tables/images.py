@@ -97,7 +97,7 @@ def _caption(number: str, tidy: pd.DataFrame, rows: Mapping[str, str], choices: 
         f"r_entropy of mixtures: of {', '.join(f'{r:g}' for r in tried)} the one with the fewest diverged seeds and, "
         f"of these, the lowest mean {distance} (GEN)."
     )
-    probed = tidy[tidy["metric"].isin(of_kind("probe"))]
+    dashes = tidy[tidy["n"] + tidy["diverged"] == 0]["metric"]
     return captions.caption(
         OPENINGS[number],
         captions.spread_sentence(request.spread, len(request.seeds)),
@@ -109,7 +109,8 @@ def _caption(number: str, tidy: pd.DataFrame, rows: Mapping[str, str], choices: 
         "FID std is the literature's, with Inception in evaluation mode." * bool(request.others & set(rows)),
         f"Accuracies on codes of test images: linear SVMs of {_pair(request.svm_iterations)} iterations, "
         f"{_pair(request.neighbours)} nearest neighbours.",
-        "–: no labels to read off." * bool((probed["n"] + probed["diverged"] == 0).any()),
+        "–: no labels to read off." * bool(dashes.isin(of_kind("probe")).any()),
+        "Entr. –: a prior without components." * bool((dashes == request.entropy).any()),
         "Best mean of a row in bold.",
         captions.DIVERGED * bool((tidy.loc[tidy["metric"].isin(rows), "diverged"] > 0).any()),
     )
