@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from introprior.evaluation.density import Ensemble, histogram_metrics, streams_for
+from introprior.evaluation.density import Ensemble, sample_metrics, streams_for
+from introprior.metrics.registry import functions
 
 
 def main() -> None:
@@ -27,7 +28,8 @@ def main() -> None:
         ensemble = Ensemble.read(path, torch.device("cpu"))
         run = ensemble.run
         draws = [
-            histogram_metrics(
+            sample_metrics(
+                functions("samples"),
                 run.dataset,
                 ensemble.model,
                 streams_for(run.members, 10**6 * (draw + 1), torch.device("cpu")),

@@ -24,6 +24,7 @@ from introprior.evaluation.density import Ensemble, measure
 from introprior.experiment import jobs
 from introprior.experiment.config import Configuration, load, read_yaml
 from introprior.experiment.run import DensityRun
+from introprior.metrics.registry import functions
 from introprior.operations.devices import borrowed
 from introprior.training.density import begin
 
@@ -64,7 +65,8 @@ def metrics(
         training.advance(training.run.training.iterations, log_every=100, label=f"{dataset} {cell} {precision}")
     ensemble = Ensemble(training.model.requires_grad_(False), training.run, training.watch.records())
     values: dict[str, list[float]] = {}
-    for row in measure(ensemble, jobs.Evaluate.read(jobs.evaluate(config, cell, dataset), "options"), device):
+    options = jobs.Evaluate.read(jobs.evaluate(config, cell, dataset), "options")
+    for row in measure(ensemble, options, device, *map(functions, ("energies", "samples"))):
         values.setdefault(row["metric"], []).append(np.nan if row["value"] is None else row["value"])
     return {name: row for name, row in values.items() if not name.endswith("_floor")}
 

@@ -29,6 +29,7 @@ from introprior.experiment.config.__main__ import files
 from introprior.experiment.config.images import DIMENSIONS
 from introprior.experiment.protocol import PRESETS
 from introprior.experiment.run import DensityTraining, ImageRun, ImageTraining, Member
+from introprior.metrics.registry import DISTANCES
 from introprior.operations import gpus
 from introprior.reporting.tables import captions
 from tests import commands
@@ -120,6 +121,7 @@ def test_facts_that_stand_twice_are_equal():
     classifier = pytest.importorskip("introprior.metrics.classifier")
     assert {"inception": inception.DIMENSIONS, "classifier": classifier.DIMENSIONS} == DIMENSIONS
     assert set(jobs.FEATURES["inception"]) == set(inception.PROTOCOLS)
+    assert [name for names in jobs.FEATURES.values() for name in names] == list(DISTANCES)
 
 
 # ---- Mistakes ----

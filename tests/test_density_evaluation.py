@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -14,7 +15,10 @@ from introprior.evaluation import density
 from introprior.game.model import IntroVAE
 from introprior.game.networks import MLPDecoder, MLPEncoder
 from introprior.game.priors.gaussian import StandardGaussian
+from introprior.metrics import registry
 from introprior.metrics.density import floors, histogram_jsd, histogram_kl, jsd_nats
+from introprior.reporting.tables.comparison import tables
+from introprior.reporting.tables.sheets import Request
 from tests import commands, naive
 from tests.commands import DATASET, END, EVALUATION, do, evaluating, model, rows, training
 
@@ -26,7 +30,7 @@ def test_an_evaluation_is_complete_and_the_same_twice(tmp_path, trained):
         do(*evaluating(tmp_path / name, model=trained / "ensemble.pt"))
     measured = rows(tmp_path / "a/metrics.csv")
     assert list(measured[0]) == ["dataset", "cell", "seed", "metric", "value", "status", "detail"]
-    known = floors(DATASET, EVALUATION["samples"], 4.0, repeats=20, seed=0)
+    known = floors(registry.functions("samples"), DATASET, EVALUATION["samples"], 4.0, repeats=20, seed=0)
     names = ["gnELBO", "KL", "JSD", "JSD_nats", *known]
     assert [(row["seed"], row["metric"]) for row in measured] == [(seed, name) for seed in "01" for name in names]
     for row in measured:
@@ -37,6 +41,30 @@ def test_an_evaluation_is_complete_and_the_same_twice(tmp_path, trained):
     with np.load(tmp_path / "a/panels.npz") as a, np.load(tmp_path / "b/panels.npz") as b:
         assert set(a) == set(b)
         assert all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def inside(real: np.ndarray, generated: np.ndarray, limit: float) -> float:
+    """Which share of the generated points lies in the window."""
+    return float((np.abs(generated) <= limit).all(1).mean())
+
+
+def test_a_metric_of_samples_is_one_function_and_one_entry(tmp_path, trained, monkeypatch):
+    """It is measured, with the data's own value; a table shows both; the others stay as they are."""
+    do(*evaluating(tmp_path / "before", model=trained / "ensemble.pt"))
+    monkeypatch.setattr(registry.import_module("introprior.metrics.density"), "inside", inside, raising=False)
+    entry = registry.Metric("inside", "↑", "Inside", ("1",), kind="samples", function="density:inside")
+    with patch.dict(registry.METRICS, registry.known([entry])):
+        do(*evaluating(tmp_path, model=trained / "ensemble.pt"))
+        ((tidy, table), _) = tables("1", Request([DATASET], ["sg"], [0, 1]), [tmp_path / "metrics.csv"])
+    found = rows(tmp_path / "metrics.csv")
+    assert [row for row in found if "inside" not in row["metric"]] == rows(tmp_path / "before/metrics.csv")
+    shares = [float(row["value"]) for row in found if row["metric"] == "inside"]
+    assert (len(shares), 0 < min(shares) <= 1) == (2, True)
+    assert [row["value"] for row in found if row["metric"] == "inside_floor"] == ["1.0", "1.0"]
+    assert [row.labels[1] for row in table.blocks[0]] == ["gnELBO ↓", "KL ↓", "JSD ↓", "Inside ↑"]
+    assert table.blocks[0][-1].entries[0].text.startswith(f"{np.mean(shares):.2f} ± ")
+    assert ", inside 1.00" in table.caption
+    assert "inside_floor" in set(tidy["metric"])
 
 
 @pytest.mark.parametrize(("cell", "components"), [("sg", 0), ("vae-sg", 0), ("mog4-lc-ip", 4)])

@@ -169,14 +169,15 @@ def test_floors_are_those_of_the_authors_protocol(name: str) -> None:
 
 
 def test_floors_average_over_pairs() -> None:
-    found = floors("Rings", 400, 4.0, 3, 9)
+    metrics = dict(zip(("KL", "JSD", "JSD_nats"), HISTOGRAM_METRICS, strict=True))
+    found = floors(metrics, "Rings", 400, 4.0, 3, 9)
     generator = torch.Generator().manual_seed(9)
     pairs = [[sample("Rings", 400, generator) for _ in range(2)] for _ in range(3)]
-    for name, metric in zip(("KL", "JSD", "JSD_nats"), HISTOGRAM_METRICS, strict=True):
+    for name, metric in metrics.items():
         assert found[f"{name}_floor"] == pytest.approx(np.mean([metric(*pair, 4.0) for pair in pairs])), name
     assert len(found) == 3
-    assert floors("Rings", 400, 4.0, 3, 9) == found
-    assert floors("Rings", 400, 4.0, 3, 10) != found
+    assert floors(metrics, "Rings", 400, 4.0, 3, 9) == found
+    assert floors(metrics, "Rings", 400, 4.0, 3, 10) != found
 
 
 @pytest.mark.parametrize(("side", "points"), [(1024, 12_800), (7, 3)])

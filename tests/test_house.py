@@ -81,6 +81,15 @@ def test_files_and_programs_are_read_and_written_as_utf_8() -> None:
             assert not (text or "text" in given) or "encoding" in given, f"{path}:{call.lineno}"
 
 
+def test_functions_have_at_most_70_lines() -> None:
+    """From ``def``, or the first decorator, to the last line, as CONTRIBUTING.md says."""
+    for path in [path for folder in ("src", "workflow", "benchmarks") for path in (ROOT / folder).rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
+                assert node.end_lineno - first < 70, f"{path}:{first}: {node.name}"
+
+
 def test_lock_names_no_registry() -> None:
     assert "://" not in LOCK
     assert not re.search(r"^\s*(-i|-f|--(extra-)?index-url|--find-links|--trusted-host)\b", LOCK, re.M)

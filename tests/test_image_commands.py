@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -21,9 +22,11 @@ from introprior.evaluation import images as evaluation
 from introprior.experiment.jobs import Distances, EvaluateImages
 from introprior.experiment.run import ImageRun
 from introprior.metrics import classifier as classifiers
+from introprior.metrics import registry
 from introprior.metrics.frechet import Statistics, frechet_distance
 from introprior.metrics.inception import truncated
 from introprior.metrics.probes import knn_accuracy, svm_accuracy
+from introprior.reporting import read
 from introprior.training import checkpoints, images
 from introprior.training.loop import Training
 from tests import commands, naive
@@ -396,6 +399,19 @@ def test_the_standard_gaussian_and_both_ways_of_sampling(world, tmp_path):
             assert len(codes["train"]) == 20
 
 
+def test_a_prior_without_components_has_no_entropy_of_responsibilities(world, tmp_path):
+    """Unlike the standard Gaussian, the one component of which answers for everything: no 0, and no divergence."""
+    do(*playing(tmp_path, world / "data", "flow"))
+    do(*looking("distances", world, tmp_path / "snapshots.pt"), "--output", tmp_path / "distances.csv")
+    do(*evaluating(tmp_path, world, tmp_path / "snapshots.pt"))
+    found = {row["metric"]: row for row in rows(tmp_path / "metrics.csv")}
+    for name, row in found.items():
+        fate = ("", "inapplicable", "the prior has no components") if "entropy" in name else (row["value"], "ok", "")
+        assert (row["value"], row["status"], row["detail"]) == fate
+    assert {"entropy_per_batch", "entropy_pooled", "fd_classifier_rec"} <= found.keys()
+    assert len(read.metrics([tmp_path / "metrics.csv"])) == len(found)
+
+
 def test_probes_are_those_of_the_codes(world):
     found = {row["metric"]: row for row in rows(world / "probes.csv")}
     with np.load(world / "codes.npz") as codes:
@@ -405,6 +421,25 @@ def test_probes_are_those_of_the_codes(world):
     assert {name: float(row["value"]) for name, row in found.items()} == expected
     names = ("dataset", "cell", "r_entropy", "seed")
     assert {tuple(row[name] for name in names) for row in found.values()} == {(DATASET, "mog4-lc-ip", "10", "0")}
+
+
+def test_a_metric_of_codes_is_one_function_and_one_entry(world, tmp_path, monkeypatch):
+    """With a setting of the others, or without one."""
+    for name, function in {"mean": lambda *of: float(of[2].mean()), "times": lambda *of: 10.0 * of[4]}.items():
+        monkeypatch.setattr(registry.import_module("introprior.metrics.probes"), name, function, raising=False)
+    entries = (
+        registry.Metric("mean", kind="probe", function="probes:mean"),
+        registry.Metric("times", kind="probe", function="probes:times", setting=("neighbours", 1)),
+    )
+    command = ("probe", "--codes", world / "codes.npz", "--output", tmp_path / "probes.csv", "--options")
+    with patch.dict(registry.METRICS, registry.known(entries)):
+        do(*command, json.dumps(PROBES))
+        assert len(read.metrics([tmp_path / "probes.csv"])) == 6
+    *others, mean, times = rows(tmp_path / "probes.csv")
+    assert others == rows(world / "probes.csv")
+    with np.load(world / "codes.npz") as codes:
+        assert float(mean["value"]) == pytest.approx(codes["test"].mean(), rel=1e-6)
+    assert (times["metric"], times["value"], times["status"]) == ("times", "90.0", "ok")
 
 
 def test_a_run_that_diverges_is_recorded_all_the_way(world, tmp_path, introprior):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -17,6 +18,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from introprior.data.images import DATASETS
+from introprior.experiment.families import FAMILIES
 from introprior.game.priors.mixture import soft_clip
 from introprior.operations.files import write_csv, write_json
 from introprior.reporting import read
@@ -182,6 +184,21 @@ def test_who_learns_the_prior_and_by_which_divergence_makes_another_column() -> 
     assert titles == ["MoG(10), EP", "MoG(10), fixed", "MoG(10), fixed, CS", "MoG(10), IP", "", "", "", ""]
 
 
+@pytest.fixture
+def student(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another family with components."""
+    known = dataclasses.replace(FAMILIES["mog"], name="student", label="Student({size})")
+    monkeypatch.setitem(FAMILIES, "student", known)
+
+
+def test_families_of_as_many_components_have_columns_of_their_own(student: None) -> None:
+    cells = ["mog10-ip", "student10-ip", "student10"]
+    figure = responsibilities([write_run(cell=cell, factor=k) for k, cell in enumerate(cells, 1)], cells=cells)
+    axes = figure.subfigs[0].axes[:3]
+    assert [axis.get_title() for axis in axes] == ["Student(10), fixed", "MoG(10), IP", "Student(10), IP"]
+    assert [lines(axis, DATA, True)[0][0, 1] for axis in axes] == pytest.approx([3, 1, 2])
+
+
 def test_lines_are_means_and_bands_extremes_over_seeds() -> None:
     runs = [write_run(seed=0, factor=1), write_run(seed=1, factor=0.5), write_run(r=10, factor=0.2)]
     entropy, distance = responsibilities(runs, r_entropy=[0, 10], seeds=[0, 1]).subfigs[0].axes
@@ -252,6 +269,10 @@ def test_lines_of_panels_are_numbers_of_components() -> None:
     assert latents.arrange(["mog10", "mog10-ip"]) == [["mog10", "mog10-ip"]]
     assert latents.arrange(["sg"]) == [["sg"]]
     assert latents.arrange(["mog100", "sg"]) == [["sg", "mog100"]]
+
+
+def test_families_of_as_many_components_have_lines_of_their_own(student: None) -> None:
+    assert latents.arrange(["sg", "mog10", "student10", "mog10-ip"]) == [["sg", "mog10", "mog10-ip"], ["", "student10"]]
 
 
 @pytest.mark.parametrize("datasets", [["MNIST", "FMNIST", "CIFAR-10"], ["photos"]])

@@ -13,13 +13,14 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from introprior import paper
 from introprior.data.images import DATASETS
 from introprior.evaluation.selection import choose_r_entropy
-from introprior.metrics.registry import PROBES
+from introprior.metrics.registry import METRICS, Metric, known, of_kind
 from introprior.operations.files import write_csv, write_json
 from introprior.reporting import read
 from introprior.reporting.tables import comparison, latex
@@ -30,6 +31,7 @@ from tests.commands import refused, rows
 from tests.scripts import run_script
 from tests.test_reporting import full_table1, made, needs_pdflatex, parse_markdown, write_choice
 
+PROBES = tuple(of_kind("probe"))
 COLUMNS = ("dataset", "cell", "r_entropy", "seed", "metric", "value", "status", "detail")
 PAPER_DATASETS = ("MNIST", "FMNIST", "CIFAR-10")
 TABLE2 = ("sg", "mog100", "mog100-ip", "mog100-lc", "mog100-lc-ip")
@@ -45,14 +47,17 @@ class Results:
         self.folder, self.metric = folder, metric
         self.paths: list[Path] = []
 
-    def run(self, dataset: str, cell: str, r_entropy: float, seed: int, values: Values) -> None:
-        """A run; a metric without a value diverged."""
+    def run(
+        self, dataset: str, cell: str, r_entropy: float, seed: int, values: Values, absent: Sequence[str] = ()
+    ) -> None:
+        """A run; a metric without a value diverged, unless it is ``absent``: there was nothing to measure."""
         place = self.folder / dataset / cell / f"r{r_entropy:g}" / f"seed{seed}"
         for name, probed in (("metrics", False), ("probes", True)):
             rows = []
             for metric, value in values.items():
                 if (metric in PROBES) is probed:
                     fate = ("diverged", "encoder loss not finite") if value is None else ("ok", "")
+                    fate = ("inapplicable", "no components") if value is None and metric in absent else fate
                     record = (dataset, cell, f"{r_entropy:g}", seed, metric, value, *fate)
                     rows.append(dict(zip(COLUMNS, record, strict=True)))
             if rows:
@@ -190,6 +195,36 @@ def test_the_numbers_shown_are_those_of_the_chosen_r_entropy(tmp_path: Path) -> 
             assert entries["r_entropy"] == f"{best}"
             assert entries["FID (GEN) ↓"].startswith(f"{tried[best]['fid_authors_gen']:.3f} ± ")
             assert entries["SVM (few) ↑"].startswith(f"{tried[best]['svm_few']:.3f} ± ")
+
+
+def test_what_a_metric_is_its_entry_says_and_not_its_name(tmp_path: Path) -> None:
+    """Neither is a distance or a probe with a setting; both are rows of the tables that their entries name."""
+    entries = Metric("precision_gen", "↑", tables=("2", "5")), Metric("svm_mid", "↑", tables=("2",), kind="probe")
+    with patch.dict(METRICS, known(entries)):
+        results = Results(tmp_path)
+        for cell in ("sg", "mog100"):
+            results.run("MNIST", cell, 0, 0, measured(2.0, precision_gen=0.25, svm_mid=0.5))
+        rows = {number: body(results.shown(number, request(seeds=1)).table) for number in ("2", "5")}
+    assert [found["precision_gen ↑"] for found in rows.values()] == [["0.25", "0.25"]] * 2
+    assert rows["2"]["svm_mid ↑"] == ["0.50", "0.50"]
+    assert rows["2"]["10K-SVM ↑"] == rows["2"]["100-NN ↑"] == ["0.900", "0.900"]
+    assert "svm_mid ↑" not in rows["5"]
+
+
+@pytest.mark.parametrize("number", ["2", "5"])
+def test_of_a_prior_without_components_the_entropy_is_a_dash(tmp_path: Path, number: str) -> None:
+    made = Results(tmp_path)
+    entropies = dict.fromkeys(("entropy_per_batch", "entropy_pooled"))
+    for seed in (0, 1):
+        made.run("MNIST", "sg", 0, seed, measured(2.0) | dict.fromkeys(entropies, 0.0))
+        made.run("MNIST", "flow", 0, seed, measured(1.0) | entropies, absent=tuple(entropies))
+    shown = made.shown(number, request(("sg", "flow")))
+    assert body(shown.table)["Entr."] == ["0.000 ± 0.000", "–"]
+    assert shown.tidy.query("cell == 'flow' and metric == 'entropy_per_batch'")["diverged"].tolist() == [0]
+    assert "Entr. –: a prior without components." in shown.table.caption
+    assert "diverged" not in shown.table.caption
+    alone = made.shown(number, request(("sg",)))
+    assert "without components" not in alone.table.caption
 
 
 def test_means_spreads_and_best(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_the_registry_knows_every_metric_of_the_paper_once() -> None:
     for number in ("1", "2", "4", "5"):
         here = [metric.paper for metric in registry.METRICS.values() if number in metric.tables and metric.paper]
         assert sorted(here) == sorted(set(paper.table(number)["metric"]))
-    assert registry.DISTANCES == ("fid_authors", "fid", "fd_classifier")
+    assert tuple(registry.DISTANCES) == ("fid_authors", "fid", "fd_classifier")
     assert registry.ENTROPIES == ("entropy_per_batch", "entropy_pooled")
     assert {metric.direction for metric in registry.METRICS.values()} == {"↓", "↑", ""}
     refused(lambda: registry.metric("KLD", "somewhere"), "somewhere: unknown metric 'KLD'; did you mean 'KL'?")

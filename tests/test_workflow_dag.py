@@ -327,6 +327,12 @@ def test_the_title_of_a_metric_outdates_no_measurement(outdated):
     assert {"table1", "table5", "figure2", "figure4"} <= set(plan)
 
 
+def test_another_function_of_a_metric_outdates_its_measurements(finished):
+    with finished.changed("src/introprior/metrics/registry.py", '"density:jsd_nats"', '"density:histogram_jsd"'):
+        plan = small(finished)
+    assert plan.keys() - FIGURES.keys() - TABLES.keys() == {"evaluate"}
+
+
 FEWER = "images: {seeds: [0], r_entropy: [0, 10]}\nfigure4: {r_entropy: [0, 10]}\n"
 """Runs enough of a dataset to see that they can be planned."""
 

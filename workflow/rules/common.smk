@@ -16,6 +16,7 @@ from introprior.experiment import jobs
 from introprior.experiment.config import TABLE3_CELL, Configuration, load, read_yaml, text
 from introprior.experiment.paths import NAMED, Paths
 from introprior.experiment.sources import closure
+from introprior.metrics.registry import of_kind
 from introprior.operations import costs, dag, gpus
 from introprior.reporting.page import claimed
 from introprior.reporting.page import shown as shown_runs
@@ -179,6 +180,11 @@ def asked(rule):
 def options(resolve):
     """What a job is told, as JSON: all that its result depends on, in a form that Snakemake can compare."""
     return lambda wildcards: jobs.told(checked(resolve, CONFIG, **dict(wildcards.items())))
+
+
+def computed(*kinds):
+    """What computes the metrics of some kinds: unlike its title, another function outdates what was measured."""
+    return jobs.told({name: [entry.function, entry.setting] for name, entry in of_kind(*kinds).items()})
 
 
 # ---- Sources: which change of the code outdates which results ----

@@ -119,6 +119,7 @@ rule evaluate:
         **asked("evaluate"),
     params:
         options=options(jobs.evaluate),
+        metrics=computed("energies", "samples"),
     message:
         f"{MEMBERS}: evaluation"
     shell:

@@ -161,6 +161,7 @@ rule probe:
         **asked("probe"),
     params:
         options=options(jobs.probe),
+        metrics=computed("probe"),
     message:
         "{wildcards.dataset} {wildcards.cell}: classifiers of codes, r_entropy {wildcards.r_entropy}, seed {wildcards.seed}"
     shell:

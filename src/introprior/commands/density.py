@@ -20,6 +20,7 @@ from introprior.evaluation import density as evaluation
 from introprior.evaluation import search as searching
 from introprior.experiment import jobs
 from introprior.experiment.run import DensityRun
+from introprior.metrics import registry
 from introprior.operations import files
 from introprior.operations.devices import borrowed
 from introprior.training import checkpoints
@@ -127,7 +128,7 @@ def _evaluate(
     for key in ("samples", "data_points", "panel_points"):
         catalogue.check_size(run.dataset, getattr(options, key), f"--options: {key}")
     arrays = evaluation.panels(ensemble, options, device)
-    rows = evaluation.measure(ensemble, options, device)
+    rows = evaluation.measure(ensemble, options, device, *map(registry.functions, ("energies", "samples")))
     with files.written(panels) as temporary:
         np.savez_compressed(temporary, **arrays)
     files.write_csv(metrics, rows, ("dataset", "cell", "seed", "metric", "value", "status", "detail"))

@@ -32,7 +32,7 @@ from introprior.experiment.config.images import ImageSchedule
 from introprior.experiment.fields import NAME, shown
 from introprior.experiment.run import ImageRun, ImageTraining
 from introprior.metrics import classifier as classifiers
-from introprior.metrics import inception
+from introprior.metrics import inception, registry
 from introprior.metrics.frechet import Statistics
 from introprior.operations import files
 from introprior.operations.devices import borrowed
@@ -282,7 +282,7 @@ def probe(given: argparse.Namespace) -> Facts:
     codes, names = read.codes(given.codes), ("dataset", "cell", "r_entropy", "seed")
     running.belongs(given.codes, "--codes", codes, {name: getattr(options, name) for name in names})
     described = {name: codes[name] for name in names} | {"r_entropy": f"{codes['r_entropy']:g}"}
-    rows = probes.probe(codes, options.svm_iterations, options.neighbours)
+    rows = probes.probe(codes, registry.functions("probe", options))
     files.write_csv(given.output, [{**described, **row} for row in rows], (*names, *probes.COLUMNS))
     return {"seeds": [codes["seed"]]}
 

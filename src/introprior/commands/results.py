@@ -12,6 +12,7 @@ from introprior.experiment import cells
 from introprior.experiment.config import Configuration, load
 from introprior.experiment.jobs import named
 from introprior.experiment.paths import Paths
+from introprior.metrics.registry import METRICS
 from introprior.operations import dag, files
 from introprior.reporting import read
 
@@ -24,8 +25,8 @@ def summary(given: argparse.Namespace) -> None:
     """
     everything = pd.DataFrame(read.measured(given.results))
     for metric, what in (
-        ("KL", "Histogram KL of generated points (lower is better; data: of data itself, a floor)"),
-        ("knn_few", "Accuracy of the nearest neighbours' class on images (higher is better)"),
+        ("KL", f"Histogram KL of generated points ({METRICS['KL'].better}; data: of data itself, a floor)"),
+        ("knn_few", f"Accuracy of the nearest neighbours' class on images ({METRICS['knn_few'].better})"),
     ):
         rows = everything[everything["metric"].isin((metric, f"{metric}_floor"))].query("status != 'unlabelled'")
         if len(rows):

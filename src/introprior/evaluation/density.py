@@ -6,7 +6,7 @@ that of the posterior's mean; the same Monte Carlo noise for every point.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ from introprior.game.randomness import MemberStreams, streams_of
 from introprior.metrics import density as metrics
 from introprior.training import checkpoints
 from introprior.training.density import networks
+
+Functions = Mapping[str, Callable[..., float]]
+"""By the names of their metrics."""
 
 _POINTS = {"cpu": 1024, "cuda": 8192}  # points of the plane at once; on a CPU, of all members together
 
@@ -100,25 +103,32 @@ def plane(limit: float, side: int, device: torch.device) -> Tensor:
     return torch.stack((x, y), -1).reshape(-1, 2)
 
 
-def histogram_metrics(dataset: str, model: IntroVAE, streams: MemberStreams, samples: int) -> dict[str, list[float]]:
-    """KL, JSD and JSD in nats of every member; the JSDs with real and generated samples of their own."""
-    limit, values = catalogue.dataset(dataset).limit, {"KL": [], "JSD": [], "JSD_nats": []}  # type: ignore[var-annotated]
+def sample_metrics(
+    functions: Functions, dataset: str, model: IntroVAE, streams: MemberStreams, samples: int
+) -> dict[str, list[float]]:
+    """Metrics of real and generated points, of every member; the KL has points of its own, the others share some."""
+    limit, values = catalogue.dataset(dataset).limit, {}
 
     def pairs() -> list[tuple[np.ndarray, np.ndarray]]:
         real = streams.draw(data.of_size(samples))
         return list(zip(real.cpu().numpy(), generate(model, streams, samples).cpu().numpy(), strict=True))
 
-    for real, generated in pairs():
-        values["KL"].append(metrics.histogram_kl(real, generated, limit))
-    for real, generated in pairs():
-        values["JSD"].append(metrics.histogram_jsd(real, generated, limit))
-        values["JSD_nats"].append(metrics.jsd_nats(real, generated, limit))
+    for own in (True, False):
+        points = pairs()
+        for name in (name for name in functions if (name == "KL") is own):
+            values[name] = [functions[name](*pair, limit) for pair in points]
     return values
 
 
 @torch.no_grad()
-def measure(ensemble: Ensemble, options: Evaluate, device: torch.device) -> list[dict[str, Any]]:
-    """Every metric of every member, and each metric's floor.
+def measure(
+    ensemble: Ensemble, options: Evaluate, device: torch.device, of_energies: Functions, of_samples: Functions
+) -> list[dict[str, Any]]:
+    """Every metric of every member, and the floors of those of samples.
+
+    Args:
+        of_energies, of_samples: functions of the metrics of either kind, see :mod:`introprior.metrics.registry`, which
+            is not imported here, lest a title outdates what was measured.
 
     Returns:
         tidy rows: dataset, cell, seed, metric, value (None where diverged), status, detail.
@@ -126,19 +136,20 @@ def measure(ensemble: Ensemble, options: Evaluate, device: torch.device) -> list
     run, model = ensemble.run, ensemble.model
     limit = catalogue.dataset(run.dataset).limit
     streams = streams_for(run.members, run.training.iterations - 1, device)
-    histograms = histogram_metrics(run.dataset, model, streams, options.samples)
+    values = sample_metrics(of_samples, run.dataset, model, streams, options.samples)
     noise = streams.normal(options.monte_carlo_samples, model.latent_dim)
     grid = negative_elbo(model, plane(limit, options.grid, device), noise).cpu().numpy()
     real = streams.draw(data.of_size(options.data_points))
     energies = negative_elbo(model, real, noise).cpu().numpy()
-    values = {"gnELBO": [metrics.gnelbo(*pair) for pair in zip(grid, energies, strict=True)], **histograms}
-    floors = metrics.floors(run.dataset, options.samples, limit, repeats=20, seed=0)
+    for name, function in of_energies.items():
+        values[name] = [function(*pair) for pair in zip(grid, energies, strict=True)]
+    floors = metrics.floors(of_samples, run.dataset, options.samples, limit, repeats=20, seed=0)
     rows = []
     for e, (member, record) in enumerate(zip(run.members, ensemble.records, strict=True)):
         common = {"dataset": run.dataset, "cell": run.cell.name, "seed": member.seed}
-        for metric, of_members in values.items():
-            why = f"{metric} is not finite" + ": no generated point lies in the window" * (metric != "gnELBO")
-            rows.append({**common, "metric": metric, **outcome(float(of_members[e]), record, why)})
+        for metric in (*of_energies, *of_samples):
+            why = f"{metric} is not finite" + ": no generated point lies in the window" * (metric in of_samples)
+            rows.append({**common, "metric": metric, **outcome(float(values[metric][e]), record, why)})
         rows += [
             {**common, "metric": name, "value": value, "status": "ok", "detail": ""} for name, value in floors.items()
         ]

@@ -25,7 +25,7 @@ from introprior.errors import UserError
 from introprior.evaluation.outcome import outcome
 from introprior.experiment.jobs import Distances, EvaluateImages
 from introprior.experiment.run import ImageRun, Run
-from introprior.game.distributions import GaussianMixture, Posterior
+from introprior.game.distributions import Distribution, Posterior
 from introprior.game.model import IntroVAE
 from introprior.metrics import classifier as classifiers
 from introprior.metrics import inception
@@ -34,7 +34,6 @@ from introprior.metrics.responsibilities import normalised_entropy
 from introprior.training import checkpoints
 from introprior.training.images import networks
 
-FD_CLASSIFIER = "fd_classifier"
 DISTANCE_COLUMNS = ("dataset", "cell", "r_entropy", "seed", "epoch", "metric", "value", "status", "detail")
 METRIC_COLUMNS = ("dataset", "cell", "r_entropy", "seed", "metric", "value", "status", "detail")
 _FORGOTTEN = math.ceil(math.log(0.01) / math.log(0.9))
@@ -103,7 +102,8 @@ class Snapshots:
 class Extractor:
     """Features of images of one or more kinds (``names``), whose distances are called like them, ``_gen`` or ``_rec``.
 
-    Inception has to be given where FID is among them, the dataset's classifier where ``fd_classifier`` is.
+    Inception has to be given where one of its :data:`~introprior.metrics.inception.PROTOCOLS` is among them, the
+    dataset's classifier where ``fd_classifier`` is.
     """
 
     def __init__(
@@ -112,12 +112,13 @@ class Extractor:
         self.names = tuple(names)
         self._of: dict[str, Callable[[Tensor], Tensor]] = {}
         for name in names:
-            if name == FD_CLASSIFIER and classifier is not None:
+            protocol = inception.PROTOCOLS.get(name)
+            if protocol is None and classifier is not None:
                 self._of[name] = partial(classifiers.features, classifier)
-            elif name != FD_CLASSIFIER and network is not None:
-                self._of[name] = partial(inception.features, network, protocol=inception.PROTOCOLS[name])
+            elif protocol is not None and network is not None:
+                self._of[name] = partial(inception.features, network, protocol=protocol)
             else:
-                flag = "--classifier, the dataset's" if name == FD_CLASSIFIER else "--weights, Inception's"
+                flag = "--weights, Inception's" if protocol else "--classifier, the dataset's"
                 raise UserError(f"features: {name} needs {flag}")
 
     def gather(self, batches: Iterable[Tensor]) -> dict[str, Statistics]:
@@ -322,21 +323,12 @@ def evaluate(
         estimate_running_statistics(model, train, size, stream(run, epoch, 3, device))
 
     noise = stream(run, epoch, 2, device)
-    mixture, coded = model.distribution().member(0).components(), posteriors(model, test.images, device)
-    entropies = (0.0, 0.0)  # without components
-    if mixture is not None:
-        count = options.monte_carlo_samples
-        entropies = normalised_entropy(*coded, mixture, batch_size=size, generator=noise, monte_carlo_samples=count)
+    prior, coded = model.distribution().member(0), posteriors(model, test.images, device)
+    entropies = _entropies(prior, coded, size, noise, options.monte_carlo_samples)
     chosen = slice(None if options.train_images == "all" else options.train_images)
     status = {name: snapshots.record[name] for name in ("status", "detail")}
-    codes = {
-        **snapshots.named,
-        "train": _sampled(posteriors(model, train.images[chosen], device), noise),
-        "train_labels": train.labels[chosen].numpy(),
-        "test": _sampled(coded, noise),
-        "test_labels": test.labels.numpy(),
-        **status,
-    }
+    learned = _codes("train", posteriors(model, train.images[chosen], device), train.labels[chosen], noise)
+    codes = {**snapshots.named, **learned, **_codes("test", coded, test.labels, noise), **status}
     real = test.images[: options.grid_images // 2]
     (reconstructions,) = reconstructed(model, [real], noise)
     panels = {
@@ -348,7 +340,7 @@ def evaluate(
         "reconstructions": _bytes(reconstructions),
         "z": codes["test"][: options.latent_points].astype(np.float32),
         "labels": codes["test_labels"][: options.latent_points],
-        **_components(mixture, model.latent_dim),
+        **_components(prior, model.latent_dim),
         "classes": np.array(train.manifest["classes"]),
         **status,
     }
@@ -357,22 +349,37 @@ def evaluate(
         # The number that chose the epoch is the one that is reported, as in the authors' code.
         **{row["metric"]: row["value"] for row in known if row["epoch"] == epoch},
         **{f"{name}_rec": value for name, value in compared.items()},
-        **dict(zip(("entropy_per_batch", "entropy_pooled"), entropies, strict=True)),
+        **entropies,
     }
     named, record = snapshots.describe(), snapshots.record
     rows = [{**named, "metric": name, **outcome(value, record)} for name, value in values.items()]
     return rows, codes, panels
 
 
-def _sampled(posterior: Posterior, generator: torch.Generator) -> np.ndarray:
-    return posterior.sample(torch.empty_like(posterior.mean).normal_(generator=generator)).cpu().numpy()
+def _entropies(
+    prior: Distribution, posterior: Posterior, batch_size: int, generator: torch.Generator, samples: int
+) -> dict[str, float | None]:
+    """Those of the responsibilities, by metric: 0 where one component takes all, None where there are none."""
+    mixture = prior.components()
+    if mixture is None:
+        return dict.fromkeys(("entropy_per_batch", "entropy_pooled"), 0.0 if prior.single else None)
+    found = normalised_entropy(
+        *posterior, mixture, batch_size=batch_size, generator=generator, monte_carlo_samples=samples
+    )
+    return {f"entropy_{name}": value for name, value in found._asdict().items()}
 
 
-def _components(mixture: GaussianMixture | None, dim: int) -> dict[str, np.ndarray]:
-    """Of the prior, for figures; none where it has none."""
+def _codes(name: str, posterior: Posterior, labels: Tensor, generator: torch.Generator) -> dict[str, np.ndarray]:
+    """Of each image of a split one sampled z, and its label."""
+    sampled = posterior.sample(torch.empty_like(posterior.mean).normal_(generator=generator))
+    return {name: sampled.cpu().numpy(), f"{name}_labels": labels.numpy()}
+
+
+def _components(prior: Distribution, dim: int) -> dict[str, np.ndarray]:
+    """Those of the prior, for figures; none where it has none."""
     means = logvars = torch.empty(0, dim)
     weights = torch.empty(0)
-    if mixture is not None:
+    if (mixture := prior.components()) is not None:
         means, logvars, weights = mixture.means, mixture.logvars, mixture.log_weights.exp()
     arrays = {"prior_means": means, "prior_logvars": logvars, "prior_weights": weights}
     return {name: array.cpu().numpy() for name, array in arrays.items()}

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
-from introprior.evaluation.density import histogram_metrics, streams_for
+from introprior.evaluation.density import sample_metrics, streams_for
 from introprior.experiment.config.density import Cuts
 from introprior.experiment.run import Member
+from introprior.metrics.density import histogram_jsd, histogram_kl
 from introprior.training.loop import Training
 
 COLUMNS = ("beta_rec", "beta_kl", "beta_neg", "seed", "KL", "JSD", "status", "detail")
+_SCORES = {"KL": histogram_kl, "JSD": histogram_jsd}
 
 
 def rungs(halving: Cuts | None, iterations: int, game_start: int) -> list[int]:
@@ -28,7 +30,7 @@ def finished(training: Training, samples: int) -> list[dict[str, Any]]:
     iterations = training.run.training.iterations
     streams = streams_for(training.members, iterations - 1, training.device)
     with torch.no_grad():
-        values = histogram_metrics(training.run.dataset, training.model, streams, samples)
+        values = sample_metrics(_SCORES, training.run.dataset, training.model, streams, samples)
     rows = []
     for e, (member, record) in enumerate(zip(training.members, training.records(), strict=True)):
         kl, jsd = values["KL"][e], values["JSD"][e]

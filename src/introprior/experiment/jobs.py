@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -30,9 +30,11 @@ from introprior.experiment.fields import Model, shown, wrong
 from introprior.experiment.protocol import EvaluationProtocol, TrainingProtocol
 from introprior.experiment.run import DensityTraining, ImageTraining, OwnPoints, Points
 
-Features = Literal["fid_authors", "fid", "fd_classifier"]
+OfInception = Literal["fid_authors", "fid"]
+OfClassifier = Literal["fd_classifier"]
+Features = Literal[OfInception, OfClassifier]
 
-FEATURES: dict[str, tuple[Features, ...]] = {"inception": ("fid_authors", "fid"), "classifier": ("fd_classifier",)}
+FEATURES: dict[str, tuple[Features, ...]] = {"inception": get_args(OfInception), "classifier": get_args(OfClassifier)}
 """The distances that each kind of features gives."""
 
 PAPER = Configuration()

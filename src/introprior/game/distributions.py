@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -96,7 +96,13 @@ class Distribution(ABC):
 
     As a target it is asked for cross-entropies, as a source for samples; :meth:`detach` makes it a constant, so that
     one role can learn while the other does not (footnote 4 of the paper).
+
+    Attributes:
+        single: it is one component, which answers for every z, so that the entropy of its responsibilities is 0. What
+            is not, and has no :meth:`components`, has no responsibilities.
     """
+
+    single: ClassVar[bool] = False
 
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
@@ -173,6 +179,7 @@ class Gaussian(Distribution):
 
     mean: Tensor
     logvar: Tensor
+    single: ClassVar[bool] = True
 
     def log_prob(self, z: Tensor) -> Tensor:
         offset, logvar = z - self.mean.unsqueeze(-2), self.logvar.unsqueeze(-2)

@@ -15,6 +15,7 @@ Everything is computed in float64.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -110,24 +111,30 @@ def gnelbo(grid_nelbo: ArrayLike, data_nelbo: ArrayLike) -> float:
     return float(1e7 * data.mean() / total) if np.isfinite(total) and total != 0 else math.nan
 
 
-def floors(name: str, n: int, limit: float, repeats: int, seed: int) -> dict[str, float]:
+def floors(
+    metrics: Mapping[str, Callable[..., float]], name: str, n: int, limit: float, repeats: int, seed: int
+) -> dict[str, float]:
     """What the data itself scores: the metrics between two fresh samples of it, which a perfect model would reach.
 
-    Returns:
-        ``KL_floor``, ``JSD_floor``, ``JSD_nats_floor``: means over ``repeats`` pairs of ``n`` points each.
+    Args:
+        metrics: functions of two samples and ``limit``, by name.
+        name: of the data.
 
-    >>> few, more = (floors("8Gaussian", n, limit=2, repeats=1, seed=0)["KL_floor"] for n in (500, 5_000))
+    Returns:
+        ``<metric>_floor``: means over ``repeats`` pairs of ``n`` points each.
+
+    >>> kl = {"KL": histogram_kl}
+    >>> few, more = (floors(kl, "8Gaussian", n, limit=2, repeats=1, seed=0)["KL_floor"] for n in (500, 5_000))
     >>> few > more > 0  # they fall with the number of points
     True
     """
     generator = torch.Generator().manual_seed(seed)
-    metrics = {"KL_floor": histogram_kl, "JSD_floor": histogram_jsd, "JSD_nats_floor": jsd_nats}
     values = {metric: np.empty(repeats) for metric in metrics}
     for repeat in range(repeats):
         first, second = (sample(name, n, generator).numpy() for _ in range(2))
         for metric, function in metrics.items():
             values[metric][repeat] = function(first, second, limit)
-    return {metric: float(of_pairs.mean()) for metric, of_pairs in values.items()}
+    return {f"{metric}_floor": float(of_pairs.mean()) for metric, of_pairs in values.items()}
 
 
 def _densities(real: ArrayLike, generated: ArrayLike, limit: float, bins: int) -> tuple[Array, Array] | None:

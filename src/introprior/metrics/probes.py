@@ -7,7 +7,7 @@ train split, and reports accuracy on the test split, for both kinds of classifie
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -73,31 +73,29 @@ def _accuracy(
     return float(make_pipeline(StandardScaler(), classifier).fit(train, train_labels).score(test, test_labels))
 
 
-def probe(codes: Mapping[str, Any], svm_iterations: Sequence[int], neighbours: Sequence[int]) -> list[dict[str, Any]]:
+def probe(codes: Mapping[str, Any], functions: Mapping[str, Callable[..., float]]) -> list[dict[str, Any]]:
     """Accuracies on the test split, from the codes that ``introprior evaluate`` wrote.
 
     Args:
         codes: train and test ``[N, D]``, train_labels and test_labels ``[N]``, status and detail of the run.
-        svm_iterations, neighbours: few and many, see `svm_accuracy` and `knn_accuracy`.
+        functions: of train, train_labels, test, test_labels, by the names of their metrics.
 
     Returns:
-        rows ``svm_few``, ``svm_many``, ``knn_few``, ``knn_many`` with the columns ``COLUMNS``; of a run that diverged,
-        or of data without labels (status ``unlabelled``), they have no value.
+        a row for each metric with the columns ``COLUMNS``; of a run that diverged, or of data without labels (status
+        ``unlabelled``), they have no value.
 
     >>> codes, labels = np.linspace(0, 1, 20).reshape(-1, 1), np.repeat([0, 1], 10)
     >>> known = dict(zip(CODES, (codes, labels, codes, labels, "ok", ""), strict=True))
-    >>> {row["metric"]: row["value"] for row in probe(known, (2_000, 10_000), (1, 3))}
-    {'svm_few': 1.0, 'svm_many': 1.0, 'knn_few': 1.0, 'knn_many': 1.0}
+    >>> probe(known, {"knn": lambda *arrays: knn_accuracy(*arrays, k=3)})
+    [{'metric': 'knn', 'value': 1.0, 'status': 'ok', 'detail': ''}]
     """
-    train, train_labels, test, test_labels, status, detail = (codes[name] for name in CODES)
+    *arrays, status, detail = (codes[name] for name in CODES)
+    train, train_labels, test, _ = arrays
     if status == "ok" and not all(np.isfinite(part).all() for part in (train, test)):
         status, detail = "diverged", "codes are not finite"
     elif status == "ok" and len(np.unique(train_labels)) < 2:
         status, detail = "unlabelled", "images of one class alone, or without labels: nothing to tell apart"
-    rows = []
-    for kind, few_and_many in (("svm", svm_iterations), ("knn", neighbours)):
-        accuracy = svm_accuracy if kind == "svm" else knn_accuracy
-        for name, number in zip(("few", "many"), few_and_many, strict=True):
-            value = accuracy(train, train_labels, test, test_labels, number) if status == "ok" else None
-            rows.append({"metric": f"{kind}_{name}", "value": value, "status": status, "detail": detail})
-    return rows
+    return [
+        {"metric": name, "value": function(*arrays) if status == "ok" else None, "status": status, "detail": detail}
+        for name, function in functions.items()
+    ]

@@ -1,17 +1,35 @@
 """Every metric of results, tables and figures, once.
 
-A new metric is a function, an entry and a test. The function goes into a module beside this one. Its value goes, under
-the metric's name, into ``values`` of :func:`introprior.evaluation.density.measure` in 2D, of
-:func:`introprior.evaluation.images.evaluate` on images: what is in there is written to ``metrics.csv``. The entry below
-does the rest: results with it can be read, the tables of ``tables`` have it as a row, beside the published value where
-``paper`` names the same thing, and the CSV files of tables have it in any case.
+A new metric of points in 2D, or of codes of images, is a function, an entry and a test. The function goes into
+``metrics/density.py`` or ``metrics/probes.py``; the entry below names it, and its kind (:data:`KINDS`) says what it is
+given. The entry does the rest: the metric is computed, results with it can be read, the tables of ``tables`` have it as
+a row, beside the published value where ``paper`` names the same thing, and the CSV files of tables have it in any case.
+Of a metric of samples the value of the data itself, its floor, is measured, too.
+
+Entries without a function are computed where what they are of is made, see CONTRIBUTING.md.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 from introprior.errors import unknown
+
+Function = Callable[..., float]
+
+KINDS = {
+    "samples": "2D, of (real, generated, limit): points [N, 2] each, half the width of the window",
+    "energies": "2D, of (grid, data): negative ELBOs of the points of a grid and of data",
+    "floor": "2D, a metric of samples, of two samples of the data; entered with that metric",
+    "distance": "images: one of DISTANCES, of which tables show the chosen one",
+    "entropy": "images: of the responsibilities, of which tables show the chosen one",
+    "probe": "images, of (train, train_labels, test, test_labels): codes [N, D], labels [N]; last its setting, if any",
+    "": "anything else",
+}
+"""What a metric may be of, and what its function is given."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +40,13 @@ class Metric:
         name: in files of results.
         direction: which is better, ``↓`` or ``↑``; empty for what only describes a run.
         title: in tables and figures; left out: the name.
-        tables: numbers of the tables that have it as a row; of several distances and entropies the chosen one.
+        tables: numbers of the tables that have it as a row.
         paper: name of the same thing in the published tables.
         decimals: in tables; None for a setting, which has no spread.
         definition: how it is taken, for captions.
+        kind: one of :data:`KINDS`.
+        function: what computes it, ``module:function``, the module one of this package; imported when it is used.
+        setting: of a probe, the option whose value its function is given, and the place in that.
 
     >>> Metric("fid_gen", "↓", "FID (GEN)").label()
     'FID (GEN) ↓'
@@ -38,13 +59,45 @@ class Metric:
     paper: str = ""
     decimals: int | None = 2
     definition: str = ""
+    kind: str = ""
+    function: str = ""
+    setting: tuple[str, int] | None = None
 
     def label(self, title: str = "") -> str:
         """The title, or another one, and the direction: ``FID (GEN) ↓``."""
         return f"{title or self.title or self.name} {self.direction}".strip()
 
+    @property
+    def better(self) -> str:
+        """The direction in words."""
+        return {"↓": "lower is better", "↑": "higher is better"}.get(self.direction, "")
+
+    def number(self, options: Any) -> int:
+        """What its setting is in some options."""
+        assert self.setting is not None
+        number: int = getattr(options, self.setting[0])[self.setting[1]]
+        return number
+
+    def load(self, options: Any = None) -> Function:
+        """What computes it, under some options where it has a setting."""
+        module, _, name = self.function.partition(":")
+        function: Function = getattr(import_module(f"introprior.metrics.{module}"), name)
+        return (lambda *of: function(*of, self.number(options))) if self.setting else function
+
+
+def known(entries: Iterable[Metric]) -> dict[str, Metric]:
+    """Metrics by name, and the floors of those of samples.
+
+    >>> list(known([Metric("KL", "↓", kind="samples")]))
+    ['KL', 'KL_floor']
+    """
+    found = {entry.name: entry for entry in entries}
+    floors = (Metric(f"{name}_floor", kind="floor") for name, entry in found.items() if entry.kind == "samples")
+    return found | {floor.name: floor for floor in floors}
+
 
 _2D, _IMAGES = ("1", "4"), ("2", "5")
+_SVM, _KNN = "probes:svm_accuracy", "probes:knn_accuracy"
 _FID_AUTHORS = (
     "This FID, as the authors' code takes it, has Inception in training mode and batches of the training size: compare "
     "it with the paper's and within the table, with no other."
@@ -55,42 +108,65 @@ _FD = (
     "and not to be compared with one."
 )
 
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("gnELBO", "↓", tables=_2D, paper="gnELBO"),
-        Metric("KL", "↓", tables=_2D, paper="KL"),
-        Metric("JSD", "↓", tables=_2D, paper="JSD"),
-        Metric("JSD_nats", "↓"),
-        Metric("KL_floor"),
-        Metric("JSD_floor"),
-        Metric("JSD_nats_floor"),
+DISTANCES = {
+    "fid_authors": ("FID", "fid", _FID_AUTHORS),
+    "fid": ("FID std", "", _FID),
+    "fd_classifier": ("FD-classifier", "", _FD),
+}
+"""Title, published name and definition of each distance; one of generated images and one of reconstructed ones is a
+metric each, ``<distance>_gen`` and ``<distance>_rec``."""
+
+METRICS = known(
+    (
+        Metric("gnELBO", "↓", tables=_2D, paper="gnELBO", kind="energies", function="density:gnelbo"),
+        Metric("KL", "↓", tables=_2D, paper="KL", kind="samples", function="density:histogram_kl"),
+        Metric("JSD", "↓", tables=_2D, paper="JSD", kind="samples", function="density:histogram_jsd"),
+        Metric("JSD_nats", "↓", kind="samples", function="density:jsd_nats"),
         Metric("r_entropy", tables=_IMAGES, paper="r_entropy", decimals=None),
-        Metric("entropy_per_batch", "", "Entr.", _IMAGES, "responsibility_entropy", 3, "of each test batch, averaged"),
-        Metric("entropy_pooled", "", "Entr.", _IMAGES, "", 3, "of the whole test split"),
-        Metric("fid_authors_gen", "↓", "FID (GEN)", _IMAGES, "fid_gen", 3, _FID_AUTHORS),
-        Metric("fid_authors_rec", "↓", "FID (REC)", _IMAGES, "fid_rec", 3, _FID_AUTHORS),
-        Metric("fid_gen", "↓", "FID std (GEN)", _IMAGES, "", 3, _FID),
-        Metric("fid_rec", "↓", "FID std (REC)", _IMAGES, "", 3, _FID),
-        Metric("fd_classifier_gen", "↓", "FD-classifier (GEN)", _IMAGES, "", 3, _FD),
-        Metric("fd_classifier_rec", "↓", "FD-classifier (REC)", _IMAGES, "", 3, _FD),
-        Metric("svm_few", "↑", "SVM (few)", _IMAGES, "svm_2k", 3),
-        Metric("svm_many", "↑", "SVM (many)", _IMAGES, "svm_10k", 3),
-        Metric("knn_few", "↑", "KNN (few)", _IMAGES, "knn_5", 3),
-        Metric("knn_many", "↑", "KNN (many)", _IMAGES, "knn_100", 3),
+        Metric(
+            "entropy_per_batch", "", "Entr.", _IMAGES, "responsibility_entropy", 3,
+            "of each test batch, averaged", "entropy",
+        ),
+        Metric("entropy_pooled", "", "Entr.", _IMAGES, "", 3, "of the whole test split", "entropy"),
+        *(
+            Metric(
+                f"{name}_{of}", "↓", f"{title} ({of.upper()})", _IMAGES, paper and f"{paper}_{of}", 3,
+                definition, "distance",
+            )
+            for name, (title, paper, definition) in DISTANCES.items()
+            for of in ("gen", "rec")
+        ),
+        Metric("svm_few", "↑", "SVM (few)", _IMAGES, "svm_2k", 3, "", "probe", _SVM, ("svm_iterations", 0)),
+        Metric("svm_many", "↑", "SVM (many)", _IMAGES, "svm_10k", 3, "", "probe", _SVM, ("svm_iterations", 1)),
+        Metric("knn_few", "↑", "KNN (few)", _IMAGES, "knn_5", 3, "", "probe", _KNN, ("neighbours", 0)),
+        Metric("knn_many", "↑", "KNN (many)", _IMAGES, "knn_100", 3, "", "probe", _KNN, ("neighbours", 1)),
         Metric("checkpoint_epoch"),
     )
-}
-"""By name, in the order of files and tables."""
+)  # fmt: skip
+"""By name, in the order of files and tables; floors come last."""
 
-DISTANCES = tuple(name.removesuffix("_gen") for name in METRICS if name.endswith("_gen"))
-"""Fréchet distances, each of generated (``_gen``) and of reconstructed images (``_rec``)."""
 
-ENTROPIES = tuple(name for name in METRICS if name.startswith("entropy_"))
+def of_kind(*kinds: str) -> dict[str, Metric]:
+    """The metrics of some kinds, by name.
+
+    >>> list(of_kind("probe"))
+    ['svm_few', 'svm_many', 'knn_few', 'knn_many']
+    """
+    return {name: entry for name, entry in METRICS.items() if entry.kind in kinds}
+
+
+def functions(kind: str, options: Any = None) -> dict[str, Function]:
+    """What computes the metrics of a kind, by name, under some options where they have settings.
+
+    >>> origin = [[0.0, 0.0]] * 9
+    >>> {name: function(origin, origin, 2.0) for name, function in functions("samples").items()}
+    {'KL': 0.0, 'JSD': 0.0, 'JSD_nats': 0.0}
+    """
+    return {name: entry.load(options) for name, entry in of_kind(kind).items()}
+
+
+ENTROPIES = tuple(of_kind("entropy"))
 """Normalised entropies of the responsibilities."""
-
-PROBES = tuple(name for name in METRICS if name.startswith(("svm_", "knn_")))
-"""Accuracies of probes of the latent space."""
 
 
 def metric(name: str, where: str = "") -> Metric:

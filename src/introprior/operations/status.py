@@ -179,7 +179,7 @@ def _outcomes(job: Job) -> dict[tuple[str, int], str]:
                 if path.endswith(".csv"):
                     with open(path, newline="", encoding="utf-8") as stream:
                         rows += csv.DictReader(stream)
-        return {(row["dataset"], int(row["seed"])): row["detail"] for row in rows if row["status"] != "ok"}
+        return {(row["dataset"], int(row["seed"])): row["detail"] for row in rows if row["status"] == "diverged"}
     except (OSError, UserError, csv.Error, ValueError, KeyError, TypeError):
         return {}
 

@@ -39,7 +39,10 @@ STUDY_IMAGES = {"real": "real", "real_rec": "reconstructed", "fake": "generated"
 """What the encoder study holds of each beta_neg and configuration, and what figures call it."""
 
 _REMEDY = "delete it and run again to make it anew"
-_STATUSES = ("ok", "diverged", "unlabelled")
+NO_FAILURE = ("unlabelled", "inapplicable")
+"""Statuses of what has no value, though nothing went wrong: the data has no labels, or the prior no components."""
+
+_STATUSES = ("ok", "diverged", *NO_FAILURE)
 
 
 def _measured(text: str) -> float:

@@ -32,7 +32,7 @@ def draw(
     """The figure: lines are means over the seeds that got so far, bands their range, a cross where a seed diverged.
 
     Datasets are rows; the columns are the mixtures among the cells, by number of components, whether they are fixed
-    or learn (IP), and what else they are noted for. A panel without a run says so.
+    or learn (IP), family, and what else they are noted for. A panel without a run says so.
     """
     mixtures = [cell for cell in map(naming.parse, cells) if cell.family.components]
     columns = sorted(set(map(_kind, mixtures)))
@@ -70,4 +70,4 @@ def draw(
 def _kind(cell: naming.Cell) -> tuple[int, bool, str]:
     """What the mixtures of a column share, in the columns' order, its title last."""
     learns = "IP" if cell.intro_prior else "" if cell.prior_encoder else "fixed"
-    return cell.size, cell.intro_prior, ", ".join(filter(None, [f"MoG({cell.size})", learns, *cell.notes]))
+    return cell.size, cell.intro_prior, ", ".join(filter(None, [cell.prior_label, learns, *cell.notes]))

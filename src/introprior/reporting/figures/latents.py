@@ -28,7 +28,7 @@ def latent_spaces(
     show: Callable[[Axes, Run], None],
     more: Sequence[Artist] = (),
 ) -> Figure:
-    """A block for each dataset, with a line of panels for each number of components; ``show`` draws one run.
+    """A block for each dataset, with a line of panels for each size of each family of mixtures; ``show`` draws one run.
 
     The legend has the classes, and ``more``.
 
@@ -57,12 +57,15 @@ def latent_spaces(
 
 
 def arrange(cells: Sequence[str]) -> list[list[str]]:
-    """Cells in lines by number of components; those without open the first, and leave their place empty in others."""
+    """Cells in lines by family and number of components.
+
+    Those without components open the first line, and leave their place empty in others.
+    """
     alone = [cell for cell in cells if not naming.parse(cell).family.components]
-    groups: dict[int, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for cell in cells:
         if cell not in alone:
-            groups.setdefault(naming.parse(cell).size, []).append(cell)
+            groups.setdefault(naming.parse(cell).prior_label, []).append(cell)
     first, *others = groups.values() or [[]]
     return [[*alone, *first], *([*[""] * len(alone), *group] for group in others)]
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from introprior import paper
+from introprior.metrics.registry import METRICS
 from introprior.reporting.figures.style import INK, MODEL, TEXT_WIDTH, key, legend
 
 _MARKS = {
@@ -46,7 +47,7 @@ def draw(slices: pd.DataFrame, hyperparameters: pd.DataFrame, datasets: Sequence
     for axis in axes[len(datasets) :]:
         axis.set_axis_off()
     for axis in axes[::columns]:
-        axis.set_ylabel("histogram KL ↓")
+        axis.set_ylabel(f"histogram {METRICS['KL'].label()}")
     handles = [
         key(rf"β$_\mathrm{{rec}}$ = {b:g}", marker="o", ms=3, mfc=colour, mec="none") for b, colour in palette.items()
     ]

@@ -25,7 +25,7 @@ from introprior.experiment.config import Configuration
 from introprior.experiment.config.shown import FIGURES
 from introprior.experiment.jobs import named
 from introprior.experiment.paths import Paths
-from introprior.metrics.registry import METRICS
+from introprior.metrics.registry import METRICS, of_kind
 from introprior.operations import files, provenance
 from introprior.reporting import claims, read
 from introprior.reporting.page import Shown, shown
@@ -40,6 +40,7 @@ _TESTED = ("percent", "percent_low", "percent_high", "mean", "reference_mean", "
 _SIDES = ("dataset", "metric", "cell", "reference", "outcome")
 _WORDS = ("claim", "source", "verdict", "statement", "where", "need")
 _SUMMARY = ("mean", "std", "sem", "n", "diverged", "paper_mean", "paper_spread")
+_UNTOLD = ("JSD_nats", "JSD_nats_floor")
 _MARKS = {"yes": "✓", "no": "✗"}
 
 
@@ -81,7 +82,7 @@ def write(config: Configuration, results: Path, processes: int = 1) -> None:
             tables=[table(config, number, Path(paths.tables)) for number in config.page.tables],
             figures=pictured(config, results),
             tails={run.name: tail(Path(run.log)) for run in runs},
-            labels={name: metric.label() for name, metric in METRICS.items() if "_nats" not in name},
+            labels={name: metric.label() for name, metric in METRICS.items() if name not in _UNTOLD},
             there=lambda name: (results / name).exists(),
         ),
     )
@@ -224,7 +225,7 @@ def table(config: Configuration, n: int, folder: Path) -> dict[str, Any]:
     text = read.text(folder / f"table{n}_vs_paper.md").partition("\n")[0]
     caption = re.sub(r"\\(.)", r"\1", text.partition("** ")[2]).replace("&lt;", "<")
     spread, told = config.resolved_protocol.report.spread, named(config).values()
-    hidden = {m for m in METRICS if m.startswith("entropy_") or m.endswith(("_gen", "_rec"))} - {*told}
+    hidden = of_kind("distance", "entropy").keys() - {*told}
     within = {(r.dataset, r.cell, r.metric): r for r in compared.itertuples()}
     columns = [*dict.fromkeys(tidy["cell"])]
     rows = []

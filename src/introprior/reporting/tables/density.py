@@ -52,7 +52,7 @@ def density_sheet(number: str, runs: pd.DataFrame, request: Request) -> Sheet:
         request.scale,
         "Best measured mean of a row in bold.",
         captions.DIVERGED * bool((tidy.loc[tidy["metric"].isin(rows), "diverged"] > 0).any()),
-        _floors(tidy, request.datasets),
+        _floors(tidy, rows, request.datasets),
     )
     names = dict(zip(request.datasets, request.datasets, strict=True))
     return Sheet(number, request, tidy, columns, titles, dict.fromkeys(rows, ""), names, caption)
@@ -68,12 +68,12 @@ def _settings(cells: Iterable[str]) -> Columns:
     return columns
 
 
-def _floors(tidy: pd.DataFrame, datasets: Iterable[str]) -> str:
-    """What the data itself scores, where it was measured."""
+def _floors(tidy: pd.DataFrame, rows: Iterable[str], datasets: Iterable[str]) -> str:
+    """What the data itself scores by the metrics of the rows, where it was measured."""
     means = tidy.groupby(["dataset", "metric"])["mean"].mean().dropna()
     parts = []
     for dataset in datasets:
-        scores = [f"{m} {means[dataset, f'{m}_floor']:.2f}" for m in ("KL", "JSD") if (dataset, f"{m}_floor") in means]
+        scores = [f"{m} {means[dataset, f'{m}_floor']:.2f}" for m in rows if (dataset, f"{m}_floor") in means]
         parts += [f"{dataset} {', '.join(scores)}"] * bool(scores)
     return f"Two samples of the data itself score on average: {'; '.join(parts)}." if parts else ""
 

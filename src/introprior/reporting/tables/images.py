@@ -8,7 +8,7 @@ import pandas as pd
 
 from introprior.data import images
 from introprior.errors import UserError
-from introprior.metrics.registry import ENTROPIES, METRICS, PROBES
+from introprior.metrics.registry import ENTROPIES, METRICS, of_kind
 from introprior.reporting.read import Choices
 from introprior.reporting.tables import captions, sheets
 from introprior.reporting.tables.sheets import KEY, SUMMARY, Request, Sheet
@@ -16,8 +16,8 @@ from introprior.reporting.tables.sheets import KEY, SUMMARY, Request, Sheet
 OPENINGS = {"2": "Quantitative performance on images.", "5": "Full ablation on images."}
 TIDY = [*SUMMARY[:2], "r_entropy", *SUMMARY[2:], *sheets.PUBLISHED]
 
-_PAPER_ITERATIONS = (2000, 10000)
-_PAPER_NEIGHBOURS = (5, 100)
+_BY_SETTING = {"svm_iterations": "{}-SVM", "neighbours": "{}-NN"}
+"""What Table 2 calls probes."""
 
 
 def image_sheet(number: str, runs: pd.DataFrame, choices: Choices, request: Request) -> Sheet:
@@ -52,9 +52,11 @@ def _rows(number: str, request: Request, present: set[str]) -> dict[str, str]:
     if request.primary == "fid":
         rows |= {"fid_gen": "FID (GEN)", "fid_rec": "FID (REC)"}
     if number == "2":  # which names the probes by their settings
-        thousands = [f"{n // 1000}K" if n and n % 1000 == 0 else n for n in request.svm_iterations]
-        probes = [f"{n}-SVM" for n in thousands] + [f"{k}-NN" for k in request.neighbours]
-        rows |= dict(zip(PROBES, probes, strict=True))
+        for name, probe in of_kind("probe").items():
+            if probe.setting and name in rows:
+                n = probe.number(request)
+                thousands = probe.setting[0] == "svm_iterations" and n and n % 1000 == 0
+                rows[name] = _BY_SETTING[probe.setting[0]].format(f"{n // 1000}K" if thousands else n)
     return rows
 
 
@@ -82,8 +84,8 @@ def _summary(runs: pd.DataFrame, choices: Choices, request: Request, rows: Mappi
 
 def _incomparable(request: Request) -> list[str]:
     """Metrics that mean something else here than in the paper."""
-    ours, theirs = [*request.svm_iterations, *request.neighbours], [*_PAPER_ITERATIONS, *_PAPER_NEIGHBOURS]
-    others = [probe for probe, mine, published_ in zip(PROBES, ours, theirs, strict=True) if mine != published_]
+    probes = {name: probe for name, probe in of_kind("probe").items() if probe.setting}
+    others = [name for name, probe in probes.items() if probe.number(request) != probe.number(Request)]
     return others + ["r_entropy"] * (request.primary != "fid_authors")
 
 
@@ -95,7 +97,7 @@ def _caption(number: str, tidy: pd.DataFrame, rows: Mapping[str, str], choices: 
         f"r_entropy of mixtures: of {', '.join(f'{r:g}' for r in tried)} the one with the fewest diverged seeds and, "
         f"of these, the lowest mean {distance} (GEN)."
     )
-    probed = tidy[tidy["metric"].isin(PROBES)]
+    dashes = tidy[tidy["n"] + tidy["diverged"] == 0]["metric"]
     return captions.caption(
         OPENINGS[number],
         captions.spread_sentence(request.spread, len(request.seeds)),
@@ -107,7 +109,8 @@ def _caption(number: str, tidy: pd.DataFrame, rows: Mapping[str, str], choices: 
         "FID std is the literature's, with Inception in evaluation mode." * bool(request.others & set(rows)),
         f"Accuracies on codes of test images: linear SVMs of {_pair(request.svm_iterations)} iterations, "
         f"{_pair(request.neighbours)} nearest neighbours.",
-        "–: no labels to read off." * bool((probed["n"] + probed["diverged"] == 0).any()),
+        "–: no labels to read off." * bool(dashes.isin(of_kind("probe")).any()),
+        "Entr. –: a prior without components." * bool((dashes == request.entropy).any()),
         "Best mean of a row in bold.",
         captions.DIVERGED * bool((tidy.loc[tidy["metric"].isin(rows), "diverged"] > 0).any()),
     )
@@ -124,10 +127,10 @@ def _notes(request: Request) -> list[str]:
         sentences.append(f"The paper's FID, and the r_entropy that it chose, have no counterpart here. {definition}")
     if not METRICS[request.entropy].paper:
         sentences.append("The paper's Entr. is taken per batch, hence not compared.")
-    if set(_incomparable(request)) & set(PROBES):
+    if set(_incomparable(request)) & of_kind("probe").keys():
         sentences.append(
-            f"The paper's probes have {_pair(_PAPER_ITERATIONS)} iterations and {_pair(_PAPER_NEIGHBOURS)} neighbours: "
-            "other ones are not compared."
+            f"The paper's probes have {_pair(Request.svm_iterations)} iterations and {_pair(Request.neighbours)} "
+            "neighbours: other ones are not compared."
         )
     return sentences
 

@@ -13,6 +13,7 @@ from introprior import paper
 from introprior.errors import UserError
 from introprior.experiment import cells as naming
 from introprior.metrics.registry import DISTANCES, ENTROPIES, METRICS
+from introprior.reporting.read import NO_FAILURE
 from introprior.reporting.tables.layout import CROSS, TICK, Entry, Heading, Row, Table
 
 KEY = ["dataset", "cell", "metric"]
@@ -36,7 +37,7 @@ class Request:
         scale: a sentence for the caption, see :func:`introprior.reporting.tables.captions.scale_sentence`.
         primary: of images, the distance that chose epochs and r_entropy and fills the rows GEN and REC.
         entropy: of images, the row "Entr.".
-        svm_iterations, neighbours: of images, those of the probes "few" and "many".
+        svm_iterations, neighbours: of images, those of the probes "few" and "many"; by default the paper's.
     """
 
     datasets: Sequence[str]
@@ -44,7 +45,7 @@ class Request:
     seeds: Sequence[int] = ()
     spread: str = "std"
     scale: str = ""
-    primary: str = DISTANCES[0]
+    primary: str = next(iter(DISTANCES))
     entropy: str = ENTROPIES[0]
     svm_iterations: Sequence[int] = (2000, 10000)
     neighbours: Sequence[int] = (5, 100)
@@ -121,7 +122,7 @@ def _entries(rows: Mapping[str, Any], metric: str, sheet: Sheet) -> tuple[Entry,
 def measured(row: Any, spread: str, decimals: int | None, bold: bool = False) -> Entry:
     """A measured mean and spread; says how many seeds are behind it when some diverged, ``diverged`` when all did.
 
-    Of data without labels a dash stands for what would need them.
+    A dash stands for what would need labels, or components, where there are none.
     """
     if row.n == 0:
         return Entry("diverged" if row.diverged else "–")
@@ -156,8 +157,8 @@ def summarise(runs: pd.DataFrame, request: Request, needed: Iterable[str]) -> pd
 
     Returns:
         the columns :data:`SUMMARY`: std with ddof = 0, sem = std / sqrt(n), n seeds behind the mean, diverged seeds
-        without a finite value (data without labels is no divergence). With one seed the spread is NaN, not 0; with none
-        the mean is NaN too.
+        without a finite value (data without labels, or a prior without components, is no divergence). With one seed the
+        spread is NaN, not 0; with none the mean is NaN too.
 
     Raises:
         UserError: a run or one of its metrics is missing, or there are runs of other seeds.
@@ -173,7 +174,7 @@ def summarise(runs: pd.DataFrame, request: Request, needed: Iterable[str]) -> pd
                 "metrics.csv and run again to make it anew"
             )
         values = [value for value in groups[key]["value"] if math.isfinite(value)]
-        lost = len(found) - len(values) - int((groups[key]["status"] == "unlabelled").sum())
+        lost = len(found) - len(values) - int(groups[key]["status"].isin(NO_FAILURE).sum())
         summaries.append((*key, *moments(values), len(values), lost))
     for metric in needed:
         if metric not in present:
