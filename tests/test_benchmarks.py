@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks import baseline
 from benchmarks.precision import Units
 from introprior.evaluation.density import negative_elbo
-from introprior.experiment import cells
+from introprior.experiment.cells import Cell
 from introprior.game.distributions import GaussianMixture, Posterior, Samples
 from introprior.game.divergences import kl_monte_carlo
 from introprior.game.model import IntroVAE
@@ -92,7 +92,7 @@ def pair(request, tiny, exact) -> tuple[Training, Script, EqualStreams]:
 @pytest.fixture(params=["sg", "mog5", "mog5-lc-ip"])
 def image_pair(request, float64) -> tuple[Training, Script, Tensor]:
     """The same on 8x8 images, and the batch that they train with."""
-    cell, shape, widths = cells.parse(request.param), (1, 8, 8), (2, 4)
+    cell, shape, widths = Cell.parse(request.param), (1, 8, 8), (2, 4)
     r_entropy = 10.0 if cell.family.components else 0.0
     run = image_run(
         request.param, [a_member(0, 1.0, 1.0, 8.0)], overrides={"gamma_r_terms": "compute"},

@@ -151,7 +151,7 @@ def test_diverged_seeds_are_left_out_and_counted_and_one_seed_establishes_nothin
     assert (row.n, row.diverged, row.method) == (2, 1, "paired")
     assert row.effect == pytest.approx(1.05)  # of seeds 0 and 2
     _, row = compared((None,), (10.0,))
-    assert claims.told(row)["outcome"] == "open, 1 diverged"
+    assert claims.formatted(row)["outcome"] == "open, 1 diverged"
     _, row = compared((9.0,), (10.0,))
     assert (row.outcome, row.effect, bool(row.favours)) == ("open", 1, True)
 

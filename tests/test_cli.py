@@ -145,7 +145,7 @@ def test_what_was_selected_is_what_is_trained(tmp_path, cell, grid):
 
 
 def test_published_hyperparameters_are_taken_over(tmp_path, introprior):
-    published = jobs.told({**dict(zip(NAMES, commands.BETAS, strict=True)), "source": "table3", "KL": None})
+    published = jobs.as_json({**dict(zip(NAMES, commands.BETAS, strict=True)), "source": "table3", "KL": None})
     command = ["select", "--dataset", DATASET, "--cell", "sg", "--output", tmp_path / "h.json", "--published"]
     assert introprior(*command, published) == (0, [])
     assert json.loads((tmp_path / "h.json").read_text()) == {"dataset": DATASET, "cell": "sg", **json.loads(published)}

@@ -22,8 +22,8 @@ from introprior import paper
 from introprior.data.catalogue import DATASETS
 from introprior.data.images.catalogue import DATASETS as IMAGE_DATASETS
 from introprior.errors import UserError
-from introprior.experiment import cells, families, jobs
-from introprior.experiment.cells import TABLE1_CELLS
+from introprior.experiment import families, jobs
+from introprior.experiment.cells import TABLE1_CELLS, Cell
 from introprior.experiment.config import Configuration, load, read_yaml
 from introprior.experiment.config.__main__ import files
 from introprior.experiment.config.images import DIMENSIONS
@@ -329,9 +329,9 @@ def test_a_configuration_adds_a_prior_from_a_file_beside_it(tmp_path, added):
     values = {"priors": ["my_prior"], "tables": {"table1": ["sg", "mine", "vae-mine"]}}
     config = load(values, [ROOT / "config/config.yaml", tmp_path / "my.yaml"])
     assert config == load(values, [tmp_path / "my.yaml"])  # the file runs once
-    assert cells.parse("mine").family.file == str(tmp_path / "my_prior.py")
+    assert Cell.parse("mine").family.file == str(tmp_path / "my_prior.py")
     # Processes that this one starts know it, too, or say what is wrong.
-    code = "from introprior.experiment.cells import parse; print(parse('mine').label)"
+    code = "from introprior.experiment.cells import Cell; print(Cell.parse('mine').label)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "Mine\n")
     (tmp_path / "my_prior.py").write_text("import nothing_of_this_name\n")
@@ -628,7 +628,7 @@ def test_a_warmup_is_told_all_that_it_depends_on():
 )
 def test_what_outdates_what(dataset, path, value, outdated):
     old, new = (options(config, dataset) for config in (PAPER, changed(path, value)))
-    assert {kind for kind in old if jobs.told(old[kind]) != jobs.told(new[kind])} == set(outdated)
+    assert {kind for kind in old if jobs.as_json(old[kind]) != jobs.as_json(new[kind])} == set(outdated)
 
 
 @pytest.mark.parametrize(

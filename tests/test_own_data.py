@@ -264,9 +264,9 @@ def test_pictures_without_labels_from_preparation_to_tables(tmp_path: Path) -> N
     do("prepare", "--dataset", "mine", *jobs.pictures(config, "mine"), "--output", data)
     run = {"dataset": "mine", "cell": "mog4-ip", "r_entropy": "10", "seed": "0"}
     of_runs = (jobs.game, jobs.distances, jobs.evaluate_images, jobs.probe)
-    game, distances, evaluation, probe = (jobs.told(resolve(config, **run)) for resolve in of_runs)
-    classifier = jobs.told(jobs.classifier(config, "mine"))
-    reference = jobs.told(jobs.reference(config, "mine", "fd_classifier"))
+    game, distances, evaluation, probe = (jobs.as_json(resolve(config, **run)) for resolve in of_runs)
+    classifier = jobs.as_json(jobs.classifier(config, "mine"))
+    reference = jobs.as_json(jobs.reference(config, "mine", "fd_classifier"))
     del images.DATASETS["mine"]  # the other commands know of the prepared data alone
 
     def at(*names: str) -> list[Path]:
@@ -384,7 +384,7 @@ def test_only_the_window_leaves_a_training_as_it_is(tmp_path: Path) -> None:
         config = load({"density": own})
         assert "points" not in jobs.train(config, "sg", "Rings")
         resolved = jobs.train(config, "sg"), jobs.search(config, "mine", "sg", 0), jobs.evaluate(config, "sg")
-        return [jobs.told(one) for one in resolved]
+        return [jobs.as_json(one) for one in resolved]
 
     narrow, wide = told(half_width=3.0), told(half_width=5.0)
     assert [ours == theirs for ours, theirs in zip(narrow, wide, strict=True)] == [True, False, False]

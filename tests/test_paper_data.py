@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from introprior import paper
-from introprior.experiment import cells
+from introprior.experiment.cells import TABLE1_CELLS, TABLE4_SETTINGS, Cell
 
 DATASETS = ("8Gaussian", "2Spirals", "Checkerboard", "Rings")
 METRICS = ("gnELBO", "KL", "JSD")
@@ -15,7 +15,7 @@ KEY = ["dataset", "cell", "metric"]
 
 def test_table1_is_complete() -> None:
     keys = list(paper.table(1)[KEY].itertuples(index=False, name=None))
-    assert sorted(keys) == sorted((d, c, m) for d in DATASETS for c in cells.TABLE1_CELLS for m in METRICS)
+    assert sorted(keys) == sorted((d, c, m) for d in DATASETS for c in TABLE1_CELLS for m in METRICS)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_values_are_as_printed(number: int, key: tuple[str, ...], value: tuple[f
 def test_table4_names_the_cells_that_can_be_trained() -> None:
     table = paper.table(4)
     assert len(table) == 4 * 5 * 3
-    settings = {name: name for name in paper.QUOTED_SETTINGS} | cells.TABLE4_SETTINGS
+    settings = {name: name for name in paper.QUOTED_SETTINGS} | TABLE4_SETTINGS
     assert dict(zip(table["setting"], table["cell"], strict=True)) == settings
 
 
@@ -73,4 +73,4 @@ def test_table2_is_the_part_of_table5_with_100_components() -> None:
 @pytest.mark.parametrize("number", [1, 2, 5])
 def test_every_published_cell_follows_the_grammar(number: int) -> None:
     for name in paper.table(number)["cell"].unique():
-        assert cells.parse(name).name == name
+        assert Cell.parse(name).name == name

@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from introprior import paper
-from introprior.experiment import cells
+from introprior.experiment.cells import TABLE1_CELLS, TABLE4_SETTINGS
 from introprior.experiment.config import load
 from introprior.metrics import registry
 from introprior.operations.files import write_csv
@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[1]
 COLUMNS = ("dataset", "cell", "seed", "metric", "value", "status", "detail")
 DATASETS, METRICS = ("8Gaussian", "2Spirals", "Checkerboard", "Rings"), ("gnELBO", "KL", "JSD")
 TIDY = "dataset,cell,metric,mean,std,sem,n,diverged,paper_mean,paper_spread"
-TABLE4_CELLS = tuple(cells.TABLE4_SETTINGS.values())
+TABLE4_CELLS = tuple(TABLE4_SETTINGS.values())
 needs_pdflatex = pytest.mark.skipif(not latex.pdflatex_available(), reason="pdflatex is not installed")
 
 Values = Mapping[str, Sequence[float | None]]
@@ -171,9 +171,9 @@ def test_an_entry_is_all_that_a_metric_needs(tmp_path: Path, monkeypatch: pytest
 
 def full_table1(folder: Path) -> tuple[list[Path], Request]:
     published = paper.table(1).set_index(["dataset", "cell", "metric"])["mean"]
-    runs = itertools.product(DATASETS, cells.TABLE1_CELLS)
+    runs = itertools.product(DATASETS, TABLE1_CELLS)
     paths = [write_metrics(folder, *run, alike(*(published[*run, metric] for metric in METRICS))) for run in runs]
-    return paths, Request(DATASETS, cells.TABLE1_CELLS, (0, 1, 2), scale="Demo scale: not comparable.")
+    return paths, Request(DATASETS, TABLE1_CELLS, (0, 1, 2), scale="Demo scale: not comparable.")
 
 
 def test_table1_is_laid_out_as_in_the_paper_and_met_by_its_own_numbers(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_a_training_is_done_or_diverged_or_failed(results):
     for cell, state in expected.items():
         assert [row[1] for row in rows if row[:1] == [cell]] == [status.MARKS[state] * 2]
     assert sum(line.startswith(("begun", "diverged  ")) for line in text(results, every=True).splitlines()) == 4
-    with progress.told(failing.output):  # mended and begun anew
+    with progress.at_work(failing.output):  # mended and begun anew
         assert states(status.look(results))["sg-dt 0"] == "running"
 
 
@@ -193,7 +193,7 @@ def test_a_copy_elsewhere_tells_the_same(results, tmp_path):
 )
 def test_the_last_word_of_a_job(results, error, state, detail):
     output = Training(results).output
-    with pytest.raises(type(error)), progress.told(output):
+    with pytest.raises(type(error)), progress.at_work(output):
         raise error
     job = job_of(status.look(results))
     assert (job["state"], job["detail"]) == (state, detail)
@@ -202,8 +202,8 @@ def test_the_last_word_of_a_job(results, error, state, detail):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["out of memory", "time limit"])
 def test_a_job_that_is_killed_has_no_last_word(results, number):
     training = Training(results)
-    code = "import sys, time; from introprior.operations.progress import told\n"
-    code += "with told(sys.argv[1]): print('begun', flush=True); time.sleep(600)"
+    code = "import sys, time; from introprior.operations.progress import at_work\n"
+    code += "with at_work(sys.argv[1]): print('begun', flush=True); time.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", code, str(training.output)], stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"begun\n"
         assert job_of(status.look(results))["state"] == "running"
@@ -325,7 +325,7 @@ def paper(tmp_path_factory, paper_plan) -> Path:
             record["records"][0] |= {"status": "diverged", "detail": "encoder_loss at iteration 5"}
         job.record.write_text(json.dumps(record)) if job.outputs else None
     for job in games[150:200]:
-        with contextlib.suppress(UserError), progress.told(job.outputs[0]):
+        with contextlib.suppress(UserError), progress.at_work(job.outputs[0]):
             raise UserError("out of memory")
     return folder
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from introprior.data import density as data
 from introprior.errors import UserError
-from introprior.experiment import cells
+from introprior.experiment.cells import Cell
 from introprior.experiment.protocol import PRESETS, Overrides, Protocol, resolve
 from introprior.experiment.run import DensityRun, DensityTraining, Member, Run
 from introprior.game import distributions
@@ -246,7 +246,7 @@ def test_bounds_are_those_of_the_moment_when_the_game_begins(tiny):
 @pytest.mark.parametrize("cell", ["sg", "mog5", "mog5-lc", "mog5-ip", "mog5-lc-ip", "mog5-lc-ep"])
 @pytest.mark.parametrize("iteration", [0, CONVERSION, GAME, GAME + 1])
 def test_who_trains_when(tiny, cell, iteration):
-    parsed = cells.parse(cell)
+    parsed = Cell.parse(cell)
     training = run_to(tiny(cell), iteration)
     before = tensors(training)
     training.step()
@@ -631,7 +631,7 @@ def test_any_single_option_can_be_overridden(option, value):
     ],
 )
 def test_a_cells_name_says_all_about_it(name, attributes, warmup, label):
-    cell = cells.parse(name)
+    cell = Cell.parse(name)
     assert (
         cell.adversarial,
         cell.family.name,
@@ -655,11 +655,11 @@ def test_a_cells_name_says_all_about_it(name, attributes, warmup, label):
     ],
 )
 def test_cells_that_the_paper_does_not_have(name, who, warmup, label):
-    cell = cells.parse(name)
+    cell = Cell.parse(name)
     assert (cell.intro_prior, cell.prior_encoder, cell.cauchy_schwarz) == who
     assert cell.clipped == (cell.intro_prior and cell.family.clipped)
     assert (cell.warmup, cell.label) == (warmup, label)
-    assert cells.parse(cell.warmup).warmup == warmup
+    assert Cell.parse(cell.warmup).warmup == warmup
 
 
 @pytest.mark.parametrize(
@@ -692,4 +692,4 @@ def test_cells_that_the_paper_does_not_have(name, who, warmup, label):
 )
 def test_contradictory_cells_are_refused(name, reason):
     with pytest.raises(UserError, match=f"here: .*{reason}"):
-        cells.parse(name, where="here")
+        Cell.parse(name, where="here")

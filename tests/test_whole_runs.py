@@ -18,7 +18,7 @@ from torch import Tensor
 
 from introprior.data import density as points
 from introprior.data.images import splits
-from introprior.experiment import cells
+from introprior.experiment.cells import Cell
 from introprior.training import density, images
 from introprior.training.loop import Training, betas
 
@@ -33,7 +33,7 @@ NUMBERS: dict[str, Any] = {"iterations": END, "warmup_iterations": GAME, "mixtur
 NUMBERS |= {"monte_carlo_samples": 5, "learning_rate": 2e-3}
 
 
-def numbers_for(cell: cells.Cell) -> dict[str, Any]:
+def numbers_for(cell: Cell) -> dict[str, Any]:
     return NUMBERS | {"r_entropy": 3.0 if cell.family.components else 0.0}
 
 
@@ -48,7 +48,7 @@ def exact(float64: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def in_2d(cell: str, protocol: str, **options: str) -> tuple[Training, list[naive.Model]]:
-    known = cells.parse(cell)
+    known = Cell.parse(cell)
     members = MEMBERS if known.adversarial else tuple(member.warmup for member in MEMBERS)
     sizes = {"batch_size": 16, "hidden_width": 16, "hidden_layers": 2, "milestones": DECAYS}
     training = density.begin(
@@ -60,7 +60,7 @@ def in_2d(cell: str, protocol: str, **options: str) -> tuple[Training, list[naiv
 def on_images(cell: str, protocol: str, folder: Path) -> tuple[Training, list[naive.Model]]:
     # At the text's scale of 1 the exponentials of hundreds of pixels would vanish: its weights are small.
     weights = (1.0, 1.0, 2.0) if protocol == "authors" else (1e-3, 1e-3, 2e-3)
-    known = cells.parse(cell)
+    known = Cell.parse(cell)
     sizes = {"batch_size": 6, "latent_dim": 3, "widths": (2, 3), "milestones": DECAYS}
     run = image_run(cell, [a_member(0, *weights)], protocol=protocol, **sizes, **numbers_for(known))
     training = images.begin(run, CPU, folder)

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from introprior import __version__
-from introprior.commands import options as told
+from introprior.commands import arguments
 from introprior.errors import UserError, cut, one_line, out_of_memory, plain
-from introprior.experiment import cells, jobs
+from introprior.experiment import jobs
+from introprior.experiment.cells import TABLE1_CELLS
 from introprior.experiment.fields import Model, expanded
 from introprior.experiment.protocol import PRESETS
 from introprior.operations import files, progress, provenance, signals
@@ -44,19 +45,19 @@ where it stopped when it is started again with the same options and --state.
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for what the user can mend, 128 + n after signal n."""
     name, options = "introprior", argparse.Namespace()
     try:
         with signals.handled((signal.SIGTERM, signal.SIGHUP), _stop):
             if isinstance(sys.stdout, io.TextIOWrapper):
                 sys.stdout.reconfigure(errors="backslashreplace")  # β, on a terminal that has none
-            options = _parser().parse_args(arguments)
+            options = _parser().parse_args(argv)
             name = f"introprior {options.name}"
             _run(options)
             sys.stdout.flush()
     except UserError as error:
-        print(f"{name}: {plain(told.blamed(options, str(error)))}", file=sys.stderr)
+        print(f"{name}: {plain(arguments.blamed(options, str(error)))}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # who reads has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python tries again as it ends, and complains
@@ -86,20 +87,20 @@ def _foreseen(error: Exception) -> tuple[str, int]:
 
 def _run(given: argparse.Namespace) -> None:
     """Run a command, and record what it made of what."""
-    told.check_flags(given)
+    arguments.check_flags(given)
     if hasattr(given, "threads"):
         _limit_threads(given.threads)
     if not given.writes:
         _command(given)(given)
         return
     if hasattr(given, "options"):
-        given.stated = told.stated(given)
-    read = _paths(given, given.reads) + told.points(given)
+        given.stated = arguments.stated(given)
+    read = _paths(given, given.reads) + arguments.points(given)
     written = _paths(given, given.writes)
     files.check_apart([*written, provenance.path_of(written[0])], read)
     given.seen = {path: files.seen(path) for path in written}
-    record = provenance.Record(given.name, told.recorded(given), read)
-    with progress.told(written[0]) if provenance.CONFIGURATION in os.environ else nullcontext():
+    record = provenance.Record(given.name, arguments.recorded(given), read)
+    with progress.at_work(written[0]) if provenance.CONFIGURATION in os.environ else nullcontext():
         facts = _command(given)(given)
     if facts is not None:
         several = getattr(given, given.writes[0], None)
@@ -291,7 +292,7 @@ SHARED = """\
 --state  folder for the resume state (default: none is kept)
 --checkpoint-seconds  how often it is written (default: the environment's INTROPRIOR_CHECKPOINT_SECONDS, else 300)"""
 SHARED_HELP = dict(line.split("  ") for line in SHARED.splitlines())
-SHARED_HELP["--cell"] = f"for example {', '.join(cells.TABLE1_CELLS)}"
+SHARED_HELP["--cell"] = f"for example {', '.join(TABLE1_CELLS)}"
 RUN = "--device --threads --dataset --cell --protocol --set --state --checkpoint-seconds"
 
 

@@ -86,7 +86,7 @@ def resolve(config: Configuration) -> None:
     told += [(jobs.TrainImages, jobs.clipping(config, **run)) for run in config.figure2_runs]
     told += [(jobs.Classifier, jobs.classifier(config, dataset)), (jobs.Overfit, jobs.overfit(config, dataset))]
     for model, options in told:
-        model.read({key: value for key, value in json.loads(jobs.told(options)).items() if value is not None}, "job")
+        model.read({key: value for key, value in json.loads(jobs.as_json(options)).items() if value is not None}, "job")
 
 
 def changed(rng: random.Random, value: Any) -> Any:

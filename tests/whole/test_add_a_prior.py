@@ -18,7 +18,8 @@ pytest.importorskip("snakemake")
 from runs import a_member, density_run
 
 from introprior.errors import UserError
-from introprior.experiment import cells, families
+from introprior.experiment import families
+from introprior.experiment.cells import Cell
 from introprior.experiment.config import Configuration
 from introprior.game.distributions import Posterior, Samples
 from introprior.game.divergences import kl_monte_carlo
@@ -51,7 +52,7 @@ def torus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleTyp
     (tmp_path / "torus.py").write_text(block("python"))
     with monkeypatch.context() as patch:
         patch.setattr(families, "FAMILIES", known := dict(families.FAMILIES))
-        patch.setattr(cells, "FAMILIES", known)
+        patch.setattr("introprior.experiment.cells.FAMILIES", known)
         patch.setattr(families, "_FILES", {})
         patch.setenv(families.PRIORS, "")
         families.add(["torus"], "priors", [tmp_path])
@@ -120,7 +121,7 @@ def test_what_it_does_not_know_is_refused_in_one_line(torus):
         ("torus4", "unknown cell"),
     ):
         with pytest.raises(UserError, match=words):
-            cells.parse(name)
+            Cell.parse(name)
     config = Configuration()
     known = Configuration.read({"tables": {"table2": [*config.tables.table2, "torus-ip"]}}, "configuration")
     assert known.r_entropies("torus-ip") == (0.0,)

@@ -11,7 +11,7 @@ from snakemake.logging import logger
 import introprior
 from introprior.data.images import DATASETS
 from introprior.errors import UserError
-from introprior.experiment import cells as naming
+from introprior.experiment.cells import TABLE4_SETTINGS, Cell
 from introprior.experiment import jobs
 from introprior.experiment.config import TABLE3_CELL, Configuration, load, read_yaml, text
 from introprior.experiment.paths import NAMED, Paths
@@ -89,7 +89,7 @@ wildcard_constraints:
 DENSITY_DATASETS, IMAGE_DATASETS = list(CONFIG.density.datasets), list(CONFIG.images.datasets)
 
 IMAGE_CELLS = CONFIG.image_cells
-MIXTURES = [cell for cell in IMAGE_CELLS if naming.parse(cell).family.components]
+MIXTURES = [cell for cell in IMAGE_CELLS if Cell.parse(cell).family.components]
 LATENTS = {"cells": list(CONFIG.latents.cells), "seeds": [CONFIG.latents.seed]}
 
 DENSITY_TABLES = (1, 3, 4)
@@ -178,13 +178,13 @@ def asked(rule):
 
 
 def options(resolve):
-    """What a job is told, as JSON: all that its result depends on, in a form that Snakemake can compare."""
-    return lambda wildcards: jobs.told(checked(resolve, CONFIG, **dict(wildcards.items())))
+    """The options of a job, as JSON: all that its result depends on, in a form that Snakemake can compare."""
+    return lambda wildcards: jobs.as_json(checked(resolve, CONFIG, **dict(wildcards.items())))
 
 
 def computed(*kinds):
     """What computes the metrics of some kinds: unlike its title, another function outdates what was measured."""
-    return jobs.told({name: [entry.function, entry.setting] for name, entry in of_kind(*kinds).items()})
+    return jobs.as_json({name: [entry.function, entry.setting] for name, entry in of_kind(*kinds).items()})
 
 
 # ---- Sources: which change of the code outdates which results ----
@@ -219,7 +219,7 @@ def prior(*modules):
     """Files that a job depends on which knows its cell or family: the modules, and what implements its prior."""
 
     def of(wildcards):
-        cell = checked(naming.parse, wildcards.get("cell", wildcards.get("family")), "results")
+        cell = checked(Cell.parse, wildcards.get("cell", wildcards.get("family")), "results")
         if cell.family.file:
             return [*sources(*modules), os.path.relpath(cell.family.file)]
         return sources(*modules, cell.family.module.removeprefix("introprior."))
@@ -262,17 +262,17 @@ def request(number, cells):
     protocol = CONFIG.resolved_protocol.report
     if number in IMAGE_TABLES:
         section, probes = CONFIG.images, CONFIG.images.probes
-        told = {"svm_iterations": list(probes.svm_iterations), "neighbours": list(probes.neighbours)}
-        told |= {"primary": PRIMARY, "entropy": f"entropy_{protocol.entropy.replace('-', '_')}"}
+        more = {"svm_iterations": list(probes.svm_iterations), "neighbours": list(probes.neighbours)}
+        more |= {"primary": PRIMARY, "entropy": f"entropy_{protocol.entropy.replace('-', '_')}"}
         scales = [captions.image_settings(c, IMAGE_DATASETS) for c in (CONFIG, Configuration())]
     else:
         keys = ("training", "search") if number == 3 else ("seeds", "training", "search", "evaluation")
-        section, told = CONFIG.density, {}
+        section, more = CONFIG.density, {}
         scales = [captions.density_settings(c, keys) for c in (CONFIG, Configuration())]
     if number != 3:  # of the hyperparameters there is one run per setting
-        told |= {"seeds": list(section.seeds), "spread": protocol.spread}
+        more |= {"seeds": list(section.seeds), "spread": protocol.spread}
     scale = captions.scale_sentence(CONFIG.experiment, *scales)
-    return {"datasets": list(section.datasets), "cells": cells, "scale": scale, **told}
+    return {"datasets": list(section.datasets), "cells": cells, "scale": scale, **more}
 
 
 def measured(number, cells):

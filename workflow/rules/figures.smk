@@ -9,7 +9,7 @@ GRID = {"datasets": IMAGE_DATASETS, "cells": LATENTS["cells"]}
 FIGURE3_CELLS = list(CONFIG.figure3.cells)
 FIGURE4 = {"r_entropy": list(CONFIG.figure4.r_entropy)}
 
-# Of each figure its category, its inputs, and what it is told.
+# Of each figure its category, its inputs, and what it shows.
 FIGURE_RULES = {
     "figure2": (
         IMAGES,
@@ -46,7 +46,7 @@ FIGURE_RULES = {
     ),
 }
 
-for name, (category, inputs, told) in FIGURE_RULES.items():
+for name, (category, inputs, shows) in FIGURE_RULES.items():
     title, shown = FIGURES_SHOWN[name]
     file = {"samples": "samples-{dataset}", "search": "search-{cell}"}.get(name, name)
 
@@ -73,7 +73,7 @@ for name, (category, inputs, told) in FIGURE_RULES.items():
         resources:
             **asked(name if name == "figure6" else "figure"),
         params:
-            **told,
+            **shows,
             figure=name,
         message:
             f"{title}: {shown}".replace("{", "{wildcards.")

@@ -5,7 +5,7 @@ TABLE_RULES = {
     1: (f"{len(CONFIG.tables.table1)} cells", list(CONFIG.tables.table1)),
     2: (f"images, {len(CONFIG.tables.table2)} cells", list(CONFIG.tables.table2)),
     3: ("hyperparameters", [TABLE3_CELL]),
-    4: ("the baseline under several settings", list(naming.TABLE4_SETTINGS.values())),
+    4: ("the baseline under several settings", list(TABLE4_SETTINGS.values())),
     5: (f"images, {len(CONFIG.tables.table5)} cells", list(CONFIG.tables.table5)),
 }
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from introprior.commands import options as told
+from introprior.commands import arguments
 from introprior.evaluation import selection
-from introprior.experiment import cells
+from introprior.experiment.cells import Cell
 from introprior.experiment.fields import Part, Positive
 from introprior.operations import files
 from introprior.reporting import read
@@ -27,12 +27,12 @@ class Hyperparameters(Part):
 
 def select(given: argparse.Namespace) -> dict[str, str]:
     """Choose among the settings that searches tried, or take over published ones."""
-    cells.parse(given.cell, "--cell")
+    Cell.parse(given.cell, "--cell")
     if given.slices:
         tried = read.slices(given.slices)
         chosen = {"source": "search", **selection.choose(tried, given.dataset, given.cell)}
     else:
-        chosen = told.parsed(given.published, "--published")
+        chosen = arguments.parsed(given.published, "--published")
         Hyperparameters.read(chosen, "--published")
     files.write_json(given.output, {"dataset": given.dataset, "cell": given.cell} | chosen)
     return {}

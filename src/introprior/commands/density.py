@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from introprior.commands import options as told
-from introprior.commands import running
+from introprior.commands import arguments, running
 from introprior.commands.choices import Hyperparameters
 from introprior.commands.running import Facts
 from introprior.data import catalogue, points
@@ -32,7 +31,7 @@ Betas = Sequence[float | None]
 
 def search(given: argparse.Namespace) -> Facts | None:
     """Train the settings of a slice of the grid, and score each."""
-    options = told.read(given, jobs.Search)
+    options = arguments.read(given, jobs.Search)
     files.check_writable(given.output)
     run = run_of(options, [options.seed], {options.dataset: options.betas})
     _keep_apart(given, options)
@@ -57,7 +56,7 @@ def search(given: argparse.Namespace) -> Facts | None:
 
 def train(given: argparse.Namespace) -> Facts | None:
     """Train all seeds of a cell as one ensemble, on one dataset or several at once."""
-    options = told.read(given, jobs.Train)
+    options = arguments.read(given, jobs.Train)
     files.check_writable(*given.output, *given.history)
     for flag in ("output", "history"):
         _one_each(f"--{flag}", getattr(given, flag), options.dataset)
@@ -103,7 +102,7 @@ def _one_each(flag: str, paths: Sequence[Path], datasets: Sequence[str]) -> None
 
 def evaluate(given: argparse.Namespace) -> Facts:
     """Measure trained ensembles."""
-    options = told.read(given, jobs.Evaluate)
+    options = arguments.read(given, jobs.Evaluate)
     files.check_writable(*given.metrics, *given.panels)
     for flag in ("metrics", "panels"):
         if len(getattr(given, flag)) != len(given.model):
@@ -142,6 +141,6 @@ def run_of(
     for name in settings:
         catalogue.dataset(name, "--dataset")
         catalogue.check_size(name, options.training.batch_size, "--options: training.batch_size")
-    members = [each for name, some in settings.items() for each in told.members(name, options.cell, seeds, some)]
+    members = [each for name, some in settings.items() for each in arguments.members(name, options.cell, seeds, some)]
     named = {key: getattr(options, key) for key in ("cell", "training", "protocol")}
     return DensityRun.read(named | {"members": members}, "--options")

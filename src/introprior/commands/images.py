@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from introprior.commands import options as told
-from introprior.commands import running
+from introprior.commands import arguments, running
 from introprior.commands.running import Facts, Session
 from introprior.data import images as data
 from introprior.data.images import folders
@@ -72,7 +71,7 @@ def weights(given: argparse.Namespace) -> Facts:
 
 def classifier(given: argparse.Namespace) -> Facts:
     """Train the classifier behind fd_classifier."""
-    options = told.read(given, jobs.Classifier)
+    options = arguments.read(given, jobs.Classifier)
     files.check_writable(given.output)
     train, test = load(given.data, "train"), load(given.data, "test")
     with borrowed(given.device) as device:
@@ -92,7 +91,7 @@ def classifier(given: argparse.Namespace) -> Facts:
 
 def reference(given: argparse.Namespace) -> Facts:
     """Take the training set's feature statistics."""
-    options = told.read(given, jobs.Reference)
+    options = arguments.read(given, jobs.Reference)
     files.check_writable(given.output)
     train, name = load(given.data, "train"), options.features
     with borrowed(given.device) as device:
@@ -140,11 +139,11 @@ def _train(given: argparse.Namespace, shared: Path | None) -> Facts | None:
     running.belongs(given.data, "--data", split.manifest, {"dataset": given.stated["dataset"]})
     if given.state is not None and "source" in split.manifest:  # not to go on with pictures that have changed since
         given.state /= split.manifest["source"][:16]
-    options = told.read(given, jobs.TrainImages, _filled_in(given.stated, split.images, only_warmup))
+    options = arguments.read(given, jobs.TrainImages, _filled_in(given.stated, split.images, only_warmup))
     if options.betas is None:
         raise UserError("--betas is missing; give beta_rec beta_kl beta_neg (1 1 256 in the paper, MNIST 1 1 128)")
     named = {key: getattr(options, key) for key in ("cell", "training", "protocol")}
-    members = told.members(options.dataset, options.cell, options.seeds, [options.betas])
+    members = arguments.members(options.dataset, options.cell, options.seeds, [options.betas])
     run = ImageRun.read(named | {"members": members}, "--options")
     per_epoch = math.ceil(len(split.images) / run.training.batch_size)
     if options.iterations_per_epoch not in (None, per_epoch):
@@ -224,7 +223,7 @@ def _snapshot_epochs(wanted: Sequence[int] | None, end: int) -> list[int]:
 
 def distances(given: argparse.Namespace) -> Facts:
     """Measure what a run generates at each of its snapshots."""
-    options = told.read(given, jobs.Distances)
+    options = arguments.read(given, jobs.Distances)
     files.check_writable(given.output)
     known = read.distances([given.earlier]) if given.earlier else []
     with borrowed(given.device) as device:
@@ -249,7 +248,7 @@ def distances(given: argparse.Namespace) -> Facts:
 def evaluate(given: argparse.Namespace) -> Facts:
     """Measure a run at the checkpoint that its distances choose."""
     _single(given, "model", "metrics", "panels")
-    options = told.read(given, jobs.EvaluateImages)
+    options = arguments.read(given, jobs.EvaluateImages)
     for flag in ("distances", "codes", "reference"):
         if getattr(given, flag) is None:
             raise UserError(f"--{flag} is missing; images need it, see introprior evaluate --help")
@@ -275,7 +274,7 @@ def evaluate(given: argparse.Namespace) -> Facts:
 
 def probe(given: argparse.Namespace) -> Facts:
     """Read labels off a run's codes with simple classifiers."""
-    options = told.read(given, jobs.Probe)
+    options = arguments.read(given, jobs.Probe)
     files.check_writable(given.output)
     from introprior.metrics import probes  # late: it brings scikit-learn and pandas
 
@@ -289,7 +288,7 @@ def probe(given: argparse.Namespace) -> Facts:
 
 def overfit(given: argparse.Namespace) -> Facts:
     """Overfit the encoder of a trained run, its decoder and prior fixed (Figure S2)."""
-    options = told.read(given, jobs.Overfit)
+    options = arguments.read(given, jobs.Overfit)
     files.check_writable(given.output)
     with borrowed(given.device) as device:
         snapshots = evaluation.Snapshots.read(given.model, device)

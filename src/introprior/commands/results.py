@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from introprior.experiment import cells
+from introprior.experiment.cells import Cell
 from introprior.experiment.config import Configuration, load
 from introprior.experiment.jobs import named
 from introprior.experiment.paths import Paths
@@ -30,7 +30,7 @@ def summary(given: argparse.Namespace) -> None:
     ):
         rows = everything[everything["metric"].isin((metric, f"{metric}_floor"))].query("status != 'unlabelled'")
         if len(rows):
-            labels = rows["cell"].map(lambda cell: cells.parse(cell).label).where(rows["metric"] == metric, "data")
+            labels = rows["cell"].map(lambda cell: Cell.parse(cell).label).where(rows["metric"] == metric, "data")
             table = rows.assign(cell=labels).pivot_table("value", "dataset", "cell")
             table = table.rename_axis(index=None, columns=None)
             order = sorted(table, key=lambda name: (name == "data", len(name), name))

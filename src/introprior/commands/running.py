@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from introprior.commands import options as told
+from introprior.commands import arguments
 from introprior.errors import UserError
 from introprior.experiment.run import Run
 from introprior.operations import files, locks, provenance
@@ -145,7 +145,7 @@ def _finished_meanwhile(given: argparse.Namespace, run: Run, outputs: tuple[Path
         return False
     if given.name == "search":  # what it wrote does not say by which options, its record does
         try:
-            done = provenance.read(provenance.path_of(outputs[0]))["options"] == told.recorded(given)
+            done = provenance.read(provenance.path_of(outputs[0]))["options"] == arguments.recorded(given)
         except UserError:
             done = False
     else:

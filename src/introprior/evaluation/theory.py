@@ -61,8 +61,8 @@ def conjecture(games: int, seed: int = 0) -> Iterator[dict[str, Any]]:
         ):
             found = gains(game, tabular.triplet(p, encoder), prior)
             largest, who = torch.stack(list(found.values())).max(0)
-            told = zip(game.gamma, largest, who, tabular.information(p, encoder), strict=True)
-            for g, (gamma, gained, player, information) in enumerate(told):
+            values = zip(game.gamma, largest, who, tabular.information(p, encoder), strict=True)
+            for g, (gamma, gained, player, information) in enumerate(values):
                 yield {
                     "data": size, "codes": codes, "game": g, "gamma": gamma.item(), "prior": prior, "triplet": name,
                     "gain": gained.item(), "player": list(found)[player], "information": information.item(),

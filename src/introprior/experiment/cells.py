@@ -98,53 +98,55 @@ class Cell:
         notes = f" ({', '.join(self.notes)})" if self.notes else ""
         return ("" if self.adversarial else "VAE ") + self.prior_label + extras + notes
 
+    @classmethod
+    def parse(cls, name: str, where: str = "cells") -> Cell:
+        """The cell called ``name``.
 
-def parse(name: str, where: str = "cells") -> Cell:
-    """The cell called ``name``.
-
-    Raises:
-        UserError: the name does not follow the grammar, or asks for something contradictory.
-    """
-    match = _NAME.fullmatch(str(name))
-    family = FAMILIES.get(match["family"]) if match else None
-    if match is None or family is None or family.sized != (match["size"] is not None):
-        families = "|".join(known.name + "<M>" * known.sized for known in FAMILIES.values())
-        raise UserError(
-            f"{where}: unknown cell {cut(repr(str(name)))}; a cell is "
-            f"[vae-]({families})[-lc][-ip[-unclipped]|-ep][-dt][-closed|-cs], with M from 1 to 999999, "
-            f"for example {', '.join(TABLE1_CELLS)}"
+        Raises:
+            UserError: the name does not follow the grammar, or asks for something contradictory.
+        """
+        match = _NAME.fullmatch(str(name))
+        family = FAMILIES.get(match["family"]) if match else None
+        if match is None or family is None or family.sized != (match["size"] is not None):
+            families = "|".join(known.name + "<M>" * known.sized for known in FAMILIES.values())
+            raise UserError(
+                f"{where}: unknown cell {cut(repr(str(name)))}; a cell is "
+                f"[vae-]({families})[-lc][-ip[-unclipped]|-ep][-dt][-closed|-cs], with M from 1 to 999999, "
+                f"for example {', '.join(TABLE1_CELLS)}"
+            )
+        size, lc, ip, ep = int(match["size"] or 1), bool(match["lc"]), bool(match["ip"]), bool(match["ep"])
+        problems = {
+            "the prior sides with the decoder or with the encoder: drop -ip or -ep": ip and ep,
+            f"the prior {family.name} has nothing to learn: drop -lc, -ip and -ep, or take another prior": (
+                (lc or ip or ep) and not family.learns
+            ),
+            f"the prior {family.name} has no contributions: drop -lc": lc and not family.contributions,
+            "the contribution of a single component is always 1: -lc needs at least 2": lc and size == 1,
+            "a VAE plays no game in which the prior could take part: drop vae-, or -ip and -ep": match["vae"]
+            and (ip or ep),
+            "Daniel and Tamar's hyperparameters are those of S-IntroVAE: drop vae- or -dt": match["vae"]
+            and match["dt"],
+            f"nothing of the prior {family.name} is ever clipped: drop -unclipped": match["free"]
+            and not family.clipped,
+            f"the KL to the prior {family.name} has no closed form: drop -closed": (
+                match["closed"] and not family.closed_form
+            ),
+            f"the Cauchy-Schwarz divergence is for mixtures, and the prior {family.name} has no components: drop -cs": (
+                match["cs"] and not family.components
+            ),
+        }
+        for problem in (problem for problem, there in problems.items() if there):
+            raise UserError(f"{where}: contradictory cell {name!r}: {problem}")
+        return cls(
+            name=name,
+            adversarial=not match["vae"],
+            family=family,
+            size=size,
+            learnable_contributions=lc,
+            intro_prior=ip,
+            prior_encoder=ep,
+            published_betas=bool(match["dt"]),
+            closed_form_kl=bool(match["closed"]),
+            cauchy_schwarz=bool(match["cs"]),
+            clipped=family.clipped and ip and not match["free"],
         )
-    size, lc, ip, ep = int(match["size"] or 1), bool(match["lc"]), bool(match["ip"]), bool(match["ep"])
-    problems = {
-        "the prior sides with the decoder or with the encoder: drop -ip or -ep": ip and ep,
-        f"the prior {family.name} has nothing to learn: drop -lc, -ip and -ep, or take another prior": (
-            (lc or ip or ep) and not family.learns
-        ),
-        f"the prior {family.name} has no contributions: drop -lc": lc and not family.contributions,
-        "the contribution of a single component is always 1: -lc needs at least 2": lc and size == 1,
-        "a VAE plays no game in which the prior could take part: drop vae-, or -ip and -ep": match["vae"]
-        and (ip or ep),
-        "Daniel and Tamar's hyperparameters are those of S-IntroVAE: drop vae- or -dt": match["vae"] and match["dt"],
-        f"nothing of the prior {family.name} is ever clipped: drop -unclipped": match["free"] and not family.clipped,
-        f"the KL to the prior {family.name} has no closed form: drop -closed": (
-            match["closed"] and not family.closed_form
-        ),
-        f"the Cauchy-Schwarz divergence is for mixtures, and the prior {family.name} has no components: drop -cs": (
-            match["cs"] and not family.components
-        ),
-    }
-    for problem in (problem for problem, there in problems.items() if there):
-        raise UserError(f"{where}: contradictory cell {name!r}: {problem}")
-    return Cell(
-        name=name,
-        adversarial=not match["vae"],
-        family=family,
-        size=size,
-        learnable_contributions=lc,
-        intro_prior=ip,
-        prior_encoder=ep,
-        published_betas=bool(match["dt"]),
-        closed_form_kl=bool(match["closed"]),
-        cauchy_schwarz=bool(match["cs"]),
-        clipped=family.clipped and ip and not match["free"],
-    )

@@ -135,7 +135,7 @@ def _path_text(text: str) -> str:
 
 def _cell(name: str) -> str:
     with blamed():
-        cells.parse(name, "")
+        cells.Cell.parse(name, "")
     return name
 
 

@@ -1,6 +1,6 @@
 """What jobs are told: the options of each command as a model, and what the configuration makes of a rule's wildcards.
 
-A rule hands its options on as JSON (:func:`told`), a command reads them once. All that a result depends on is among
+A rule hands its options on as JSON (:func:`as_json`), a command reads them once. All that a result depends on is among
 them, and nothing else: Snakemake compares the text to tell whether a result is outdated. Resolvers take the whole
 configuration and the rule's wildcards by name; of what is unknown or impossible they say so with a UserError, for
 results are asked for by their paths, too.
@@ -22,7 +22,8 @@ from introprior.data import catalogue
 from introprior.data.images import catalogue as image_catalogue
 from introprior.data.images import folders
 from introprior.errors import UserError
-from introprior.experiment import cells, fields
+from introprior.experiment import fields
+from introprior.experiment.cells import Cell
 from introprior.experiment.config import Configuration, image_cell
 from introprior.experiment.config.density import Cuts, DensityEvaluation, beta_neg
 from introprior.experiment.config.images import OfDataset, text
@@ -168,7 +169,7 @@ class Overfit(_OfRun):
 # ---- Resolving: two dimensions ----
 
 
-def told(options: Model | Mapping[str, Any]) -> str:
+def as_json(options: Model | Mapping[str, Any]) -> str:
     """Options as JSON, the same text for the same options."""
     plain = options.model_dump(mode="json") if isinstance(options, Model) else options
     return json.dumps(plain, sort_keys=True, allow_nan=False)
@@ -191,7 +192,7 @@ def searched(config: Configuration) -> str:
 def grid(config: Configuration, cell: str) -> list[list[list[float | None]]]:
     """The settings to search for a cell, in groups that differ only in beta_neg."""
     search = config.density.search
-    if not cells.parse(cell, "results").adversarial:
+    if not Cell.parse(cell, "results").adversarial:
         return [[[rec, kl, None]] for rec in search.vae.beta_rec for kl in search.vae.beta_kl]
     return [
         [[rec, kl, beta_neg(kl, multiple)] for multiple in search.beta_neg_multiples]
@@ -231,7 +232,7 @@ def hyperparameters(config: Configuration, dataset: str, cell: str) -> dict[str,
     weights of its own, which stand in the authors' code, credited to Daniel and Tamar (protocol note 2.7). Cells that
     are defined by published values (``-dt``) take the configuration's only on a dataset that has none.
     """
-    known = cells.parse(cell, "results")
+    known = Cell.parse(cell, "results")
     source, betas = _published(config, dataset, known)
     own = config.density.search.own.get(dataset, {})
     weights = own.get(cell) or own.get("all")
@@ -244,7 +245,7 @@ def hyperparameters(config: Configuration, dataset: str, cell: str) -> dict[str,
     return {"dataset": dataset, "cell": cell, **betas, "source": source, "settings": None, "diverged": None, "KL": None}
 
 
-def _published(config: Configuration, dataset: str, cell: cells.Cell) -> tuple[str, dict[str, float | None]]:
+def _published(config: Configuration, dataset: str, cell: Cell) -> tuple[str, dict[str, float | None]]:
     """The published weights of a cell, and what they are called; none for a dataset that is not the paper's."""
     if not cell.adversarial:
         rows = _paper("vae.csv", dataset)
@@ -277,7 +278,7 @@ def _density_run(config: Configuration, dataset: str | None, cell: str) -> dict[
     """What a run depends on, apart from its seed and betas."""
     for name in [dataset] if dataset else config.density.datasets:
         catalogue.dataset(name, "results")
-    cells.parse(cell, "results")
+    Cell.parse(cell, "results")
     protocol = config.resolved_protocol.training.dump(half="density")
     named = {"dataset": dataset or config.density.datasets, "cell": cell, **_points(config, dataset, window=False)}
     return {**named, "protocol": protocol, "training": config.density.training.dump()}
@@ -439,7 +440,7 @@ def _game(
     return {**_image_run(config, dataset, cell, seed, epochs, weight), "snapshots": snapshots}
 
 
-def _weight(cell: cells.Cell, r_entropy: str) -> float:
+def _weight(cell: Cell, r_entropy: str) -> float:
     """The weight that a path names, which is one only as :func:`text` writes it."""
     try:
         weight = float(r_entropy)

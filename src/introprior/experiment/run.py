@@ -12,7 +12,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, PlainSe
 
 from introprior.data import catalogue
 from introprior.errors import UserError
-from introprior.experiment import cells, fields
+from introprior.experiment import fields
+from introprior.experiment.cells import Cell
 from introprior.experiment.fields import Model, blamed, option, wrong
 from introprior.experiment.protocol import TrainingProtocol
 
@@ -156,8 +157,8 @@ class Member(Model):
         return self.model_copy(update={"beta_neg": None})
 
 
-def _cell(value: Any) -> cells.Cell:
-    return value if isinstance(value, cells.Cell) else cells.parse(str(value), "cell")
+def _cell(value: Any) -> Cell:
+    return value if isinstance(value, Cell) else Cell.parse(str(value), "cell")
 
 
 class Run(Model):
@@ -165,7 +166,7 @@ class Run(Model):
 
     half: ClassVar[str]
 
-    cell: Annotated[InstanceOf[cells.Cell], BeforeValidator(_cell), PlainSerializer(lambda cell: cell.name)]
+    cell: Annotated[InstanceOf[Cell], BeforeValidator(_cell), PlainSerializer(lambda cell: cell.name)]
     members: fields.OneOrMore[Member]
     training: AnyTraining
     protocol: TrainingProtocol = TrainingProtocol()

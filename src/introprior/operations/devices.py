@@ -97,7 +97,7 @@ def leased(gpus: list[Gpu]) -> Iterator[Gpu]:
     that there are to jobs that have waited longer. What others take later nobody can know.
     """
     slots, needed = _whole_number(JOBS_PER_GPU, least=1), _whole_number(GPU_MEMORY, least=0, default=4000)
-    told, ticket = set(), None
+    warned, ticket = set(), None
     with contextlib.ExitStack() as queue:
         while True:
             choosing = locks.taken(_place() / f"{PREFIX}choosing.lock", wait=True)
@@ -107,8 +107,8 @@ def leased(gpus: list[Gpu]) -> Iterator[Gpu]:
                     break
                 ticket = ticket or queue.enter_context(_ticket(gpus))
             kind = re.sub(r"\d+", "", taken)
-            if kind not in told:
-                told.add(kind)
+            if kind not in warned:
+                warned.add(kind)
                 print(taken, file=sys.stderr, flush=True)
             time.sleep(MEMORY_SECONDS if "gpu_memory_mb" in taken else POLL_SECONDS)
     gpu, handle = taken

@@ -77,10 +77,10 @@ def _measured(job: Job) -> tuple[str, float, float] | None:
         record = provenance.read(job.record)
         with open(job.benchmark or "", newline="", encoding="utf-8") as stream:
             taken = float(next(csv.DictReader(stream, delimiter="\t"))["s"])
-        told, records, device = record["options"], record["records"], record["device"]
+        options, records, device = record["options"], record["records"], record["device"]
         if record["resumed"] or not 0 < taken < math.inf or (records and all(one["status"] != "ok" for one in records)):
             return None
-        if any(told.get(key, value) != value for key, value in (job.options or {}).items()):
+        if any(options.get(key, value) != value for key, value in (job.options or {}).items()):
             return None  # made with other options than the configuration's now
         size = sum(output["bytes"] for output in record["outputs"].values())
     except (OSError, UserError, csv.Error, ValueError, KeyError, TypeError, StopIteration):

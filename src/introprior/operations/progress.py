@@ -23,7 +23,7 @@ SECONDS = 5.0
 """How often a training writes the file anew."""
 
 
-class Told(Part):
+class Report(Part):
     """What readers look at; how far it is only trainings tell."""
 
     state: Literal["running", "stopped", "failed"]
@@ -48,13 +48,13 @@ def read(output: str | os.PathLike[str]) -> dict[str, Any] | None:
     path = path_of(output)
     try:
         content = files.read_json(path)
-        return content | Told.read(content, str(path)).model_dump()
+        return content | Report.read(content, str(path)).model_dump()
     except UserError:
         return None
 
 
 @contextmanager
-def told(output: str | os.PathLike[str]) -> Iterator[None]:
+def at_work(output: str | os.PathLike[str]) -> Iterator[None]:
     """A job at work on ``output``: it is told that it runs, and if it fails or is interrupted, that and why."""
     _write(output, state="running", started=time.time())
     try:

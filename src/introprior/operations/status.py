@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from introprior.errors import UserError
-from introprior.experiment import cells
+from introprior.experiment.cells import Cell
 from introprior.operations import dag, forecast, progress, provenance
 from introprior.operations.dag import Dag, Job
 
@@ -124,20 +124,21 @@ def _seen(job: Job, there: Container[str], working: bool, now: float) -> Seen:
     """What the files tell of one job."""
     if all(path in there for path in job.outputs):
         return Seen(job, "done", outcomes=_outcomes(job))
-    told = progress.read(job.outputs[0]) if str(progress.path_of(job.outputs[0])) in there else None
-    if told is None:
+    report = progress.read(job.outputs[0]) if str(progress.path_of(job.outputs[0])) in there else None
+    if report is None:
         return _silent(job, there, working)
-    found = Seen(job, told["state"], told.get("detail", ""), quiet_seconds=max(0.0, now - told["updated"]))
-    training = told.get("iterations")
-    if found.state == "running" and not _alive(told, found.quiet_seconds or 0.0, working):
-        on = f"goes on at its last checkpoint, step {told['iteration']:,} or before" if training else last_line(job.log)
+    found = Seen(job, report["state"], report.get("detail", ""), quiet_seconds=max(0.0, now - report["updated"]))
+    training = report.get("iterations")
+    if found.state == "running" and not _alive(report, found.quiet_seconds or 0.0, working):
+        going_on = f"goes on at its last checkpoint, step {report['iteration']:,} or before"
+        on = going_on if training else last_line(job.log)
         found.state = "stopped"
         found.detail = f"no sign of life for {duration(found.quiet_seconds or 0.0)}; {on}".removesuffix("; ")
     if training:
-        found.iteration, found.iterations, found.rate = (told[name] for name in ("iteration", "iterations", "rate"))
+        found.iteration, found.iterations, found.rate = (report[name] for name in ("iteration", "iterations", "rate"))
         if found.state == "running":
-            found.detail = f"{told['alive']} of {told['members']} alive" * (told["alive"] < told["members"])
-            found.eta_seconds = (training - told["iteration"]) / found.rate if found.rate else None
+            found.detail = f"{report['alive']} of {report['members']} alive" * (report["alive"] < report["members"])
+            found.eta_seconds = (training - report["iteration"]) / found.rate if found.rate else None
     return found
 
 
@@ -151,21 +152,21 @@ def _silent(job: Job, there: Container[str], working: bool) -> Seen:
     return Seen(job, "failed" if line else "stopped", line)
 
 
-def _alive(told: Mapping[str, Any], quiet: float, working: bool) -> bool:
+def _alive(report: Mapping[str, Any], quiet: float, working: bool) -> bool:
     """Whether the process is there that says it is.
 
     On this machine that can be seen; on others a training is believed for a while, a job that cannot tell how far it is
     also as long as Snakemake works.
     """
-    here = told["host"] == socket.gethostname()
+    here = report["host"] == socket.gethostname()
     if here:
         try:
-            os.kill(told["pid"], 0)
+            os.kill(report["pid"], 0)
         except ProcessLookupError:
             return False
         except OSError:  # another user's
             pass
-    return quiet < QUIET or (not told.get("iterations") and (here or working))
+    return quiet < QUIET or (not report.get("iterations") and (here or working))
 
 
 def _outcomes(job: Job) -> dict[tuple[str, int], str]:
@@ -213,7 +214,7 @@ def _runs(known: Dag, half: str, seen: Sequence[Seen]) -> Iterator[dict[str, Any
                 parts.setdefault(key, []).append(one)
     for (dataset, cell, r_entropy, seed), jobs in parts.items():
         if half == "images":
-            jobs = [warmups[dataset, cells.parse(cell).warmup, seed], *jobs]
+            jobs = [warmups[dataset, Cell.parse(cell).warmup, seed], *jobs]
         for number in [int(seed)] if half == "images" else known.configuration["density"]["seeds"]:
             run = {"half": half, "dataset": dataset, "cell": cell, "r_entropy": r_entropy, "seed": number}
             yield _run(stages, jobs, (dataset, number)) | run

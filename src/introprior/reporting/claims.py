@@ -270,8 +270,8 @@ def _verdict(claim: Claim, tests: pd.DataFrame, source: str) -> dict[str, Any]:
     else:
         verdict = "supported" if low >= needed else "contradicted" if high < needed else "undecided"
     counts = {"tests": count, "favourable": int(tests["favours"].sum()), "low": low, "high": high, "missing": missing}
-    told = {name: getattr(claim, name) for name in ("kind", "need", "statement", "where")}
-    return {"verdict": verdict, **counts, **told}
+    known = {name: getattr(claim, name) for name in ("kind", "need", "statement", "where")}
+    return {"verdict": verdict, **counts, **known}
 
 
 def _test(claim: Claim, numbers: Numbers, called: Mapping[str, str], compared: Comparison) -> dict[str, Any]:
@@ -378,7 +378,7 @@ def markdown(verdicts: pd.DataFrame, tests: pd.DataFrame) -> str:
             lines += ["", f"*{source}*: {MISSING[source]}."]
             continue
         lines += ["", f"| {source} | metric | of | beside | means | effect | p | |", "|" + " :--- |" * 8]
-        lines += [f"| {' | '.join(told(row).values())} |" for row in rows.to_dict("records")]
+        lines += [f"| {' | '.join(formatted(row).values())} |" for row in rows.to_dict("records")]
     return "\n".join(lines) + "\n"
 
 
@@ -391,7 +391,7 @@ def summary(row: Mapping[str, Any]) -> str:
     )
 
 
-def told(row: Mapping[str, Any]) -> dict[str, str]:
+def formatted(row: Mapping[str, Any]) -> dict[str, str]:
     """A test in words, for a table: its dataset, metric, sides, means, effect with its interval, p, outcome."""
     shown = {
         "dataset": row["dataset"],

@@ -24,7 +24,7 @@ def job(snakemake: Any) -> Iterator[None]:
         sources = (provenance.PACKAGE, Path(snakemake.scriptdir))
         inputs = [path for path in snakemake.input if not any(Path(path).resolve().is_relative_to(s) for s in sources)]
         record = provenance.Record(snakemake.rule, dict(snakemake.params.items()), inputs)
-        with progress.told(snakemake.output[0]):
+        with progress.at_work(snakemake.output[0]):
             yield
         record.write(list(snakemake.output))
 

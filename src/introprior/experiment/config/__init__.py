@@ -18,7 +18,8 @@ from pydantic import Field, model_validator
 
 from introprior.data.images.catalogue import DATASETS as IMAGE_DATASETS
 from introprior.errors import UserError, cut, one_line
-from introprior.experiment import cells, families, fields
+from introprior.experiment import families, fields
+from introprior.experiment.cells import TABLE4_SETTINGS, Cell
 from introprior.experiment.config.density import Density, check_size
 from introprior.experiment.config.images import Images, check_weight, text
 from introprior.experiment.config.shown import Figure2, Figure3, Figure4, FigureS2, Latents, Page, Tables
@@ -112,9 +113,9 @@ class Configuration(Model):
                 image_cell(name, "", clipped=True)
             for dataset in self.images.datasets if path != "figure2.cell" else [self.figure2.dataset]:
                 count = IMAGE_DATASETS[dataset].train if dataset in IMAGE_DATASETS else math.inf
-                if cells.parse(name).size > count:
+                if Cell.parse(name).size > count:
                     raise wrong(path, f"{name} has more components than {dataset} has training images, {count}")
-        if not cells.parse(figure2).clipped:
+        if not Cell.parse(figure2).clipped:
             problem = f"{figure2} has nothing to clip; choose one with -ip, whose prior learns in the game"
             raise wrong("figure2.cell", problem)
 
@@ -143,7 +144,7 @@ class Configuration(Model):
     @property
     def density_cells(self) -> list[str]:
         """All 2D cells that the tables and the figure show, each once."""
-        shown = [*self.tables.table1, TABLE3_CELL, *cells.TABLE4_SETTINGS.values(), *self.figure3.cells]
+        shown = [*self.tables.table1, TABLE3_CELL, *TABLE4_SETTINGS.values(), *self.figure3.cells]
         return list(dict.fromkeys(shown))
 
     @property
@@ -153,7 +154,7 @@ class Configuration(Model):
 
     def r_entropies(self, cell: str) -> tuple[float, ...]:
         """The weights of the responsibility entropy that are tried for a cell; 0 where its prior has no components."""
-        return self.images.r_entropy if cells.parse(cell).family.components else (0.0,)
+        return self.images.r_entropy if Cell.parse(cell).family.components else (0.0,)
 
     def runs(
         self,
@@ -185,7 +186,7 @@ class Configuration(Model):
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
-def image_cell(name: str, where: str, clipped: bool = False) -> cells.Cell:
+def image_cell(name: str, where: str, clipped: bool = False) -> Cell:
     """The cell of an image run: a game with the betas of its dataset and the KL by sampling.
 
     ``where`` is the place to blame; ``clipped`` refuses ``-unclipped``, which only the two runs of Figure 2 know.
@@ -193,7 +194,7 @@ def image_cell(name: str, where: str, clipped: bool = False) -> cells.Cell:
     Raises:
         UserError: no cell, or none for images.
     """
-    cell = cells.parse(name, where)
+    cell = Cell.parse(name, where)
     parts = {"vae-": not cell.adversarial, "-dt": cell.published_betas, "-closed": cell.closed_form_kl}
     for part in (part for part, there in parts.items() if there):
         raise UserError(f"{where}: {name}: image runs have no {part}; drop it")

@@ -7,7 +7,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from introprior.data import catalogue
-from introprior.experiment import cells, fields
+from introprior.experiment import fields
+from introprior.experiment.cells import Cell
 from introprior.experiment.fields import Model, blamed, option, shown, wrong
 from introprior.experiment.run import DensityTraining, OwnPoints
 
@@ -74,18 +75,18 @@ class Search(Model):
 
     def searches(self, cell: str) -> bool:
         """Whether the grid is searched for a cell."""
-        return self.enabled and (self.cells == "all" or cell in self.cells) and not cells.parse(cell).published_betas
+        return self.enabled and (self.cells == "all" or cell in self.cells) and not Cell.parse(cell).published_betas
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         for i, name in enumerate(() if self.cells == "all" else self.cells):
-            if cells.parse(name).published_betas:
+            if Cell.parse(name).published_betas:
                 raise wrong(f"cells[{i}]", f"{name} is defined by published values; take it off the list")
         for dataset, cells_of in self.own.items():
             with blamed("own"):
                 catalogue.dataset(dataset)
             for name in set(cells_of) - {"all"}:
-                if self.searches(name) or cells.parse(name).published_betas:
+                if self.searches(name) or Cell.parse(name).published_betas:
                     raise wrong("own", f"{dataset}: {name} is searched, or defined by published values; take it off")
         for kl in self.beta_kl:
             rounded = [beta_neg(kl, multiple) for multiple in self.beta_neg_multiples]

@@ -7,7 +7,8 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from introprior.errors import unknown
-from introprior.experiment import cells, fields
+from introprior.experiment import fields
+from introprior.experiment.cells import TABLE1_CELLS
 from introprior.experiment.fields import Model, option, wrong
 
 IMAGE_CELLS = (
@@ -33,7 +34,7 @@ FIGURES = {
 class Tables(Model):
     """What the tables show; Tables 3 and 4 have the paper's cells."""
 
-    table1: fields.Some[fields.Cell] = option(cells.TABLE1_CELLS, "Cells of Table 1, from left to right.")
+    table1: fields.Some[fields.Cell] = option(TABLE1_CELLS, "Cells of Table 1, from left to right.")
     table2: fields.Some[fields.Cell] = option(
         ("sg", "mog100", "mog100-ip", "mog100-lc", "mog100-lc-ip"), "Cells of Table 2, from left to right."
     )

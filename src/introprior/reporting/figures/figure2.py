@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from introprior.data.images import title
-from introprior.experiment import cells as naming
+from introprior.experiment.cells import Cell
 from introprior.metrics.registry import METRICS
 from introprior.reporting.figures.curves import courses, draw_curves
 from introprior.reporting.figures.style import DATA, FRAME, MODEL, TEXT_WIDTH, fit_scale, key, legend
@@ -17,7 +17,7 @@ def draw(histories: pd.DataFrame, distances: pd.DataFrame, metric: str, cell: st
     runs, values = courses(histories, distances, "prior_logvar_max", metric)
     palette = {cell: DATA, f"{cell}-unclipped": MODEL}
     figure = Figure(figsize=(TEXT_WIDTH, 2.3), layout="constrained")
-    figure.suptitle(f"{title(runs['dataset'][0])}: {naming.parse(cell).label}", fontsize=7.5)
+    figure.suptitle(f"{title(runs['dataset'][0])}: {Cell.parse(cell).label}", fontsize=7.5)
     labels = ("largest log-variance of the prior", METRICS[metric].label())
     for panel, (axis, label) in enumerate(zip(figure.subplots(1, 2, sharex=True), labels, strict=True)):
         shown = values[values["panel"] == panel]

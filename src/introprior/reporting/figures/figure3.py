@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from introprior.experiment import cells as naming
+from introprior.experiment.cells import Cell
 from introprior.reporting.figures.style import DATA, FRAME, MODEL, TEXT_WIDTH, Run, key, there
 
 PANELS = ("samples", "density", "latent space")
@@ -104,5 +104,5 @@ def _title(axes: Sequence[Axes], cells: Sequence[str], figure: Figure) -> None:
         left, right = trio[0].get_position().x0, trio[-1].get_position().x1
         line = 1 - (_TOP - 0.16) / height
         figure.add_artist(Line2D([left, right], [line, line], lw=0.5, color=FRAME))
-        label = naming.parse(cell).label.replace("+", " + ")
+        label = Cell.parse(cell).label.replace("+", " + ")
         figure.text((left + right) / 2, line + 0.03 / height, label, ha="center", va="bottom", fontsize=7.5)

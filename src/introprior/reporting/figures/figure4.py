@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from introprior.experiment import cells as naming
+from introprior.experiment.cells import Cell
 from introprior.metrics.registry import METRICS
 from introprior.reporting.figures.curves import courses, draw_curves
 from introprior.reporting.figures.style import CYCLE, DATA, INK, MUTED, TEXT_WIDTH, blocks, fit_scale, key, legend
@@ -34,7 +34,7 @@ def draw(
     Datasets are rows; the columns are the mixtures among the cells, by number of components, whether they are fixed
     or learn (IP), family, and what else they are noted for. A panel without a run says so.
     """
-    mixtures = [cell for cell in map(naming.parse, cells) if cell.family.components]
+    mixtures = [cell for cell in map(Cell.parse, cells) if cell.family.components]
     columns = sorted(set(map(_kind, mixtures)))
     further = itertools.cycle(CYCLE)
     palette = {r: DATA if r == 0 else next(further) for r in r_entropy}
@@ -67,7 +67,7 @@ def draw(
     return figure
 
 
-def _kind(cell: naming.Cell) -> tuple[int, bool, str]:
+def _kind(cell: Cell) -> tuple[int, bool, str]:
     """What the mixtures of a column share, in the columns' order, its title last."""
     learns = "IP" if cell.intro_prior else "" if cell.prior_encoder else "fixed"
     return cell.size, cell.intro_prior, ", ".join(filter(None, [cell.prior_label, learns, *cell.notes]))

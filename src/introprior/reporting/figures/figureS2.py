@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure, SubFigure
 
 from introprior.data.images import title
-from introprior.experiment import cells as naming
+from introprior.experiment.cells import Cell
 from introprior.reporting.figures.panels import strip
 from introprior.reporting.figures.style import DATA, MODEL, TEXT_WIDTH, fit_scale, key, legend, say
 from introprior.reporting.read import STUDY_CURVES, STUDY_IMAGES
@@ -28,7 +28,7 @@ def draw(study: Mapping[str, Any]) -> Figure:
     """
     figure = Figure(figsize=(TEXT_WIDTH, 7.9), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, hspace=0)
-    of = f"{title(study['dataset'])}: {naming.parse(study['cell']).label}"
+    of = f"{title(study['dataset'])}: {Cell.parse(study['cell']).label}"
     figure.suptitle(f"{of}, trained for {study['epoch']:g} epochs", fontsize=8)
     halves = figure.subfigures(len(CONFIGURATIONS), 2, wspace=0.03, hspace=0.02)
     for row, configuration in enumerate(CONFIGURATIONS):

@@ -11,7 +11,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from introprior.experiment import cells as naming
+from introprior.experiment.cells import Cell
 from introprior.reporting.figures.panels import chosen_runs, regularisation
 from introprior.reporting.figures.style import MUTED, TEXT_WIDTH, Run, blocks, class_colours, key, legend, there
 from introprior.reporting.read import Choices
@@ -44,7 +44,7 @@ def latent_spaces(
         grid = block.add_gridspec(len(lines), columns)
         for place, cell in ((grid[i, j], cell) for i, line in enumerate(lines) for j, cell in enumerate(line) if cell):
             axis = block.add_subplot(place, xticks=[], yticks=[], box_aspect=SHAPE)
-            axis.set_title(naming.parse(cell).label, loc="left", pad=2.5)
+            axis.set_title(Cell.parse(cell).label, loc="left", pad=2.5)
             if run := there(runs, (dataset, cell), axis):
                 show(axis, run)
                 axis.set_title(" ".join(regularisation(run)), loc="right", fontsize=6, color=MUTED, pad=2.5)
@@ -61,11 +61,11 @@ def arrange(cells: Sequence[str]) -> list[list[str]]:
 
     Those without components open the first line, and leave their place empty in others.
     """
-    alone = [cell for cell in cells if not naming.parse(cell).family.components]
+    alone = [cell for cell in cells if not Cell.parse(cell).family.components]
     groups: dict[str, list[str]] = {}
     for cell in cells:
         if cell not in alone:
-            groups.setdefault(naming.parse(cell).prior_label, []).append(cell)
+            groups.setdefault(Cell.parse(cell).prior_label, []).append(cell)
     first, *others = groups.values() or [[]]
     return [[*alone, *first], *([*[""] * len(alone), *group] for group in others)]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from matplotlib.axes import Axes
 
-from introprior.experiment import cells as naming
+from introprior.experiment.cells import Cell
 from introprior.reporting.figures.style import Run
 from introprior.reporting.read import Choices
 
@@ -21,7 +21,7 @@ def chosen_runs(panels: Iterable[Run], chosen: Choices) -> dict[tuple[str, str],
 
 def regularisation(run: Run) -> list[str]:
     """The chosen r_entropy in short, of a prior that has responsibilities."""
-    return [f"r = {run['r_entropy']:g}"] * naming.parse(run["cell"]).family.components
+    return [f"r = {run['r_entropy']:g}"] * Cell.parse(run["cell"]).family.components
 
 
 def strip(axis: Axes, images: np.ndarray, columns: int, rows: int = 1) -> None:

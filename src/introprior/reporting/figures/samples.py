@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from introprior.data.images import title
-from introprior.experiment import cells as naming
+from introprior.experiment.cells import Cell
 from introprior.reporting.figures.panels import chosen_runs, regularisation, strip
 from introprior.reporting.figures.style import TEXT_WIDTH, Run, there
 from introprior.reporting.read import Choices
@@ -25,7 +25,7 @@ def draw(image_panels: Iterable[Run], chosen: Choices, dataset: str, cells: Sequ
     grid = {"squeeze": False, "width_ratios": (GENERATED, PAIRS), "subplot_kw": {"xticks": [], "yticks": []}}
     panels = figure.subplots(len(cells), 2, **grid)
     for (generated, pairs), cell in zip(panels, cells, strict=True):
-        label = naming.parse(cell).label
+        label = Cell.parse(cell).label
         if run := there(runs, (dataset, cell), generated, pairs):
             label += "\n" + ", ".join([*regularisation(run), f"epoch {run['epoch']:g}"])
             strip(generated, run["samples"], GENERATED, rows=2)

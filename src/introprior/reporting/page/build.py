@@ -20,7 +20,7 @@ import jinja2
 import pandas as pd
 
 from introprior.errors import UserError
-from introprior.experiment import cells as naming
+from introprior.experiment.cells import Cell
 from introprior.experiment.config import Configuration
 from introprior.experiment.config.shown import FIGURES
 from introprior.experiment.jobs import named
@@ -70,11 +70,11 @@ def write(config: Configuration, results: Path, processes: int = 1) -> None:
     for name, frame in frames.items():
         with files.written(Path(paths.page, f"{name}.csv")) as temporary:
             frame.to_csv(temporary, index=False)
-    told = {name: records(pd.read_csv(Path(paths.page, f"{name}.csv"), dtype=str)) for name in frames}
+    tables = {name: records(pd.read_csv(Path(paths.page, f"{name}.csv"), dtype=str)) for name in frames}
     files.write_text(
         paths.index,
         _template().render(
-            told,
+            tables,
             experiment=config.experiment,
             scales=scales(config),
             claims=claimed(Path(paths.claims)),
@@ -166,7 +166,7 @@ def _dirty(record: Mapping[str, Any]) -> str:
 def fate(run: Shown) -> dict[str, Any]:
     """A row of ``runs.csv``: which run, what became of it, where and how long it was trained, its metrics as means over
     its seeds, and KL of fakes over KL of real data in the last tenth of the game."""
-    named = {"run": run.name, "dataset": run.dataset, "cell": run.cell, "label": naming.parse(run.cell).label}
+    named = {"run": run.name, "dataset": run.dataset, "cell": run.cell, "label": Cell.parse(run.cell).label}
     row: dict[str, Any] = named | {"r_entropy": run.r_entropy, "seeds": "", "status": "missing", "detail": ""}
     record = provenance.path_of(run.trained)
     if not record.exists() or not Path(run.beside("history.csv")).exists():
@@ -224,8 +224,8 @@ def table(config: Configuration, n: int, folder: Path) -> dict[str, Any]:
         return {"number": n, "rows": []}
     text = read.text(folder / f"table{n}_vs_paper.md").partition("\n")[0]
     caption = re.sub(r"\\(.)", r"\1", text.partition("** ")[2]).replace("&lt;", "<")
-    spread, told = config.resolved_protocol.report.spread, named(config).values()
-    hidden = of_kind("distance", "entropy").keys() - {*told}
+    spread, names = config.resolved_protocol.report.spread, named(config).values()
+    hidden = of_kind("distance", "entropy").keys() - {*names}
     within = {(r.dataset, r.cell, r.metric): r for r in compared.itertuples()}
     columns = [*dict.fromkeys(tidy["cell"])]
     rows = []
@@ -244,7 +244,7 @@ def table(config: Configuration, n: int, folder: Path) -> dict[str, Any]:
 
 def _head(cell: str) -> str:
     try:
-        return naming.parse(cell).label
+        return Cell.parse(cell).label
     except UserError:  # a column that is quoted
         return cell.replace("_", " ")
 
@@ -277,7 +277,7 @@ def claimed(folder: Path) -> list[dict[str, Any]]:
         sources = {}
         for row in both.to_dict("records"):
             own = rows[rows["source"] == row["source"]].to_dict("records")
-            sources[row["source"]] = row | {"rows": [{**claims.told(r), **_drawn(r, scale)} for r in own]}
+            sources[row["source"]] = row | {"rows": [{**claims.formatted(r), **_drawn(r, scale)} for r in own]}
         found.append({"name": name, "sources": sources, **both.iloc[0][["statement", "where", "need"]].to_dict()})
     return found
 

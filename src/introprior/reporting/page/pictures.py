@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from introprior.experiment import cells as naming
+from introprior.experiment.cells import Cell
 from introprior.reporting import read
 from introprior.reporting.figures import figure3
 from introprior.reporting.figures.curves import MOST_POINTS
@@ -102,5 +102,5 @@ def of_images(run: Shown) -> Figure:
         pairs = [part[row * _GRID : (row + 1) * _GRID] for row in range(_ROWS // 2) for part in (real, reconstructed)]
         strip(axes[1], np.concatenate(pairs), _GRID, rows=_ROWS)
         first_two(axes[2], found)
-    figure.suptitle(naming.parse(run.cell).label, fontsize=7.5, x=0.005, ha="left")
+    figure.suptitle(Cell.parse(run.cell).label, fontsize=7.5, x=0.005, ha="left")
     return figure

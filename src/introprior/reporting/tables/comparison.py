@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from introprior import paper
-from introprior.experiment import cells as naming
+from introprior.experiment.cells import Cell
 from introprior.metrics.registry import METRICS
 from introprior.operations.files import write_text, written
 from introprior.reporting import read
@@ -129,7 +129,7 @@ def hyperparameter_comparison(tidy: pd.DataFrame, scale: str) -> tuple[pd.DataFr
     blocks = []
     for (dataset, cell), group in compared.groupby(["dataset", "cell"], sort=False):
         betas = list(group.itertuples())
-        lines = _three((dataset, naming.parse(cell).label), betas, [Entry(shown(row.mean)) for row in betas], None)
+        lines = _three((dataset, Cell.parse(cell).label), betas, [Entry(shown(row.mean)) for row in betas], None)
         origins = ("grid search", read.SOURCES[betas[0].source], "")
         blocks.append(tuple(Row(labels, (*line, Entry(o))) for (labels, line), o in zip(lines, origins, strict=True)))
     caption = captions.caption(

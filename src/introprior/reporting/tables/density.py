@@ -10,7 +10,7 @@ import pandas as pd
 
 from introprior import paper
 from introprior.errors import UserError
-from introprior.experiment import cells as naming
+from introprior.experiment.cells import Cell
 from introprior.metrics.registry import METRICS
 from introprior.reporting import read
 from introprior.reporting.tables import captions, sheets
@@ -61,7 +61,7 @@ def density_sheet(number: str, runs: pd.DataFrame, request: Request) -> Sheet:
 def _settings(cells: Iterable[str]) -> Columns:
     """The measured columns of Table 4."""
     columns: Columns = {}
-    for cell in map(naming.parse, cells):
+    for cell in map(Cell.parse, cells):
         setting = "ours (reproduced)" if cell.published_betas else "ours (replicated)"
         prior = f", {cell.prior_label}" * cell.family.learns
         columns[cell.name] = ("measured here", setting + prior, "c" if cell.closed_form_kl else "s")
@@ -102,7 +102,7 @@ def hyperparameter_table(choices: pd.DataFrame, request: Request) -> tuple[pd.Da
                 origin = (choice[key] for key in ("source", "settings", "diverged", "KL"))
                 records.append((*summary, math.nan, default.get(name, math.nan), *origin))
                 entries.append(Entry(sheets.shown(choice[name]) + (f" ({default[name]:g})" if default else "")))
-            block.append(Row((dataset, naming.parse(cell).label), (*entries, Entry(_origin(choice)))))
+            block.append(Row((dataset, Cell.parse(cell).label), (*entries, Entry(_origin(choice)))))
         blocks.append(tuple(block))
     columns = [*sheets.SUMMARY, *sheets.PUBLISHED, "daniel_tamar", "source", "settings", "settings_diverged", "KL"]
     kinds = sheets.COUNTS | {"settings": "Int64", "settings_diverged": "Int64"}

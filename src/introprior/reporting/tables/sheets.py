@@ -11,7 +11,7 @@ import pandas as pd
 
 from introprior import paper
 from introprior.errors import UserError
-from introprior.experiment import cells as naming
+from introprior.experiment.cells import Cell
 from introprior.metrics.registry import DISTANCES, ENTROPIES, METRICS
 from introprior.reporting.read import NO_FAILURE
 from introprior.reporting.tables.layout import CROSS, TICK, Entry, Heading, Row, Table
@@ -140,7 +140,7 @@ def shown(mean: float, spread: float = math.nan, decimals: int | None = None) ->
 def cell_columns(cells: Sequence[str]) -> Columns:
     """Columns under model, prior, LC and IP, as in Tables 1, 2 and 5."""
     columns = {}
-    for cell in map(naming.parse, cells):
+    for cell in map(Cell.parse, cells):
         prior = cell.prior_label + f" ({', '.join(cell.notes)})" * bool(cell.notes)
         ticks = (TICK if on else CROSS for on in (cell.learnable_contributions, cell.intro_prior))
         columns[cell.name] = ("S-IntroVAE" if cell.adversarial else "VAE", prior, *ticks)

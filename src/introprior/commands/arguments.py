@@ -1,4 +1,4 @@
-"""What commands are told: JSON options with single flags laid over them, read once into their model."""
+"""What commands are given: JSON options with single flags laid over them, read once into their model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field
 
 from introprior.errors import UserError, one_line
-from introprior.experiment import cells
+from introprior.experiment.cells import Cell
 from introprior.experiment.fields import Count, Model, Side, Weight, expanded, shown
 from introprior.experiment.protocol import PRESETS
 from introprior.experiment.run import Member
@@ -130,6 +130,6 @@ def recorded(given: argparse.Namespace) -> dict[str, Any]:
 
 def members(dataset: str, cell: str, seeds: Sequence[int], betas: Sequence[Sequence[float | None]]) -> list[Member]:
     """The members of an ensemble, every seed with every setting; a VAE has no use for beta_neg."""
-    names = ("beta_rec", "beta_kl", "beta_neg")[: 3 if cells.parse(cell, "--cell").adversarial else 2]
+    names = ("beta_rec", "beta_kl", "beta_neg")[: 3 if Cell.parse(cell, "--cell").adversarial else 2]
     settings = [{"dataset": dataset} | dict(zip(names, setting, strict=False)) for setting in betas]
     return [Member.read({"seed": seed, **setting}, "--betas") for seed in seeds for setting in settings]
