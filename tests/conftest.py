@@ -18,6 +18,7 @@ from torch import nn
 
 from introprior.data import density as points
 from introprior.experiment.run import Member
+from introprior.metrics import registry
 from introprior.operations import dag
 from introprior.training import density
 from introprior.training.loop import Training
@@ -161,3 +162,13 @@ def inception_network(torch_home: Path) -> nn.Module:
     from introprior.metrics import inception
 
     return inception.load(torch_home / "hub" / "checkpoints" / inception.WEIGHTS, sha256=None)
+
+
+@pytest.fixture
+def published_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The metrics that the project came with: a test of its tables is not to fail for one that was added."""
+    names = ["gnELBO", "KL", "JSD", "JSD_nats", "r_entropy", *registry.ENTROPIES, "checkpoint_epoch"]
+    names += [f"{name}_{of}" for name in registry.DISTANCES for of in ("gen", "rec")]
+    names += [f"{kind}_{number}" for kind in ("svm", "knn") for number in ("few", "many")]
+    for name in [name for name in registry.METRICS if name.removesuffix("_floor") not in names]:
+        monkeypatch.delitem(registry.METRICS, name)

@@ -406,7 +406,11 @@ def test_a_prior_without_components_has_no_entropy_of_responsibilities(world, tm
     do(*evaluating(tmp_path, world, tmp_path / "snapshots.pt"))
     found = {row["metric"]: row for row in rows(tmp_path / "metrics.csv")}
     for name, row in found.items():
-        fate = ("", "inapplicable", "the prior has no components") if "entropy" in name else (row["value"], "ok", "")
+        fate = (
+            ("", "inapplicable", "does not apply to this prior or data")
+            if "entropy" in name
+            else (row["value"], "ok", "")
+        )
         assert (row["value"], row["status"], row["detail"]) == fate
     assert {"entropy_per_batch", "entropy_pooled", "fd_classifier_rec"} <= found.keys()
     assert len(read.metrics([tmp_path / "metrics.csv"])) == len(found)

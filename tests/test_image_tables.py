@@ -31,6 +31,8 @@ from tests.commands import refused, rows
 from tests.scripts import run_script
 from tests.test_reporting import full_table1, made, needs_pdflatex, parse_markdown, write_choice
 
+pytestmark = pytest.mark.usefixtures("published_metrics")
+
 PROBES = tuple(of_kind("probe"))
 COLUMNS = ("dataset", "cell", "r_entropy", "seed", "metric", "value", "status", "detail")
 PAPER_DATASETS = ("MNIST", "FMNIST", "CIFAR-10")
@@ -199,7 +201,8 @@ def test_the_numbers_shown_are_those_of_the_chosen_r_entropy(tmp_path: Path) -> 
 
 def test_what_a_metric_is_its_entry_says_and_not_its_name(tmp_path: Path) -> None:
     """Neither is a distance or a probe with a setting; both are rows of the tables that their entries name."""
-    entries = Metric("precision_gen", "↑", tables=("2", "5")), Metric("svm_mid", "↑", tables=("2",), kind="probe")
+    probe = Metric("svm_mid", "↑", tables=("2",), kind="probe", function="probes:svm_accuracy")
+    entries = Metric("precision_gen", "↑", tables=("2", "5")), probe
     with patch.dict(METRICS, known(entries)):
         results = Results(tmp_path)
         for cell in ("sg", "mog100"):

@@ -23,7 +23,7 @@ import yaml
 
 from introprior import paper
 from introprior.experiment.cells import TABLE1_CELLS, TABLE4_SETTINGS
-from introprior.experiment.config import load
+from introprior.experiment.config import Configuration, load
 from introprior.metrics import registry
 from introprior.operations.files import write_csv
 from introprior.reporting import read
@@ -36,6 +36,8 @@ from tests.scripts import run_script
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = ("dataset", "cell", "seed", "metric", "value", "status", "detail")
+pytestmark = pytest.mark.usefixtures("published_metrics")
+
 DATASETS, METRICS = ("8Gaussian", "2Spirals", "Checkerboard", "Rings"), ("gnELBO", "KL", "JSD")
 TIDY = "dataset,cell,metric,mean,std,sem,n,diverged,paper_mean,paper_spread"
 TABLE4_CELLS = tuple(TABLE4_SETTINGS.values())
@@ -150,6 +152,37 @@ def test_the_registry_knows_every_metric_of_the_paper_once() -> None:
     assert registry.ENTROPIES == ("entropy_per_batch", "entropy_pooled")
     assert {metric.direction for metric in registry.METRICS.values()} == {"↓", "↑", ""}
     refused(lambda: registry.metric("KLD", "somewhere"), "somewhere: unknown metric 'KLD'; did you mean 'KL'?")
+
+
+def test_every_entry_names_what_computes_it() -> None:
+    for entry in registry.METRICS.values():
+        if entry.function:
+            assert callable(entry.load(Configuration().images.probes)), entry.name
+        if entry.setting:
+            assert entry.number(Configuration().images.probes) > 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"kind": "sample"}, "its kind is one of samples, energies, "),
+        ({"kind": "samples"}, "of kind 'samples' it needs a function"),
+        ({"function": "density:gnelbo"}, "of kind '' it has no function"),
+        ({"direction": "down"}, "its direction is ↓, ↑ or empty"),
+        ({"tables": ("9",)}, 'its tables are a tuple of "1" to "5"'),
+        ({"tables": "1"}, 'its tables are a tuple of "1" to "5"'),
+        ({"setting": ("neighbours", 0)}, "only a probe has a setting"),
+    ],
+)
+def test_a_wrong_entry_is_refused_at_once(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=f"metric mine: {re.escape(said)}"):
+        registry.Metric("mine", **wrong)
+
+
+def test_a_name_is_entered_once() -> None:
+    for name in ("KL", "KL_floor"):
+        with pytest.raises(ValueError, match=f"metric {name}: there is one of that name"):
+            registry.known([*(registry.METRICS[each] for each in ("KL", "JSD")), registry.Metric(name)])
 
 
 def test_an_entry_is_all_that_a_metric_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

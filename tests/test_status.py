@@ -161,7 +161,7 @@ def test_what_diverged_is_told_seed_by_seed(results):
     training.job.record.unlink()  # of evaluations, as in the tables
     training.output.with_name("metrics.csv").write_text(
         "dataset,seed,metric,status,detail\n8Gaussian,0,KL,diverged,none in the window\n"
-        "8Gaussian,1,entropy_pooled,inapplicable,the prior has no components\n"
+        "8Gaussian,1,entropy_pooled,inapplicable,does not apply to this prior or data\n"
     )
     found = status.look(results)
     assert (states(found)["sg 0"], states(found)["sg 1"]) == ("diverged", "done")

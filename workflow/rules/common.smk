@@ -187,6 +187,11 @@ def computed(*kinds):
     return jobs.as_json({name: [entry.function, entry.setting] for name, entry in of_kind(*kinds).items()})
 
 
+def measuring(*kinds):
+    """The modules that have what computes the metrics of some kinds."""
+    return {f"metrics.{entry.function.partition(':')[0]}" for entry in of_kind(*kinds).values()}
+
+
 # ---- Sources: which change of the code outdates which results ----
 @cache
 def package(*modules):

@@ -103,7 +103,7 @@ rule train:
 
 rule evaluate:
     input:
-        prior("evaluation.density"),
+        prior("evaluation.density", *measuring("energies", "samples")),
         points,
         model=of_cell(PATHS.ensemble),
     output:

@@ -147,7 +147,7 @@ rule evaluate_images:
 
 rule probe:
     input:
-        sources("metrics.probes"),
+        sources("metrics.probes", *measuring("probe")),
         codes=f"{PATHS.run}/codes.npz",
     output:
         f"{PATHS.run}/probes.csv",

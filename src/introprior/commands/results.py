@@ -4,10 +4,12 @@ there."""
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 
+from introprior.errors import UserError
 from introprior.experiment.cells import Cell
 from introprior.experiment.config import Configuration, load
 from introprior.experiment.jobs import named
@@ -23,6 +25,8 @@ def summary(given: argparse.Namespace) -> None:
     Raises:
         UserError: nothing did yet.
     """
+    with suppress(UserError):  # a folder that no run has begun in
+        _configuration(given.results)  # whose priors may be the user's own
     everything = pd.DataFrame(read.measured(given.results))
     for metric, what in (
         ("KL", f"Histogram KL of generated points ({METRICS['KL'].better}; data: of data itself, a floor)"),

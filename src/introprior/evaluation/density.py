@@ -18,7 +18,6 @@ from torch import Tensor
 from introprior.data import catalogue
 from introprior.data import density as data
 from introprior.errors import UserError
-from introprior.evaluation.outcome import outcome
 from introprior.experiment.jobs import Evaluate
 from introprior.experiment.run import DensityRun, Member, Run
 from introprior.game.distributions import Posterior, Samples
@@ -27,6 +26,7 @@ from introprior.game.losses import reconstruction_error
 from introprior.game.model import IntroVAE
 from introprior.game.randomness import MemberStreams, streams_of
 from introprior.metrics import density as metrics
+from introprior.metrics.outcome import outcome
 from introprior.training import checkpoints
 from introprior.training.density import networks
 
@@ -148,11 +148,11 @@ def measure(
     for e, (member, record) in enumerate(zip(run.members, ensemble.records, strict=True)):
         common = {"dataset": run.dataset, "cell": run.cell.name, "seed": member.seed}
         for metric in (*of_energies, *of_samples):
-            why = f"{metric} is not finite" + ": no generated point lies in the window" * (metric in of_samples)
-            rows.append({**common, "metric": metric, **outcome(float(values[metric][e]), record, why)})
-        rows += [
-            {**common, "metric": name, "value": value, "status": "ok", "detail": ""} for name, value in floors.items()
-        ]
+            seldom = ", as where no generated point lies in the window" * (metric in of_samples)
+            why = f"{metric} is not finite{seldom}"
+            rows.append({**common, "metric": metric, **outcome(values[metric][e], record, why)})
+        for name, value in floors.items():
+            rows.append({**common, "metric": name, **outcome(value if np.isfinite(value) else None)})
     return rows
 
 

@@ -22,7 +22,6 @@ from tqdm import tqdm
 
 from introprior.data.images.splits import Epochs, ImageSplit, to_unit
 from introprior.errors import UserError
-from introprior.evaluation.outcome import outcome
 from introprior.experiment.jobs import Distances, EvaluateImages
 from introprior.experiment.run import ImageRun, Run
 from introprior.game.distributions import Distribution, Posterior
@@ -30,6 +29,7 @@ from introprior.game.model import IntroVAE
 from introprior.metrics import classifier as classifiers
 from introprior.metrics import inception
 from introprior.metrics.frechet import Gathering, Statistics, check_count, frechet_distance
+from introprior.metrics.outcome import outcome
 from introprior.metrics.responsibilities import normalised_entropy
 from introprior.training import checkpoints
 from introprior.training.images import networks

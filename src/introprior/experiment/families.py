@@ -114,14 +114,18 @@ register(
 register(Family("flow", "introprior.game.priors.flow:Flow", "Flow"))
 
 
-def add(names: Iterable[str], where: str, folders: Iterable[str | Path] = (".",)) -> None:
+def add(names: Iterable[str], where: str, folders: Iterable[str | Path] = (".",)) -> list[str]:
     """Run Python files that register families, each once in a process, and have the processes started here do so too.
 
     The files may be named without ``.py``; the first of the folders that has one counts. ``where`` is to blame.
 
+    Returns:
+        where they are, by paths that begin where this process was started.
+
     Raises:
         UserError: one that is not there, or fails.
     """
+    paths = []
     for name in names:
         file = name if name.endswith(".py") else f"{name}.py"
         tried = list(dict.fromkeys(Path(folder) / file for folder in folders))
@@ -130,8 +134,10 @@ def add(names: Iterable[str], where: str, folders: Iterable[str | Path] = (".",)
             places = " or ".join(cut(ascii(str(path))) for path in tried)
             raise UserError(f"{where}: no {places}; correct the name, or put the file there")
         _run(found.resolve(), where)
+        paths.append(str(found))
     known = dict.fromkeys([*filter(None, os.environ.get(PRIORS, "").split(os.pathsep)), *_FILES])
     os.environ[PRIORS] = os.pathsep.join(known)
+    return paths
 
 
 _FILES: dict[str, str] = {}

@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from introprior.errors import UserError
+from introprior.metrics.outcome import outcome
 
 Array = NDArray[Any]
 
@@ -95,7 +96,8 @@ def probe(codes: Mapping[str, Any], functions: Mapping[str, Callable[..., float]
         status, detail = "diverged", "codes are not finite"
     elif status == "ok" and len(np.unique(train_labels)) < 2:
         status, detail = "unlabelled", "images of one class alone, or without labels: nothing to tell apart"
+    record = {"status": status, "detail": detail}
     return [
-        {"metric": name, "value": function(*arrays) if status == "ok" else None, "status": status, "detail": detail}
+        {"metric": name, **outcome(function(*arrays) if status == "ok" else None, record, f"{name} is not finite")}
         for name, function in functions.items()
     ]

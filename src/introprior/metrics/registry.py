@@ -1,10 +1,12 @@
 """Every metric of results, tables and figures, once.
 
-A new metric of points in 2D, or of codes of images, is a function, an entry and a test. The function goes into
-``metrics/density.py`` or ``metrics/probes.py``; the entry below names it, and its kind (:data:`KINDS`) says what it is
-given. The entry does the rest: the metric is computed, results with it can be read, the tables of ``tables`` have it as
-a row, beside the published value where ``paper`` names the same thing, and the CSV files of tables have it in any case.
-Of a metric of samples the value of the data itself, its floor, is measured, too.
+A new metric of points in 2D, or of codes of images, is a function, an entry and a test. The function, with an example
+in its docstring, goes into a file of its own beside this one (searches are chosen by ``metrics/density.py``: a change
+there would outdate them, and all that follows); the entry below names it, and its kind (:data:`KINDS`) says what it is
+given, which is not to be changed. It gives a number, or None where it does not apply. The entry does the rest: the
+metric is computed, results with it can be read, the tables of ``tables`` have it as a row, beside the published value
+where ``paper`` names the same thing, and the CSV files of tables have it in any case. Of a metric of samples the value
+of the data itself, its floor, is measured, too, from twenty pairs of samples a dataset.
 
 Entries without a function are computed where what they are of is made, see CONTRIBUTING.md.
 """
@@ -63,6 +65,19 @@ class Metric:
     function: str = ""
     setting: tuple[str, int] | None = None
 
+    def __post_init__(self) -> None:
+        computed = self.kind in ("samples", "energies", "probe")
+        problems = {
+            f"its kind is one of {', '.join(filter(None, KINDS))}, or none": self.kind not in KINDS,
+            "its direction is ↓, ↑ or empty": self.direction not in ("", "↓", "↑"),
+            'its tables are a tuple of "1" to "5"': type(self.tables) is not tuple or not {*self.tables} <= {*"12345"},
+            f"of kind {self.kind!r} it {'needs a' if computed else 'has no'} function": bool(self.function)
+            is not computed,
+            "only a probe has a setting": self.setting is not None and self.kind != "probe",
+        }
+        for problem in (problem for problem, there in problems.items() if there):
+            raise ValueError(f"metric {self.name}: {problem}")
+
     def label(self, title: str = "") -> str:
         """The title, or another one, and the direction: ``FID (GEN) ↓``."""
         return f"{title or self.title or self.name} {self.direction}".strip()
@@ -88,12 +103,17 @@ class Metric:
 def known(entries: Iterable[Metric]) -> dict[str, Metric]:
     """Metrics by name, and the floors of those of samples.
 
-    >>> list(known([Metric("KL", "↓", kind="samples")]))
+    >>> list(known([Metric("KL", "↓", kind="samples", function="density:histogram_kl")]))
     ['KL', 'KL_floor']
     """
-    found = {entry.name: entry for entry in entries}
-    floors = (Metric(f"{name}_floor", kind="floor") for name, entry in found.items() if entry.kind == "samples")
-    return found | {floor.name: floor for floor in floors}
+    entries = list(entries)
+    floors = [Metric(f"{entry.name}_floor", kind="floor") for entry in entries if entry.kind == "samples"]
+    found: dict[str, Metric] = {}
+    for entry in (*entries, *floors):
+        if entry.name in found:
+            raise ValueError(f"metric {entry.name}: there is one of that name already")
+        found[entry.name] = entry
+    return found
 
 
 _2D, _IMAGES = ("1", "4"), ("2", "5")
@@ -149,8 +169,8 @@ METRICS = known(
 def of_kind(*kinds: str) -> dict[str, Metric]:
     """The metrics of some kinds, by name.
 
-    >>> list(of_kind("probe"))
-    ['svm_few', 'svm_many', 'knn_few', 'knn_many']
+    >>> "knn_few" in of_kind("probe")
+    True
     """
     return {name: entry for name, entry in METRICS.items() if entry.kind in kinds}
 
@@ -159,8 +179,8 @@ def functions(kind: str, options: Any = None) -> dict[str, Function]:
     """What computes the metrics of a kind, by name, under some options where they have settings.
 
     >>> origin = [[0.0, 0.0]] * 9
-    >>> {name: function(origin, origin, 2.0) for name, function in functions("samples").items()}
-    {'KL': 0.0, 'JSD': 0.0, 'JSD_nats': 0.0}
+    >>> functions("samples")["KL"](origin, origin, 2.0)
+    0.0
     """
     return {name: entry.load(options) for name, entry in of_kind(kind).items()}
 

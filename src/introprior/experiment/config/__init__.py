@@ -218,7 +218,8 @@ def load(values: Mapping[str, Any], files: Iterable[str | Path] = ()) -> Configu
     named = values.get("priors")
     if isinstance(named, list | tuple) and all(isinstance(name, str) for name in named):
         folders = [Path(file).parent for file in reversed([*files])]
-        families.add(map(expanded, named), "configuration: priors", folders or ["."])
+        found = families.add(map(expanded, named), "configuration: priors", folders or ["."])
+        values = {**values, "priors": found}  # for who reads the configuration without its files
     return Configuration.read(dict(values), "configuration")
 
 

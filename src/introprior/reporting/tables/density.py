@@ -73,7 +73,8 @@ def _floors(tidy: pd.DataFrame, rows: Iterable[str], datasets: Iterable[str]) ->
     means = tidy.groupby(["dataset", "metric"])["mean"].mean().dropna()
     parts = []
     for dataset in datasets:
-        scores = [f"{m} {means[dataset, f'{m}_floor']:.2f}" for m in rows if (dataset, f"{m}_floor") in means]
+        there = [METRICS[name] for name in rows if (dataset, f"{name}_floor") in means]
+        scores = [f"{m.title or m.name} {means[dataset, f'{m.name}_floor']:.{m.decimals}f}" for m in there]
         parts += [f"{dataset} {', '.join(scores)}"] * bool(scores)
     return f"Two samples of the data itself score on average: {'; '.join(parts)}." if parts else ""
 
