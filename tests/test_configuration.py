@@ -329,6 +329,7 @@ def test_a_configuration_adds_a_prior_from_a_file_beside_it(tmp_path, added):
     values = {"priors": ["my_prior"], "tables": {"table1": ["sg", "mine", "vae-mine"]}}
     config = load(values, [ROOT / "config/config.yaml", tmp_path / "my.yaml"])
     assert config == load(values, [tmp_path / "my.yaml"])  # the file runs once
+    assert config == load(config.model_dump(mode="json"))  # as who finds it in jobs.json does
     assert Cell.parse("mine").family.file == str(tmp_path / "my_prior.py")
     # Processes that this one starts know it, too, or say what is wrong.
     code = "from introprior.experiment.cells import Cell; print(Cell.parse('mine').label)"
