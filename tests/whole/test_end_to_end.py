@@ -305,8 +305,10 @@ def test_every_number_of_the_image_tables_is_there_and_right(made, number):
     names = {"fd_classifier_gen", "fd_classifier_rec", "entropy_per_batch", "entropy_pooled", "checkpoint_epoch"}
     names |= {"svm_few", "svm_many", "knn_few", "knn_many"}
     assert {name for _, name in found} == names
+    none = {key for key, value in found.items() if not value}
+    assert none == {(cell, name) for cell, name in found if cell.startswith("flow") and name.startswith("entropy")}
     for key, value in found.items():
-        assert float(table[key]["mean"]) == pytest.approx(float(value), rel=1e-9)
+        assert table[key]["mean"] == "" if key in none else float(table[key]["mean"]) == pytest.approx(float(value))
         assert table[key]["paper_mean"] == ""  # a stand-in is never set beside a published number
     text = (made / f"tables/table{number}.md").read_text()
     assert "Digits, 16x16 (stand-in for MNIST)" in text
