@@ -40,7 +40,7 @@ _TESTED = ("percent", "percent_low", "percent_high", "mean", "reference_mean", "
 _SIDES = ("dataset", "metric", "cell", "reference", "outcome")
 _WORDS = ("claim", "source", "verdict", "statement", "where", "need")
 _SUMMARY = ("mean", "std", "sem", "n", "diverged", "paper_mean", "paper_spread")
-_UNTOLD = ("JSD_nats", "JSD_nats_floor")
+_NOT_SHOWN = ("JSD_nats", "JSD_nats_floor")
 _MARKS = {"yes": "✓", "no": "✗"}
 
 
@@ -82,7 +82,7 @@ def write(config: Configuration, results: Path, processes: int = 1) -> None:
             tables=[table(config, number, Path(paths.tables)) for number in config.page.tables],
             figures=pictured(config, results),
             tails={run.name: tail(Path(run.log)) for run in runs},
-            labels={name: metric.label() for name, metric in METRICS.items() if name not in _UNTOLD},
+            labels={name: metric.label() for name, metric in METRICS.items() if name not in _NOT_SHOWN},
             there=lambda name: (results / name).exists(),
         ),
     )
